@@ -1,0 +1,41 @@
+//! What happens while a graph runs, as one stream. Knows nodes by id; ignores who listens.
+
+use std::sync::Arc;
+
+use crate::graph::NodeId;
+
+/// One thing that happened. Order per node: `Started`, any `Progress`, then one of the ends.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Work on the node began.
+    Started(NodeId),
+    /// `bytes` more have passed through the node (compressed ones for a fetch, tar bytes for a split, bytes of
+    /// new objects for a write).
+    Progress {
+        /// The node.
+        node: NodeId,
+        /// Bytes since the last such event.
+        bytes: u64,
+    },
+    /// The node starts over: a candidate failed, or the same blob is read in another way.
+    Restarted(NodeId),
+    /// The node has ended well.
+    Finished(NodeId),
+    /// The node failed; the text is one line for people.
+    Failed(NodeId, Arc<str>),
+    /// Nobody wants the node any more.
+    Cancelled(NodeId),
+}
+
+/// Receives events; called from any thread, must be quick.
+pub trait Observer: Send + Sync {
+    /// Takes one event.
+    fn event(&self, event: Event);
+}
+
+/// Listens to nothing.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _: Event) {}
+}

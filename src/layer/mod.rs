@@ -1,0 +1,6 @@
+//! One layer's bytes in, pieces out: inflate, split, digest, encode. Knows formats; ignores graphs,
+//! repositories and where the bytes come from.
+
+pub mod inflate;
+pub mod stream;
+pub mod verity;

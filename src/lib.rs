@@ -1,0 +1,6 @@
+//! cfs-dag: a build system for container image pulls.
+
+pub mod exec;
+pub mod graph;
+pub mod layer;
+pub mod types;

@@ -1,0 +1,10 @@
+//! The plain types that all rooms share: digests, descriptors, counted memory. Know nothing of graphs,
+//! networks or repositories.
+
+mod descriptor;
+mod digest;
+mod memory;
+
+pub use descriptor::{Descriptor, LayerKind};
+pub use digest::{Digest, ParseDigestError, Sha256};
+pub use memory::{Account, Buffer, Budget, Hold, Slice, Wake};
