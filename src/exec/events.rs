@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::graph::NodeId;
+use crate::types::NodeId;
 
 /// One thing that happened. Order per node: `Started`, any `Progress`, then one of the ends.
 #[derive(Debug, Clone)]

@@ -7,12 +7,10 @@ mod plan;
 pub use key::Key;
 pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan};
 
-use petgraph::{graph::DiGraph, stable_graph::NodeIndex};
+use petgraph::graph::DiGraph;
 
 use crate::types::Digest;
-
-/// Names a node of one [`Plan`].
-pub type NodeId = NodeIndex<u32>;
+pub use crate::types::{Edge, NodeId};
 
 /// Names one of a plan's images, in the order of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,20 +119,6 @@ pub struct Node {
     pub dynamic: bool,
     /// The images that fail if this node fails, in order.
     pub wanted_by: Vec<ImageIx>,
-}
-
-/// How two nodes hang together, from producer to consumer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Edge {
-    /// The consumer starts after the producer has ended.
-    Needs,
-    /// Producer and consumer run together over a bounded flow.
-    Streams,
-    /// Like `Streams`, from one of several producers, tried in the order of `rank`.
-    Candidate {
-        /// The place in the order, from 0.
-        rank: u32,
-    },
 }
 
 /// An image as the plan sees it.

@@ -4,7 +4,9 @@
 mod descriptor;
 mod digest;
 mod memory;
+mod step;
 
 pub use descriptor::{Descriptor, LayerKind};
 pub use digest::{Digest, ParseDigestError, Sha256};
 pub use memory::{Account, Buffer, Budget, Hold, Slice, Wake};
+pub use step::{Edge, NodeId};

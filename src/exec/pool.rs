@@ -1,0 +1,159 @@
+//! The workers: one heap of ready pieces over rayon's threads, and tokio's runtime beside it. Knows priorities
+//! and whether anything is going on; unaware of graphs.
+
+use std::{
+    any::Any,
+    cmp::Ordering as Order,
+    collections::BinaryHeap,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+type Piece = Box<dyn FnOnce() + Send>;
+type Hook = Box<dyn Fn(Option<String>) + Send + Sync>;
+
+/// Where work is handed in. Clones share the same workers.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    threads: rayon::ThreadPool,
+    runtime: tokio::runtime::Handle,
+    ready: Mutex<BinaryHeap<Ready>>,
+    order: AtomicU64,
+    /// Pieces queued or running, plus futures in flight. At zero nothing can happen any more.
+    activity: AtomicUsize,
+    hook: Mutex<Option<Arc<Hook>>>,
+}
+
+struct Ready {
+    priority: u64,
+    /// First in, first out among equals, so that no piece starves.
+    order: u64,
+    piece: Piece,
+}
+
+impl Pool {
+    /// Workers: `jobs` threads for the cpu, `runtime` for the network.
+    ///
+    /// # Errors
+    /// The system refuses threads.
+    pub fn new(jobs: usize, runtime: tokio::runtime::Handle) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let threads =
+            rayon::ThreadPoolBuilder::new().num_threads(jobs).thread_name(|n| format!("cpu-{n}")).build()?;
+        Ok(Self(Arc::new(Inner {
+            threads,
+            runtime,
+            ready: Mutex::new(BinaryHeap::new()),
+            order: AtomicU64::new(0),
+            activity: AtomicUsize::new(0),
+            hook: Mutex::new(None),
+        })))
+    }
+
+    /// Number of cpu threads.
+    pub fn jobs(&self) -> usize {
+        self.0.threads.current_num_threads()
+    }
+
+    /// Queues a piece of cpu work; larger `priority` first. A piece must be short and must not wait.
+    pub fn spawn(&self, priority: u64, piece: impl FnOnce() + Send + 'static) {
+        let order = self.0.order.fetch_add(1, Ordering::Relaxed);
+        self.0.activity.fetch_add(1, Ordering::SeqCst);
+        self.lock().push(Ready { priority, order, piece: Box::new(piece) });
+        let pool = self.clone();
+        self.0.threads.spawn(move || pool.run_best());
+    }
+
+    /// Runs a future on the network's threads. It must do nothing but I/O and waiting.
+    pub fn spawn_async(&self, future: impl Future<Output = ()> + Send + 'static) {
+        let guard = Activity::new(self.clone());
+        self.0.runtime.spawn(async move {
+            let _guard = guard;
+            future.await;
+        });
+    }
+
+    /// The network's runtime.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.0.runtime
+    }
+
+    /// Whether nothing is queued, running or in flight.
+    pub fn is_quiet(&self) -> bool {
+        self.0.activity.load(Ordering::SeqCst) == 0
+    }
+
+    /// Sets what is called when the pool goes quiet (`None`) or a piece panicked (its message).
+    pub(super) fn watch(&self, hook: impl Fn(Option<String>) + Send + Sync + 'static) {
+        *self.0.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Box::new(hook)));
+    }
+
+    fn run_best(&self) {
+        let Some(ready) = self.lock().pop() else { return };
+        let _guard = Activity { pool: self.clone() };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(ready.piece)) {
+            self.tell(Some(panic_message(&*panic)));
+        }
+    }
+
+    fn tell(&self, message: Option<String>) {
+        let hook = self.0.hook.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(hook) = hook {
+            hook(message);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BinaryHeap<Ready>> {
+        self.0.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a worker panicked".to_owned())
+}
+
+/// Counts one piece or future while it lives.
+struct Activity {
+    pool: Pool,
+}
+
+impl Activity {
+    fn new(pool: Pool) -> Self {
+        pool.0.activity.fetch_add(1, Ordering::SeqCst);
+        Self { pool }
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        if self.pool.0.activity.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.pool.tell(None);
+        }
+    }
+}
+
+impl PartialEq for Ready {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Order::Equal
+    }
+}
+
+impl Eq for Ready {}
+
+impl PartialOrd for Ready {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ready {
+    fn cmp(&self, other: &Self) -> Order {
+        self.priority.cmp(&other.priority).then(other.order.cmp(&self.order))
+    }
+}

@@ -1,0 +1,531 @@
+//! The state machine of a run: what is ready starts, what failed takes along only what nobody else wants, and
+//! it always ends (law 6). Knows statuses and goals; how a node is done is its [`Work`]'s business.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use petgraph::{Direction, graph::DiGraph, visit::EdgeRef};
+
+use super::{Cancel, Event, Observer, Pool, priority};
+use crate::types::{Edge, NodeId};
+
+/// A graph to run.
+pub type Graph = DiGraph<Task, Edge>;
+
+/// What the scheduler knows of a node.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Estimated work, in any one unit.
+    pub cost: u64,
+    /// The goals that fail if this node fails. A node is cancelled when all of them have failed.
+    pub wanted_by: Vec<usize>,
+    /// Where it begins.
+    pub initial: Initial,
+}
+
+/// Where a node begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initial {
+    /// It has to be done.
+    Needed,
+    /// It is done already.
+    Done,
+    /// It is done only if a candidate before it fails.
+    Standby,
+}
+
+/// Why a node failed; cheap to share between all goals that it takes along.
+#[derive(Clone)]
+pub struct Failure(pub Arc<dyn std::error::Error + Send + Sync>);
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How the nodes are done.
+pub trait Work: Send + Sync + 'static {
+    /// Sets off the work of a node and returns at once. The ticket says [`Ticket::begin`] when it really
+    /// begins and [`Ticket::finish`] when it has ended.
+    fn start(&self, ticket: Ticket);
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For each goal, why it failed, if it did.
+    pub goals: Vec<Option<(NodeId, Failure)>>,
+    /// Whether it was interrupted from outside.
+    pub interrupted: bool,
+    /// A defect of this program: nodes were left that nothing would ever have finished, or a worker panicked.
+    pub defect: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Waiting,
+    Standby,
+    /// Its work is set off, but it has not begun (it waits for a download slot, say).
+    Started,
+    Running,
+    Done,
+    Failed,
+    Cancelled,
+}
+
+impl Status {
+    fn is_active(self) -> bool {
+        matches!(self, Status::Started | Status::Running)
+    }
+
+    fn flows(self) -> bool {
+        matches!(self, Status::Running | Status::Done)
+    }
+}
+
+struct Shared {
+    graph: Graph,
+    priorities: Vec<u64>,
+    pool: Pool,
+    observer: Arc<dyn Observer>,
+    work: Box<dyn Work>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    status: Vec<Status>,
+    cancels: Vec<Cancel>,
+    /// Nodes that start over as soon as they have ended.
+    again: BTreeSet<NodeId>,
+    goals: Vec<Option<(NodeId, Failure)>>,
+    /// Tickets that are out.
+    out: usize,
+    interrupted: bool,
+    defect: Option<String>,
+}
+
+/// A run that can be interrupted while it goes on.
+#[derive(Clone)]
+pub struct Run(Arc<Shared>);
+
+impl Run {
+    /// Prepares to run `graph` with `goals` goals.
+    ///
+    /// # Errors
+    /// The graph has a cycle.
+    pub fn new(
+        graph: Graph,
+        goals: usize,
+        pool: Pool,
+        observer: Arc<dyn Observer>,
+        work: impl Work,
+    ) -> Result<Self, Cycle> {
+        let priorities = priority::remaining(&graph).ok_or(Cycle)?;
+        let status = graph.node_weights().map(|task| match task.initial {
+            Initial::Needed => Status::Waiting,
+            Initial::Done => Status::Done,
+            Initial::Standby => Status::Standby,
+        });
+        let state = State {
+            status: status.collect(),
+            cancels: graph.node_indices().map(|_| Cancel::default()).collect(),
+            again: BTreeSet::new(),
+            goals: vec![None; goals],
+            out: 0,
+            interrupted: false,
+            defect: None,
+        };
+        let shared = Shared {
+            graph,
+            priorities,
+            pool,
+            observer,
+            work: Box::new(work),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        };
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// Runs to the end; blocks the calling thread, which must be none of the pool's.
+    pub fn go(&self) -> Outcome {
+        let watcher = Arc::downgrade(&self.0);
+        self.0.pool.watch(move |panic| {
+            let Some(shared) = watcher.upgrade() else { return };
+            if let Some(message) = panic {
+                Run(shared.clone()).abort(format!("a worker panicked: {message}"));
+            }
+            // The lock orders this with the waiter's look at the pool: no wake-up is lost.
+            drop(shared.lock());
+            shared.changed.notify_all();
+        });
+        self.0.start_ready(self.0.graph.node_indices());
+        let mut state = self.0.lock();
+        loop {
+            if state.out == 0 {
+                break;
+            }
+            if self.0.pool.is_quiet() {
+                let stuck = self.describe(&state, |status| status.is_active());
+                drop(state);
+                self.abort(format!("nothing is going on, but nodes have not ended: {stuck}"));
+                state = self.0.lock();
+                if self.0.pool.is_quiet() {
+                    break;
+                }
+                continue;
+            }
+            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.defect.is_none() && state.status.contains(&Status::Waiting) {
+            let stuck = self.describe(&state, |status| status == Status::Waiting);
+            state.defect = Some(format!("nodes wait for what will never come: {stuck}"));
+        }
+        Outcome {
+            goals: std::mem::take(&mut state.goals),
+            interrupted: state.interrupted,
+            defect: state.defect.take(),
+        }
+    }
+
+    /// Stops admitting work; what runs is told to end, what is committed stands.
+    pub fn interrupt(&self) {
+        let mut state = self.0.lock();
+        state.interrupted = true;
+        let told = self.0.cancel(&mut state, |_, _| true);
+        drop(state);
+        self.0.tell(told);
+    }
+
+    fn abort(&self, defect: String) {
+        let mut state = self.0.lock();
+        state.defect.get_or_insert(defect);
+        let told = self.0.cancel(&mut state, |_, _| true);
+        drop(state);
+        self.0.tell(told);
+    }
+
+    fn describe(&self, state: &State, which: impl Fn(Status) -> bool) -> String {
+        let mut lines = Vec::new();
+        for node in self.0.graph.node_indices().filter(|n| which(state.status[n.index()])) {
+            let producers = self.0.graph.edges_directed(node, Direction::Incoming);
+            let producers: Vec<String> = producers
+                .map(|e| format!("{} {:?} {:?}", e.source().index(), e.weight(), state.status[e.source().index()]))
+                .collect();
+            lines.push(format!(
+                "node {} {:?} after [{}]",
+                node.index(),
+                state.status[node.index()],
+                producers.join(", ")
+            ));
+        }
+        lines.join("; ")
+    }
+
+}
+
+/// The graph has a cycle, so nothing in it could ever start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the graph has a cycle")]
+pub struct Cycle;
+
+/// What an action asks for once the lock is gone.
+#[derive(Default)]
+struct Told {
+    events: Vec<Event>,
+    cancels: Vec<Cancel>,
+    /// Nodes that may be able to start now.
+    ready: Vec<NodeId>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(self: &Arc<Self>, told: Told) {
+        for event in told.events {
+            self.observer.event(event);
+        }
+        for cancel in told.cancels {
+            cancel.raise();
+        }
+        self.start_ready(told.ready.into_iter());
+        self.changed.notify_all();
+    }
+
+    fn consumers(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        self.graph.neighbors_directed(node, Direction::Outgoing)
+    }
+
+    /// Starts those of `nodes` that can start, most urgent first.
+    fn start_ready(self: &Arc<Self>, nodes: impl Iterator<Item = NodeId>) {
+        let mut state = self.lock();
+        if state.interrupted || state.defect.is_some() {
+            return;
+        }
+        let mut ready: Vec<NodeId> = nodes.filter(|n| self.is_ready(&state, *n)).collect();
+        ready.dedup();
+        ready.sort_by_key(|n| (std::cmp::Reverse(self.priorities[n.index()]), n.index()));
+        let mut tickets = Vec::new();
+        for node in ready {
+            state.status[node.index()] = Status::Started;
+            state.out += 1;
+            let cancel = state.cancels[node.index()].clone();
+            tickets.push(Ticket { shared: self.clone(), node, cancel, open: true });
+        }
+        drop(state);
+        for ticket in tickets {
+            self.work.start(ticket);
+        }
+    }
+
+    fn is_ready(&self, state: &State, node: NodeId) -> bool {
+        if state.status[node.index()] != Status::Waiting {
+            return false;
+        }
+        let (mut candidates, mut flowing) = (false, false);
+        for edge in self.graph.edges_directed(node, Direction::Incoming) {
+            let producer = state.status[edge.source().index()];
+            let ok = match edge.weight() {
+                Edge::Needs => producer == Status::Done,
+                Edge::Streams => producer.flows(),
+                Edge::Candidate { .. } => {
+                    candidates = true;
+                    flowing |= producer.flows();
+                    true
+                }
+            };
+            if !ok {
+                return false;
+            }
+        }
+        !candidates || flowing
+    }
+
+    fn begin(self: &Arc<Self>, node: NodeId) {
+        let mut state = self.lock();
+        if state.status[node.index()] != Status::Started {
+            return;
+        }
+        state.status[node.index()] = Status::Running;
+        drop(state);
+        self.observer.event(Event::Started(node));
+        self.start_ready(self.consumers(node));
+    }
+
+    fn finish(self: &Arc<Self>, node: NodeId, result: Result<(), Failure>) {
+        let mut state = self.lock();
+        state.out -= 1;
+        let mut told = Told::default();
+        match result {
+            // Rejected by its consumer while it ran: that has been told.
+            _ if !state.status[node.index()].is_active() => {}
+            Ok(()) if state.again.remove(&node) => {
+                state.status[node.index()] = Status::Waiting;
+                told.ready.push(node);
+            }
+            Ok(()) => {
+                state.status[node.index()] = Status::Done;
+                told.events.push(Event::Finished(node));
+                told.ready.extend(self.consumers(node));
+            }
+            Err(_) if state.cancels[node.index()].is_raised() => {
+                state.status[node.index()] = Status::Cancelled;
+                told.events.push(Event::Cancelled(node));
+            }
+            Err(failure) => told = self.fail(&mut state, node, failure),
+        }
+        drop(state);
+        self.tell(told);
+    }
+
+    /// Fails `node` and its goals, cancels what nobody wants any more, and turns to the next candidates.
+    fn fail(&self, state: &mut State, node: NodeId, failure: Failure) -> Told {
+        state.status[node.index()] = Status::Failed;
+        for goal in &self.graph[node].wanted_by {
+            state.goals[*goal].get_or_insert_with(|| (node, failure.clone()));
+        }
+        let mut told = self.cancel(state, |state, task| {
+            !task.wanted_by.is_empty() && task.wanted_by.iter().all(|goal| state.goals[*goal].is_some())
+        });
+        told.events.insert(0, Event::Failed(node, failure.to_string().into()));
+        for edge in self.graph.edges_directed(node, Direction::Outgoing) {
+            if matches!(edge.weight(), Edge::Candidate { .. }) {
+                self.next_candidate(state, edge.target(), &mut told);
+            }
+        }
+        told
+    }
+
+    fn next_candidate(&self, state: &mut State, consumer: NodeId, told: &mut Told) {
+        let edges = self.graph.edges_directed(consumer, Direction::Incoming);
+        let mut ranked: Vec<(u32, NodeId)> = edges
+            .filter_map(|e| match e.weight() {
+                Edge::Candidate { rank } => Some((*rank, e.source())),
+                _ => None,
+            })
+            .collect();
+        ranked.sort();
+        let next = ranked.into_iter().find(|(_, n)| state.status[n.index()] == Status::Standby);
+        if let Some((_, next)) = next {
+            state.status[next.index()] = Status::Waiting;
+            told.ready.push(next);
+            if state.status[consumer.index()].is_active() {
+                told.events.push(Event::Restarted(consumer));
+            }
+        }
+    }
+
+    fn cancel(&self, state: &mut State, which: impl Fn(&State, &Task) -> bool) -> Told {
+        let mut told = Told::default();
+        for node in self.graph.node_indices() {
+            if !which(state, &self.graph[node]) {
+                continue;
+            }
+            match state.status[node.index()] {
+                Status::Waiting | Status::Standby => {
+                    state.status[node.index()] = Status::Cancelled;
+                    told.events.push(Event::Cancelled(node));
+                }
+                Status::Started | Status::Running => told.cancels.push(state.cancels[node.index()].clone()),
+                Status::Done | Status::Failed | Status::Cancelled => {}
+            }
+        }
+        told
+    }
+
+    /// The candidate that `consumer` reads from: the last that was set off.
+    fn current_candidate(&self, state: &State, consumer: NodeId) -> Option<NodeId> {
+        let edges = self.graph.edges_directed(consumer, Direction::Incoming);
+        let producers = edges.filter(|e| !matches!(e.weight(), Edge::Needs)).map(|e| e.source());
+        producers.into_iter().find(|n| state.status[n.index()].flows())
+    }
+}
+
+/// The right and the duty to do one node. A dropped ticket fails its node, so that a defect cannot hang a run.
+pub struct Ticket {
+    shared: Arc<Shared>,
+    node: NodeId,
+    cancel: Cancel,
+    open: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the work on node {0} was dropped (a defect in this program, please report it)")]
+struct Dropped(usize);
+
+/// The work ended because nobody wanted it any more.
+#[derive(Debug, thiserror::Error)]
+#[error("cancelled")]
+struct Cancelled;
+
+impl Ticket {
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// How urgent it is, for [`Pool::spawn`].
+    pub fn priority(&self) -> u64 {
+        self.shared.priorities[self.node.index()]
+    }
+
+    /// The pool to do it on.
+    pub fn pool(&self) -> &Pool {
+        &self.shared.pool
+    }
+
+    /// Raised when nobody wants the node any more; then end soon, with [`Ticket::cancelled`].
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Says that the work really begins: consumers of its stream may start.
+    pub fn begin(&self) {
+        self.shared.begin(self.node);
+    }
+
+    /// Says that `bytes` more have passed.
+    pub fn progress(&self, bytes: u64) {
+        if bytes > 0 {
+            self.shared.observer.event(Event::Progress { node: self.node, bytes });
+        }
+    }
+
+    /// Ends the node.
+    pub fn finish(mut self, result: Result<(), Failure>) {
+        self.open = false;
+        self.shared.finish(self.node, result);
+    }
+
+    /// Ends a node that nobody wants any more.
+    pub fn cancelled(self) {
+        self.cancel.raise();
+        self.finish(Err(Cancelled.into()));
+    }
+
+    /// Says that the current producer of this node's stream delivered what cannot be used. That producer fails,
+    /// even if it has ended, and the next candidate is set off; without one this node is cancelled with its
+    /// last goal.
+    pub fn reject(&self, failure: Failure) {
+        let mut state = self.shared.lock();
+        let Some(producer) = self.shared.current_candidate(&state, self.node) else { return };
+        let told = self.shared.reject(&mut state, producer, failure);
+        drop(state);
+        self.shared.tell(told);
+    }
+
+    /// Asks for the stream of the current producer once more, from its start; it has been read to its end.
+    pub fn again(&self) {
+        let mut state = self.shared.lock();
+        let Some(producer) = self.shared.current_candidate(&state, self.node) else { return };
+        let mut told = Told { events: vec![Event::Restarted(self.node)], ..Told::default() };
+        if state.status[producer.index()] == Status::Done {
+            state.status[producer.index()] = Status::Waiting;
+            told.ready.push(producer);
+        } else {
+            state.again.insert(producer);
+        }
+        drop(state);
+        self.shared.tell(told);
+    }
+}
+
+impl Shared {
+    fn reject(&self, state: &mut State, producer: NodeId, failure: Failure) -> Told {
+        let running = state.status[producer.index()].is_active();
+        let mut told = self.fail(state, producer, failure);
+        if running {
+            // Its ticket is still out: it ends by itself, and `finish` finds it cancelled.
+            told.cancels.push(state.cancels[producer.index()].clone());
+        }
+        told
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.open {
+            self.open = false;
+            self.shared.finish(self.node, Err(Dropped(self.node.index()).into()));
+        }
+    }
+}
