@@ -5,7 +5,7 @@ mod key;
 mod plan;
 
 pub use key::Key;
-pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan};
+pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan, tree_key};
 
 use petgraph::graph::DiGraph;
 
