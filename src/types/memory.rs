@@ -253,6 +253,12 @@ impl Slice {
     }
 }
 
+impl std::fmt::Debug for Slice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slice of {} bytes", self.range.len())
+    }
+}
+
 impl Deref for Slice {
     type Target = [u8];
 

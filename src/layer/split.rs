@@ -1,0 +1,503 @@
+//! Cuts a tar, as it comes, into what goes inline and what becomes objects, without copying. Knows tar
+//! (through upstream's parser) and upstream's rules; ignores digests, graphs and who takes the pieces.
+//!
+//! Headers, padding and files up to 64 bytes go inline; larger files become objects. A file that is not larger
+//! than a [`SEGMENT`] is handed over whole; a larger one segment by segment, so that neither hashing nor
+//! writing it ever needs it in memory.
+
+use std::path::PathBuf;
+
+use composefs::{
+    INLINE_CONTENT_MAX_V0,
+    fsverity::FsVerityHashValue,
+    tree::{LeafContent, RegularFile},
+};
+use tar_core::{
+    HEADER_SIZE,
+    parse::{ParseEvent, Parser},
+};
+
+use super::{
+    entry::{self, Content, Entry, Item},
+    verity::SEGMENT,
+};
+use crate::types::{LayerKind, Slice};
+
+/// More than this after the end of the archive, or inside an entry that is no file, is hostile.
+const INLINE_MAX: u64 = 64 << 20;
+
+/// What comes out, in the order of the tar.
+#[derive(Debug)]
+pub enum Piece<H: FsVerityHashValue> {
+    /// Bytes of the stream itself.
+    Inline(Slice),
+    /// A whole file of at most [`SEGMENT`] bytes; the next reference of the stream.
+    File {
+        /// Length in bytes.
+        size: u64,
+        /// Its bytes.
+        parts: Vec<Slice>,
+    },
+    /// The first, next or last part of a larger file: [`SEGMENT`] bytes, or the rest.
+    Segment {
+        /// Length of the whole file in bytes.
+        size: u64,
+        /// Number of the segment, from 0.
+        index: u64,
+        /// Its bytes.
+        parts: Vec<Slice>,
+    },
+    /// An entry of the filesystem, after its pieces. An external file refers to the object of the last
+    /// `File` or `Segment` before it.
+    Entry(Entry<H>),
+}
+
+/// Why a layer cannot be split.
+#[derive(Debug, thiserror::Error)]
+pub enum SplitError {
+    /// A header breaks the format's rules, at this offset of the tar.
+    #[error("the tar is corrupt at byte {offset}: {detail}")]
+    Corrupt {
+        /// Offset in the tar.
+        offset: u64,
+        /// What the parser says.
+        detail: String,
+    },
+    /// The tar ends inside an entry.
+    #[error("the tar ends too early, at byte {0}")]
+    Truncated(u64),
+    /// GNU or PAX sparse files; upstream refuses them too.
+    #[error("{0:?} is a sparse file: such tar entries are not supported, rebuild the layer without --sparse")]
+    Sparse(PathBuf),
+    /// An entry type that no filesystem has.
+    #[error("{path:?} is a tar entry of a type that is not supported ({kind})")]
+    UnknownType {
+        /// The entry's path.
+        path: PathBuf,
+        /// Its type.
+        kind: String,
+    },
+    /// A device entry without device numbers.
+    #[error("{0:?} is a device without device numbers")]
+    DeviceWithoutNumbers(PathBuf),
+    /// Too much data where only little makes sense.
+    #[error("more than 64 MiB of data {0}: the layer is broken or hostile")]
+    TooMuch(&'static str),
+    /// A raw blob that is not as long as it should be.
+    #[error("the blob has more bytes than its descriptor says")]
+    TooLong,
+}
+
+/// Whether a file of `size` bytes becomes an object.
+pub(super) fn is_external(size: u64) -> bool {
+    size > INLINE_CONTENT_MAX_V0 as u64
+}
+
+/// A tar in progress.
+pub struct Splitter<H: FsVerityHashValue> {
+    parser: Parser,
+    state: State<H>,
+    /// The beginning of headers that did not end in one slice, for the parser alone.
+    carry: Vec<u8>,
+    /// Whether entries of the filesystem are wanted, and unknown ones refused.
+    entries: bool,
+    offset: u64,
+}
+
+enum State<H: FsVerityHashValue> {
+    /// Before a header; the parser wants this many bytes.
+    Header { need: usize },
+    /// Inside inline content and padding; `file` takes the content of a small file.
+    Inline { left: u64, file: Option<SmallFile<H>> },
+    /// Inside a file that becomes an object.
+    External(External<H>),
+    /// After the end of the archive.
+    Trailer { seen: u64 },
+    /// After the last byte of a raw blob.
+    RawEnd,
+}
+
+struct SmallFile<H: FsVerityHashValue> {
+    entry: Entry<H>,
+    content: Vec<u8>,
+    missing: usize,
+}
+
+struct External<H: FsVerityHashValue> {
+    size: u64,
+    left: u64,
+    index: u64,
+    gathered: Vec<Slice>,
+    gathered_len: usize,
+    entry: Option<Entry<H>>,
+    raw: bool,
+}
+
+impl<H: FsVerityHashValue> Splitter<H> {
+    /// A splitter for a tar layer of `kind`, or for `size` raw bytes.
+    pub fn new(kind: LayerKind, size: u64) -> Self {
+        let state = match kind {
+            LayerKind::Raw => State::External(External::new(size, None, true)),
+            LayerKind::Tar | LayerKind::ArtifactTar => State::Header { need: HEADER_SIZE },
+        };
+        let entries = kind == LayerKind::Tar;
+        Self { parser: Parser::with_defaults(), state, carry: Vec::new(), entries, offset: 0 }
+    }
+
+    /// Takes in the next bytes and hands out what they complete.
+    ///
+    /// # Errors
+    /// The tar breaks the rules; the splitter is of no use afterwards.
+    pub fn feed(&mut self, slice: &Slice, out: &mut Vec<Piece<H>>) -> Result<(), SplitError> {
+        let mut pos = 0;
+        let mut inline_from = 0;
+        while pos < slice.len() {
+            let before = pos;
+            pos = match &mut self.state {
+                State::External(external) => {
+                    inline(slice, inline_from, pos, out);
+                    let end = external.take(slice, pos, out);
+                    inline_from = end;
+                    if external.left == 0 {
+                        self.end_external(out);
+                    }
+                    end
+                }
+                State::Header { .. } => self.header(slice, pos)?,
+                State::Inline { .. } => self.inline(slice, pos, out),
+                State::Trailer { seen } => {
+                    *seen += (slice.len() - pos) as u64;
+                    if *seen > INLINE_MAX {
+                        return Err(SplitError::TooMuch("after the end of the tar"));
+                    }
+                    slice.len()
+                }
+                State::RawEnd => return Err(SplitError::TooLong),
+            };
+            if matches!(self.state, State::Inline { left: 0, .. }) {
+                self.end_inline(out);
+            }
+            self.offset += (pos - before) as u64;
+        }
+        inline(slice, inline_from, pos, out);
+        Ok(())
+    }
+
+    /// Says that all bytes have been fed.
+    ///
+    /// # Errors
+    /// The tar ends inside an entry.
+    pub fn finish(&mut self, out: &mut Vec<Piece<H>>) -> Result<(), SplitError> {
+        match &mut self.state {
+            State::Header { .. } if self.carry.is_empty() => Ok(()),
+            State::Trailer { .. } | State::RawEnd => Ok(()),
+            State::External(external) if external.raw && external.size == 0 => {
+                out.push(Piece::File { size: 0, parts: Vec::new() });
+                Ok(())
+            }
+            _ => Err(SplitError::Truncated(self.offset)),
+        }
+    }
+
+    /// Parses at `pos`; gives where the bytes that it used up end.
+    fn header(&mut self, slice: &Slice, pos: usize) -> Result<usize, SplitError> {
+        let State::Header { need } = self.state else { return Ok(pos) };
+        let rest = &slice[pos..];
+        let carried = self.carry.len();
+        if carried == 0 {
+            let (consumed, next) = self.parse(rest)?;
+            return Ok(self.advance(rest, consumed, next, pos));
+        }
+        let take = rest.len().min(need - carried.min(need));
+        self.carry.extend_from_slice(&rest[..take]);
+        if self.carry.len() < need {
+            return Ok(pos + take);
+        }
+        let carry = std::mem::take(&mut self.carry);
+        let (consumed, next) = self.parse(&carry)?;
+        match next {
+            State::Header { need } if consumed == 0 => {
+                self.carry = carry;
+                self.state = State::Header { need };
+                Ok(pos + take)
+            }
+            next => {
+                // The parser may leave bytes of what was carried: only those of this slice can be given back.
+                self.state = next;
+                Ok(pos + take - (carry.len() - consumed))
+            }
+        }
+    }
+
+    /// The state after parsing `rest`; what is too short to parse is carried over.
+    fn advance(&mut self, rest: &[u8], consumed: usize, next: State<H>, pos: usize) -> usize {
+        let waits = consumed == 0 && matches!(next, State::Header { .. });
+        self.state = next;
+        if waits {
+            self.carry.extend_from_slice(rest);
+            return pos + rest.len();
+        }
+        pos + consumed
+    }
+
+    /// One event of the parser: the bytes it used, and the state after it. Nothing used and `Header` means that
+    /// it needs more bytes.
+    fn parse(&mut self, input: &[u8]) -> Result<(usize, State<H>), SplitError> {
+        let offset = self.offset;
+        let corrupt = |detail: String| SplitError::Corrupt { offset, detail };
+        let event = self.parser.parse(input).map_err(|error| corrupt(error.to_string()))?;
+        Ok(match event {
+            ParseEvent::NeedData { min_bytes } => (0, State::Header { need: min_bytes.max(input.len() + 1) }),
+            ParseEvent::GlobalExtensions { consumed, .. } => (consumed, State::Header { need: HEADER_SIZE }),
+            ParseEvent::End { consumed } => (consumed, State::Trailer { seen: 0 }),
+            ParseEvent::SparseEntry { entry, .. } => {
+                return Err(SplitError::Sparse(PathBuf::from(entry.path_lossy().into_owned())));
+            }
+            ParseEvent::Entry { consumed, entry } => {
+                let stored = entry.size.checked_next_multiple_of(HEADER_SIZE as u64);
+                let stored = stored.ok_or_else(|| corrupt(format!("a size of {} bytes", entry.size)))?;
+                let is_file = entry.entry_type.is_file();
+                if !is_file && stored > INLINE_MAX {
+                    return Err(SplitError::TooMuch("inside an entry that is no file"));
+                }
+                if is_file && is_external(entry.size) {
+                    let of_tree = if self.entries { Some(entry::entry(&entry)?.0) } else { None };
+                    (consumed, State::External(External::new(entry.size, of_tree, false)))
+                } else {
+                    let file = if self.entries { Some(SmallFile::new(&entry)?) } else { None };
+                    (consumed, State::Inline { left: stored, file })
+                }
+            }
+        })
+    }
+
+    fn inline(&mut self, slice: &Slice, pos: usize, out: &mut Vec<Piece<H>>) -> usize {
+        let State::Inline { left, file } = &mut self.state else { return pos };
+        let take = (slice.len() - pos).min(usize::try_from(*left).unwrap_or(usize::MAX));
+        if let Some(file) = file {
+            let content = take.min(file.missing);
+            file.content.extend_from_slice(&slice[pos..pos + content]);
+            file.missing -= content;
+        }
+        *left -= take as u64;
+        if *left == 0 {
+            self.end_inline(out);
+        }
+        pos + take
+    }
+
+    fn end_inline(&mut self, out: &mut Vec<Piece<H>>) {
+        if let State::Inline { file: Some(file), .. } =
+            std::mem::replace(&mut self.state, State::Header { need: HEADER_SIZE })
+        {
+            out.push(Piece::Entry(file.into_entry()));
+        }
+    }
+
+    fn end_external(&mut self, out: &mut Vec<Piece<H>>) {
+        let State::External(external) = &mut self.state else { return };
+        let padding = external.size.next_multiple_of(HEADER_SIZE as u64) - external.size;
+        if let Some(entry) = external.entry.take() {
+            out.push(Piece::Entry(entry));
+        }
+        self.state = match (external.raw, padding) {
+            (true, _) => State::RawEnd,
+            (false, 0) => State::Header { need: HEADER_SIZE },
+            (false, padding) => State::Inline { left: padding, file: None },
+        };
+    }
+}
+
+fn inline<H: FsVerityHashValue>(slice: &Slice, from: usize, to: usize, out: &mut Vec<Piece<H>>) {
+    if from < to {
+        out.push(Piece::Inline(slice.slice(from..to)));
+    }
+}
+
+impl<H: FsVerityHashValue> SmallFile<H> {
+    fn new(parsed: &tar_core::parse::ParsedEntry<'_>) -> Result<Self, SplitError> {
+        let (entry, content) = entry::entry(parsed)?;
+        let missing = if matches!(content, Content::Inline) { parsed.size as usize } else { 0 };
+        Ok(Self { entry, content: Vec::with_capacity(missing), missing })
+    }
+
+    fn into_entry(mut self) -> Entry<H> {
+        if let Item::Leaf(LeafContent::Regular(RegularFile::Inline(data))) = &mut self.entry.item {
+            *data = self.content.into_boxed_slice();
+        }
+        self.entry
+    }
+}
+
+impl<H: FsVerityHashValue> External<H> {
+    fn new(size: u64, entry: Option<Entry<H>>, raw: bool) -> Self {
+        Self { size, left: size, index: 0, gathered: Vec::new(), gathered_len: 0, entry, raw }
+    }
+
+    /// Takes what belongs to the file from `pos` on, and hands out the file or its full segments.
+    fn take(&mut self, slice: &Slice, pos: usize, out: &mut Vec<Piece<H>>) -> usize {
+        let mut pos = pos;
+        while pos < slice.len() && self.left > 0 {
+            let want = (SEGMENT - self.gathered_len).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            let take = want.min(slice.len() - pos);
+            self.gathered.push(slice.slice(pos..pos + take));
+            self.gathered_len += take;
+            self.left -= take as u64;
+            pos += take;
+            if self.left == 0 || self.gathered_len == SEGMENT {
+                let parts = std::mem::take(&mut self.gathered);
+                self.gathered_len = 0;
+                out.push(if self.size <= SEGMENT as u64 {
+                    Piece::File { size: self.size, parts }
+                } else {
+                    Piece::Segment { size: self.size, index: self.index, parts }
+                });
+                self.index += 1;
+            }
+        }
+        pos
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use composefs::fsverity::Sha256HashValue;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::Budget;
+
+    fn header(name: &str, size: u64, kind: u8) -> Vec<u8> {
+        let mut block = vec![0; 512];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[100..108].copy_from_slice(b"0000644\0");
+        block[108..116].copy_from_slice(b"0000000\0");
+        block[116..124].copy_from_slice(b"0000000\0");
+        block[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
+        block[136..148].copy_from_slice(b"00000000000\0");
+        block[156] = kind;
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        block
+    }
+
+    fn file(name: &str, size: usize) -> Vec<u8> {
+        let mut bytes = header(name, size as u64, b'0');
+        bytes.extend((0..size).map(|i| (i % 251) as u8));
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    /// The stream as pieces would rebuild it, the sizes of the external files, and the paths of the entries.
+    type Summary = (Vec<u8>, Vec<(u64, Vec<u8>)>, Vec<PathBuf>);
+
+    fn split(tar: &[u8], cuts: &[usize], kind: LayerKind) -> Result<Summary, SplitError> {
+        let budget = Budget::new(64 << 20);
+        let account = budget.open(0, Arc::new(|| ())).unwrap();
+        let mut splitter = Splitter::<Sha256HashValue>::new(kind, tar.len() as u64);
+        let mut pieces = Vec::new();
+        let mut rest = tar;
+        for cut in cuts.iter().cycle() {
+            let take = (*cut).clamp(1, rest.len().max(1)).min(rest.len());
+            if take == 0 {
+                break;
+            }
+            let mut buffer = account.buffer(take).unwrap();
+            buffer.as_mut().copy_from_slice(&rest[..take]);
+            splitter.feed(&buffer.freeze(take), &mut pieces)?;
+            rest = &rest[take..];
+        }
+        splitter.finish(&mut pieces)?;
+        let (mut stream, mut files, mut paths) = (Vec::new(), Vec::<(u64, Vec<u8>)>::new(), Vec::new());
+        for piece in pieces {
+            match piece {
+                Piece::Inline(slice) => stream.extend_from_slice(&slice),
+                Piece::File { size, parts } => files.push((size, parts.iter().flat_map(|p| p.to_vec()).collect())),
+                Piece::Segment { size, index, parts } => {
+                    if index == 0 {
+                        files.push((size, Vec::new()));
+                    }
+                    let content = &mut files.last_mut().unwrap().1;
+                    assert_eq!(content.len() as u64, index * SEGMENT as u64);
+                    content.extend(parts.iter().flat_map(|p| p.to_vec()));
+                }
+                Piece::Entry(entry) => paths.push(entry.path),
+            }
+        }
+        Ok((stream, files, paths))
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut tar = header("dir/", 0, b'5');
+        for (name, size) in [("empty", 0), ("in", 64), ("out", 65), ("block", 512), ("big", SEGMENT + 1)] {
+            tar.extend(file(name, size));
+        }
+        tar.extend([0; 1024]);
+        tar.extend([0; 5 * 512]);
+        tar
+    }
+
+    #[test]
+    fn small_files_stay_and_large_ones_go() {
+        let (stream, files, paths) = split(&sample(), &[1 << 20], LayerKind::Tar).unwrap();
+        let sizes: Vec<u64> = files.iter().map(|f| f.0).collect();
+        assert_eq!(sizes, [65, 512, SEGMENT as u64 + 1]);
+        assert!(files.iter().all(|(size, content)| content.len() as u64 == *size));
+        let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+        assert_eq!(paths, ["/dir", "/empty", "/in", "/out", "/block", "/big"]);
+        let external: u64 = sizes.iter().sum();
+        assert_eq!(stream.len() as u64 + external, sample().len() as u64);
+    }
+
+    #[test]
+    fn an_archive_may_end_after_any_entry_and_nowhere_else() {
+        let tar = [header("dir/", 0, b'5'), file("a", 3), file("b", 100)].concat();
+        for end in 0..tar.len() {
+            let whole = [512, 1536].contains(&end) || end == 0;
+            assert_eq!(split(&tar[..end], &[300], LayerKind::Tar).is_ok(), whole, "{end}");
+        }
+        assert!(split(&tar, &[300], LayerKind::Tar).is_ok());
+    }
+
+    #[test]
+    fn what_no_filesystem_has_is_refused_in_an_image_only() {
+        let tar = header("volume", 0, b'V');
+        assert!(matches!(split(&tar, &[512], LayerKind::Tar), Err(SplitError::UnknownType { .. })));
+        assert!(split(&tar, &[512], LayerKind::ArtifactTar).is_ok());
+        let sparse = header("sparse", 0, b'S');
+        assert!(split(&sparse, &[512], LayerKind::Tar).is_err());
+    }
+
+    #[test]
+    fn raw_bytes_are_one_object() {
+        let (stream, files, _) = split(b"hello", &[2], LayerKind::Raw).unwrap();
+        assert_eq!((stream.len(), files), (0, vec![(5, b"hello".to_vec())]));
+        assert_eq!(split(b"", &[2], LayerKind::Raw).unwrap().1, vec![(0, vec![])]);
+    }
+
+    proptest! {
+        /// However the bytes arrive, the same comes out.
+        #[test]
+        fn cuts_do_not_matter(cuts in proptest::collection::vec(1usize..5000, 1..20)) {
+            let tar = sample();
+            let whole = split(&tar, &[tar.len()], LayerKind::Tar).unwrap();
+            let cut = split(&tar, &cuts, LayerKind::Tar).unwrap();
+            prop_assert!(whole == cut);
+        }
+
+        /// Whatever arrives, nothing panics and nothing is lost on the way.
+        #[test]
+        fn damage_is_an_error_or_harmless(at in 0usize..4096, value: u8, cut in 1usize..3000) {
+            let mut tar = sample();
+            tar[at] = value;
+            if let Ok((stream, files, _)) = split(&tar, &[cut], LayerKind::Tar) {
+                let external: u64 = files.iter().map(|f| f.0).sum();
+                prop_assert_eq!(stream.len() as u64 + external, tar.len() as u64);
+            }
+        }
+    }
+}
