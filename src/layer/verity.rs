@@ -8,8 +8,12 @@
 mod cpu;
 mod lanes;
 mod sha2;
+#[cfg(target_arch = "x86_64")]
+mod sha_ni;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use composefs::fsverity::{Algorithm, FsVerityHashValue};
 use zerocopy::IntoBytes;
