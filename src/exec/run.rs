@@ -227,7 +227,9 @@ impl Run {
         for node in self.0.graph.node_indices().filter(|n| which(state.status[n.index()])) {
             let producers = self.0.graph.edges_directed(node, Direction::Incoming);
             let producers: Vec<String> = producers
-                .map(|e| format!("{} {:?} {:?}", e.source().index(), e.weight(), state.status[e.source().index()]))
+                .map(|e| {
+                    format!("{} {:?} {:?}", e.source().index(), e.weight(), state.status[e.source().index()])
+                })
                 .collect();
             lines.push(format!(
                 "node {} {:?} after [{}]",
@@ -238,7 +240,6 @@ impl Run {
         }
         lines.join("; ")
     }
-
 }
 
 /// The graph has a cycle, so nothing in it could ever start.

@@ -177,7 +177,10 @@ fn candidates_are_tried_in_order_and_only_their_own_goals_fail() {
     });
     let outcome = bench(1).go(graph, 3, &script);
     assert_eq!(outcome.goals[0].as_ref().map(|(n, e)| (*n, e.to_string())), Some((first, "lies".into())));
-    assert!(outcome.goals[1].is_none() && outcome.goals[2].is_none() && outcome.defect.is_none(), "{outcome:?}");
+    assert!(
+        outcome.goals[1].is_none() && outcome.goals[2].is_none() && outcome.defect.is_none(),
+        "{outcome:?}"
+    );
     assert_eq!((script.count("second"), script.count("did 2")), (1, 0));
 }
 

@@ -119,7 +119,8 @@ impl Builder<'_> {
         let subject = Subject::Layer(layer.name);
         let [split, write, encode, finalize] = steps.map(|(kind, key)| {
             let cost = if kind == Kind::Finalize { 0 } else { layer.blob.size };
-            let node = Node { dynamic: kind != Kind::Finalize, ..node(kind, &subject, key, state, reason, cost) };
+            let node =
+                Node { dynamic: kind != Kind::Finalize, ..node(kind, &subject, key, state, reason, cost) };
             self.intern(ix, node).0
         });
         for (from, to, edge) in [
@@ -205,7 +206,9 @@ impl Builder<'_> {
         // A name is done only when all before it is: what is missing below has to be linked again.
         let below_is_stored = self.plan.graph[manifest].state == State::Stored && self.layers_stored(image);
         let (state, reason) = match self.facts.tags.get(&image.name) {
-            Some(digest) if *digest == image.manifest.0 && below_is_stored => (State::Stored, Reason::NameStored),
+            Some(digest) if *digest == image.manifest.0 && below_is_stored => {
+                (State::Stored, Reason::NameStored)
+            }
             Some(digest) if *digest == image.manifest.0 => (State::Needed, Reason::NameStored),
             Some(_) => (State::Needed, Reason::NameMoves),
             None => (State::Needed, Reason::NameMissing),
@@ -314,7 +317,8 @@ mod tests {
             got,
             vec![(State::Needed, vec![ImageIx(0), ImageIx(2)]), (State::Standby, vec![ImageIx(1)])]
         );
-        let ranks: Vec<Edge> = plan.graph.edge_weights().copied().filter(|e| matches!(e, Edge::Candidate { .. })).collect();
+        let ranks: Vec<Edge> =
+            plan.graph.edge_weights().copied().filter(|e| matches!(e, Edge::Candidate { .. })).collect();
         assert_eq!(ranks, vec![Edge::Candidate { rank: 0 }, Edge::Candidate { rank: 1 }]);
     }
 
@@ -355,7 +359,8 @@ mod tests {
 
     #[test]
     fn a_layer_that_occurs_twice_in_an_image_is_one_layer() {
-        let plan = plan(&inputs(vec![image("a", vec![layer("x", "x", 1), layer("x", "x", 1)])]), &Facts::default());
+        let plan =
+            plan(&inputs(vec![image("a", vec![layer("x", "x", 1), layer("x", "x", 1)])]), &Facts::default());
         assert_eq!(of(&plan, Kind::Split).len(), 1);
         assert_eq!(plan.images[0].layers.len(), 2);
         assert_ne!(tree_key("", [&digest("x")]), tree_key("", [&digest("x"), &digest("x")]));

@@ -52,7 +52,9 @@ pub(super) enum Content {
 ///
 /// # Errors
 /// A type that no filesystem has, or a device without numbers.
-pub(super) fn entry<H: FsVerityHashValue>(parsed: &ParsedEntry<'_>) -> Result<(Entry<H>, Content), SplitError> {
+pub(super) fn entry<H: FsVerityHashValue>(
+    parsed: &ParsedEntry<'_>,
+) -> Result<(Entry<H>, Content), SplitError> {
     let path = absolute(&parsed.path);
     let target = || parsed.link_target.as_deref().unwrap_or_default();
     let device = || match (parsed.dev_major, parsed.dev_minor) {

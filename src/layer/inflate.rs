@@ -1,6 +1,13 @@
 //! Decompression by magic bytes: gzip (any number of members), zstd (any number of frames, skippable ones
 //! too) and plain. Knows compressed formats; ignores tar, digests and where buffers come from.
 
+mod gzip;
+#[cfg(test)]
+mod tests;
+mod zstd;
+
+use self::{gzip::Gzip, zstd::Zstd};
+
 /// How a blob is compressed, told from its first bytes: labels lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
@@ -10,6 +17,31 @@ pub enum Codec {
     Gzip,
     /// RFC 8878.
     Zstd,
+}
+
+impl Codec {
+    /// The codec of a blob that begins with `bytes`, or `None` while more of them are needed: four are enough.
+    ///
+    /// Skippable frames count as zstd, for zstd:chunked may open with one.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        match *bytes {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
+            [] | [0x1f] => None,
+            [0x28] | [0x28, 0xb5] | [0x28, 0xb5, 0x2f] => None,
+            [0x50..=0x5f] | [0x50..=0x5f, 0x2a] | [0x50..=0x5f, 0x2a, 0x4d] => None,
+            _ => Some(Self::Plain),
+        }
+    }
+
+    /// The name for messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
 }
 
 /// What a step did.
@@ -28,39 +60,165 @@ pub struct Progress {
 pub enum InflateError {
     /// The data breaks the format's rules.
     #[error("the {codec} data is corrupt: {detail}")]
-    Corrupt { codec: &'static str, detail: String },
+    Corrupt {
+        /// The codec's name.
+        codec: &'static str,
+        /// Which rule, in words.
+        detail: String,
+    },
     /// The blob ends inside a member or frame.
     #[error("the {0} data ends too early")]
     Truncated(&'static str),
+    /// A zstd frame wants more memory than the 128 MiB that every decoder must allow.
+    #[error(
+        "a zstd frame asks for a window above 128 MiB: it is hostile, or was made with --long=28 or more"
+    )]
+    WindowTooLarge,
 }
 
 /// A decompressor that does no I/O of its own.
-pub struct Inflate {}
+///
+/// Besides small tables it holds a window: 32 KiB for gzip, for zstd what the frame asks for, which is up to
+/// 8 MiB for common levels and never above 128 MiB.
+pub struct Inflate {
+    state: State,
+}
+
+enum State {
+    /// The bytes seen so far fit more than one codec.
+    Choosing(Held),
+    /// The bytes consumed while choosing come out first.
+    Plain(Held),
+    Gzip(Box<Gzip>),
+    Zstd(Zstd),
+    Ended(Codec),
+}
+
+/// The first bytes of a blob, consumed before the codec was known.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    bytes: [u8; 4],
+    start: usize,
+    end: usize,
+}
 
 impl Inflate {
     /// A decompressor that chooses its codec when it has seen enough bytes.
     pub fn new() -> Self {
-        todo!()
+        Self { state: State::Choosing(Held::default()) }
     }
 
     /// Moves data from `input` to `output`. `input_ended` says that no bytes will follow those in `input`.
     ///
     /// Makes progress whenever it can: with bytes in `input` (or `input_ended`) and room in `output` it either
-    /// consumes, produces or ends. Input that is not consumed must be given again.
+    /// consumes, produces or ends. Input that is not consumed must be given again. Output beyond
+    /// `produced` bytes is left as it was or overwritten with garbage.
     ///
     /// # Errors
     /// Corrupt data, or an end inside a member or frame. The decompressor is of no use afterwards.
     pub fn step(
         &mut self,
-        _input: &[u8],
-        _output: &mut [u8],
-        _input_ended: bool,
+        input: &[u8],
+        output: &mut [u8],
+        input_ended: bool,
     ) -> Result<Progress, InflateError> {
-        todo!()
+        let chosen = self.choose(input, input_ended)?;
+        let rest = &input[chosen..];
+        let (consumed, produced) = match &mut self.state {
+            State::Choosing(_) | State::Ended(_) => (0, 0),
+            State::Plain(held) => held.copy(rest, output),
+            State::Gzip(gzip) => gzip.step(rest, output)?,
+            State::Zstd(zstd) => zstd.step(rest, output)?,
+        };
+        let consumed = chosen + consumed;
+        let mut progress = Progress { consumed, produced, ended: false };
+        if input_ended && consumed == input.len() {
+            progress.ended = self.end(produced < output.len())?;
+        }
+        Ok(progress)
     }
 
     /// The codec, once it is known.
     pub fn codec(&self) -> Option<Codec> {
-        todo!()
+        match self.state {
+            State::Choosing(_) => None,
+            State::Plain(_) => Some(Codec::Plain),
+            State::Gzip(_) => Some(Codec::Gzip),
+            State::Zstd(_) => Some(Codec::Zstd),
+            State::Ended(codec) => Some(codec),
+        }
     }
+
+    /// Consumes bytes until they tell the codec, and tells how many.
+    fn choose(&mut self, input: &[u8], input_ended: bool) -> Result<usize, InflateError> {
+        let State::Choosing(held) = &mut self.state else { return Ok(0) };
+        let mut consumed = 0;
+        let codec = loop {
+            match (Codec::of(held.as_slice()), input.get(consumed)) {
+                (Some(codec), _) => break codec,
+                (None, Some(&byte)) => held.push(byte),
+                (None, None) if input_ended => break Codec::Plain,
+                (None, None) => return Ok(consumed),
+            }
+            consumed += 1;
+        };
+        let held = *held;
+        self.state = match codec {
+            Codec::Plain => State::Plain(held),
+            Codec::Gzip => State::Gzip(Box::new(Gzip::after_magic())),
+            Codec::Zstd => State::Zstd(Zstd::after_magic(held.as_slice())?),
+        };
+        Ok(consumed)
+    }
+
+    /// Ends the stream if it may end after the input that is now used up. `room` says that the codec stopped
+    /// with output to spare, so that it has nothing more to give.
+    fn end(&mut self, room: bool) -> Result<bool, InflateError> {
+        let Some(codec) = self.codec() else { return Ok(false) };
+        let may_end = match &self.state {
+            State::Choosing(_) => false,
+            State::Plain(held) => held.as_slice().is_empty(),
+            State::Gzip(gzip) => gzip.may_end(),
+            State::Zstd(zstd) => zstd.may_end(),
+            State::Ended(_) => true,
+        };
+        if may_end {
+            self.state = State::Ended(codec);
+        } else if room {
+            return Err(InflateError::Truncated(codec.name()));
+        }
+        Ok(may_end)
+    }
+}
+
+impl Default for Inflate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Held {
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Adds a byte; `Codec::of` decides after four at most.
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.end] = byte;
+        self.end += 1;
+    }
+
+    /// Copies what is held, then `input`, as far as `output` has room: bytes of each that moved.
+    fn copy(&mut self, input: &[u8], output: &mut [u8]) -> (usize, usize) {
+        let first = (self.end - self.start).min(output.len());
+        output[..first].copy_from_slice(&self.as_slice()[..first]);
+        self.start += first;
+        let second = input.len().min(output.len() - first);
+        output[first..first + second].copy_from_slice(&input[..second]);
+        (second, first + second)
+    }
+}
+
+fn corrupt(codec: Codec, detail: impl Into<String>) -> InflateError {
+    InflateError::Corrupt { codec: codec.name(), detail: detail.into() }
 }

@@ -416,7 +416,9 @@ mod tests {
         for piece in pieces {
             match piece {
                 Piece::Inline(slice) => stream.extend_from_slice(&slice),
-                Piece::File { size, parts } => files.push((size, parts.iter().flat_map(|p| p.to_vec()).collect())),
+                Piece::File { size, parts } => {
+                    files.push((size, parts.iter().flat_map(|p| p.to_vec()).collect()))
+                }
                 Piece::Segment { size, index, parts } => {
                     if index == 0 {
                         files.push((size, Vec::new()));

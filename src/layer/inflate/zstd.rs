@@ -1,0 +1,63 @@
+//! Zstd frames one after another, skippable ones too. Knows how libzstd's streaming interface behaves; ignores
+//! the format itself and whether input will follow.
+
+use zstd::zstd_safe::{
+    DCtx, DParameter, ErrorCode, InBuffer, OutBuffer, get_error_name, zstd_sys::ZSTD_ErrorCode,
+};
+
+use super::{Codec, InflateError};
+
+/// The largest window accepted, as a power of two: 128 MiB, which is also what `zstd` allows by default.
+const WINDOW_LOG_MAX: u32 = 27;
+
+/// A zstd decoder inside or between frames.
+pub struct Zstd {
+    context: DCtx<'static>,
+    in_frame: bool,
+    /// The last call filled the output: decoded bytes may wait inside.
+    full: bool,
+}
+
+impl Zstd {
+    /// A decoder for a blob whose first four bytes, the magic ones, are already consumed and given here.
+    pub fn after_magic(magic: &[u8]) -> Result<Self, InflateError> {
+        let mut context = DCtx::create();
+        context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(broken)?;
+        let mut decoder = Self { context, in_frame: false, full: false };
+        // No header is shorter than five bytes, so that these are consumed and nothing comes out.
+        decoder.run(&mut InBuffer::around(magic), &mut OutBuffer::around(&mut []))?;
+        Ok(decoder)
+    }
+
+    /// Decodes until input or room runs out: bytes consumed, bytes produced.
+    pub fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<(usize, usize), InflateError> {
+        let room = output.len();
+        let mut source = InBuffer::around(input);
+        let mut sink = OutBuffer::around(output);
+        // libzstd fails at the sixteenth call that moves nothing, so it is called only if there is hope.
+        while sink.pos() < room && (source.pos() < input.len() || self.full) {
+            self.run(&mut source, &mut sink)?;
+        }
+        Ok((source.pos(), sink.pos()))
+    }
+
+    /// Whether the blob may end here.
+    pub fn may_end(&self) -> bool {
+        !self.in_frame
+    }
+
+    fn run(&mut self, source: &mut InBuffer, sink: &mut OutBuffer<[u8]>) -> Result<(), InflateError> {
+        let hint = self.context.decompress_stream(sink, source).map_err(broken)?;
+        self.in_frame = hint != 0;
+        self.full = self.in_frame && sink.pos() == sink.capacity();
+        Ok(())
+    }
+}
+
+fn broken(code: ErrorCode) -> InflateError {
+    // libzstd returns errors as negative numbers in an unsigned type (zstd_errors.h).
+    if code == (ZSTD_ErrorCode::ZSTD_error_frameParameter_windowTooLarge as usize).wrapping_neg() {
+        return InflateError::WindowTooLarge;
+    }
+    super::corrupt(Codec::Zstd, get_error_name(code).to_lowercase())
+}
