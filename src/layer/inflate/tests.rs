@@ -150,6 +150,18 @@ fn one_byte_in_and_one_byte_out_is_enough() {
 }
 
 #[test]
+fn a_large_buffer_is_filled_whatever_lies_in_it() {
+    let parts = [sample(900_000), sample(10), sample(700_000)];
+    let members: Vec<u8> = parts.iter().flat_map(|part| gzip(part)).collect();
+    let frames: Vec<u8> = parts.iter().flat_map(|part| zstd_frame(part)).collect();
+    for blob in [members, frames, parts.concat()] {
+        let mut buffer = vec![0xaa; 2 << 20];
+        let progress = Inflate::new().step(&blob, &mut buffer, true).unwrap();
+        assert!(progress.ended && buffer[..progress.produced] == parts.concat());
+    }
+}
+
+#[test]
 fn the_first_bytes_tell_the_codec() {
     let codec_of = |blob: &[u8]| {
         let mut inflate = Inflate::new();
