@@ -19,7 +19,7 @@ pub type Spool = Box<dyn Fn() -> io::Result<File> + Send>;
 
 /// A splitstream being written. Inline bytes and references must come in stream order.
 ///
-/// Holds at most some 10 MiB (limits and the encoder), and 64 to 100 bytes for each different id.
+/// Holds at most some 10 MiB (limits and the encoder), and for each different id its bytes and about 30 more.
 pub struct StreamWriter<H> {
     content_type: u64,
     limits: Limits,
