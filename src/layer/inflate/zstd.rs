@@ -34,7 +34,8 @@ impl Zstd {
         let room = output.len();
         let mut source = InBuffer::around(input);
         let mut sink = OutBuffer::around(output);
-        // libzstd fails at the sixteenth call that moves nothing, so it is called only if there is hope.
+        // libzstd fails at the sixteenth call that moves nothing, so it is called only if there is hope; and so
+        // this ends.
         while sink.pos() < room && (source.pos() < input.len() || self.full) {
             self.run(&mut source, &mut sink)?;
         }
