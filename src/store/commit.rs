@@ -18,7 +18,7 @@ use super::{
     Content, Store, StoreError, StreamName, Tag,
     barrier::Durable,
     law::Op,
-    layers::Inspected,
+    layers::Examined,
     links::{IMAGES, Link, Made, STREAMS, TAGS},
     scratch,
 };
@@ -354,13 +354,13 @@ impl<H: FsVerityHashValue> Store<H> {
             return Ok(None);
         }
         let Some(id) = self.linked(&layer.name)?.filter(|id| *id != layer.id) else { return Ok(None) };
-        match self.inspect(&id)? {
-            Inspected::Whole(content) if content == layer.content => {
+        match self.examine(&id)? {
+            Examined::Whole(content) if content == layer.content => {
                 self.record(|| Op::Adopted(link.path()));
                 Ok(Some(Outcome::Adopted { name: layer.name, id }))
             }
-            Inspected::Whole(_) => Ok(Some(Outcome::Taken { name: layer.name })),
-            Inspected::Broken(_) => self.replace_link(request, &link).map(|()| None),
+            Examined::Whole(_) => Ok(Some(Outcome::Taken { name: layer.name })),
+            Examined::Broken(_) => self.replace_link(request, &link).map(|()| None),
         }
     }
 

@@ -52,7 +52,7 @@ pub enum StoredLayer<H> {
 }
 
 /// What a linked stream is worth.
-pub(super) enum Inspected {
+pub(super) enum Examined {
     Whole(Content),
     Broken(String),
 }
@@ -80,12 +80,12 @@ impl<H: FsVerityHashValue> Store<H> {
 
     fn stored_under(&self, name: StreamName, allowed: &[Content]) -> Result<StoredLayer<H>, StoreError> {
         let Some(id) = self.linked(&name)? else { return Ok(StoredLayer::Missing { name }) };
-        Ok(match self.inspect(&id)? {
-            Inspected::Whole(content) if allowed.contains(&content) => {
+        Ok(match self.examine(&id)? {
+            Examined::Whole(content) if allowed.contains(&content) => {
                 StoredLayer::Whole { name, id, content }
             }
-            Inspected::Whole(_) => StoredLayer::Foreign { name },
-            Inspected::Broken(why) => StoredLayer::Broken { name, id, why },
+            Examined::Whole(_) => StoredLayer::Foreign { name },
+            Examined::Broken(why) => StoredLayer::Broken { name, id, why },
         })
     }
 
@@ -143,23 +143,23 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     /// Opens a stream that has a link and, unless a tagged image reaches it, walks it.
-    pub(super) fn inspect(&self, id: &H) -> Result<Inspected, StoreError> {
+    pub(super) fn examine(&self, id: &H) -> Result<Examined, StoreError> {
         let mut stream = match self.open_stream(id)? {
             Opened::Stream(stream) => stream,
-            Opened::Broken(why) => return Ok(Inspected::Broken(why)),
+            Opened::Broken(why) => return Ok(Examined::Broken(why)),
         };
         let known = [Content::Layer, Content::Blob, Content::Config, Content::Manifest];
         let Some(content) = known.into_iter().find(|content| content.code() == stream.content_type) else {
-            return Ok(Inspected::Broken("it holds something unknown".into()));
+            return Ok(Examined::Broken("it holds something unknown".into()));
         };
         if self.is_reached(id)? {
-            return Ok(Inspected::Whole(content));
+            return Ok(Examined::Whole(content));
         }
         let fault = match content {
             Content::Layer => self.find_fault(&mut stream)?,
             _ => self.find_blob_fault(&mut stream)?,
         };
-        Ok(fault.map_or(Inspected::Whole(content), Inspected::Broken))
+        Ok(fault.map_or(Examined::Whole(content), Examined::Broken))
     }
 
     /// The first thing wrong with a layer's objects.

@@ -4,6 +4,7 @@
 //! Everything here is synchronous and callable from any thread. `open` finds or makes a repository, `objects`
 //! completes objects, `commit` makes them durable and visible, the rest reads what is there.
 
+mod admin;
 mod barrier;
 mod cache;
 mod commit;
@@ -20,6 +21,7 @@ mod repository;
 mod scratch;
 mod stream;
 
+pub use admin::{FsImageRow, GcMode, ImageDetails, ImageRow, RowDetails};
 pub use cache::{Output, Record};
 pub use commit::{Commit, DocumentLink, LayerLink, LinkSet, Notify, Outcome};
 pub use composefs::{

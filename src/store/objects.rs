@@ -170,9 +170,10 @@ impl<H: FsVerityHashValue> Store<H> {
         }
     }
 
-    /// Forgets what is known to be there: a garbage collection ran.
-    pub(super) fn forget_objects(&self) {
+    /// Forgets what was seen to be there: a garbage collection ran.
+    pub(super) fn forget_what_is_there(&self) {
         self.objects.known.clear();
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn put_content(&self, id: &H, size: u64, content: Content<'_>) -> Result<Put, StoreError> {
