@@ -3,4 +3,5 @@
 pub mod exec;
 pub mod graph;
 pub mod layer;
+pub mod store;
 pub mod types;

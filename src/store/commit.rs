@@ -1,0 +1,408 @@
+//! Making things visible: group commit. Knows barriers and the order of links; ignores how what is linked came
+//! to be.
+//!
+//! One thread owns the barrier. It takes every request that is waiting, syncs once for all of them, makes their
+//! links bottom-up, and answers; what arrives meanwhile waits for the next round. So a `syncfs` serves all images
+//! that are ready, nothing is linked that was not complete before the `syncfs` began, and no worker ever waits.
+
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use composefs::fsverity::FsVerityHashValue;
+
+use super::{
+    Content, Store, StoreError, StreamName, Tag,
+    barrier::Durable,
+    law::Op,
+    layers::Examined,
+    links::{IMAGES, Link, Made, STREAMS, TAGS},
+    scratch,
+};
+use crate::types::Digest;
+
+/// What one image (or part of one) wants to be visible. By handing it over the caller says that everything it
+/// reaches is complete.
+#[derive(Debug, Clone)]
+pub struct LinkSet<H> {
+    /// Layer streams; the first writer of a name wins.
+    pub layers: Vec<LayerLink<H>>,
+    /// Filesystem images.
+    pub images: Vec<H>,
+    /// Configs and manifests, each after what it names.
+    pub documents: Vec<DocumentLink<H>>,
+    /// Tags and the manifests that they name, linked here or before.
+    pub tags: Vec<(Tag, Digest)>,
+}
+
+impl<H> Default for LinkSet<H> {
+    fn default() -> Self {
+        Self { layers: Vec::new(), images: Vec::new(), documents: Vec::new(), tags: Vec::new() }
+    }
+}
+
+/// A layer stream and its name.
+#[derive(Debug, Clone)]
+pub struct LayerLink<H> {
+    /// [`StreamName::Layer`] or [`StreamName::Blob`].
+    pub name: StreamName,
+    /// What the stream holds.
+    pub content: Content,
+    /// The stream.
+    pub id: H,
+}
+
+/// A config or manifest stream and its name.
+#[derive(Debug, Clone)]
+pub struct DocumentLink<H> {
+    /// [`StreamName::Config`] or [`StreamName::Manifest`].
+    pub name: StreamName,
+    /// The stream.
+    pub id: H,
+    /// What was linked under the name when `id` was made: that alone is replaced. `None`: nothing was.
+    pub seen: Option<H>,
+}
+
+/// What became of a [`LinkSet`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<H> {
+    /// All of it is linked.
+    Linked,
+    /// Another stream has this name by now and stays. Nothing after it in the set was linked: look at it, make
+    /// the documents anew and hand in the set again.
+    Adopted {
+        /// The link.
+        name: StreamName,
+        /// What it names.
+        id: H,
+    },
+    /// The name is taken by a layer of the other kind (split and raw), which stays. Nothing after it in the set
+    /// was linked.
+    Taken {
+        /// The link.
+        name: StreamName,
+    },
+}
+
+/// Receives what became of a set, on the commit thread; must be quick.
+pub type Notify<H> = Box<dyn FnOnce(Result<Outcome<H>, StoreError>) + Send>;
+
+/// The commit thread of a run.
+pub struct Commit<H: FsVerityHashValue> {
+    store: Arc<Store<H>>,
+    queue: Arc<Queue<H>>,
+    thread: Option<JoinHandle<Touched>>,
+}
+
+impl<H: FsVerityHashValue> Commit<H> {
+    /// Starts the thread and removes what dead runs left behind.
+    ///
+    /// # Errors
+    /// A repository that cannot be written.
+    pub fn start(store: &Arc<Store<H>>) -> Result<Self, StoreError> {
+        store.require_writable()?;
+        scratch::sweep(store.root()).map_err(|errno| store.fault("cleaning cfs-dag/tmp", errno))?;
+        store.release_all()?;
+        let queue = Arc::new(Queue::default());
+        let thread = thread::Builder::new().name("commit".into()).spawn({
+            let (store, queue) = (store.clone(), queue.clone());
+            move || serve(&store, &queue)
+        });
+        let thread = thread.map_err(|cause| StoreError::Io { what: "starting a thread".into(), cause })?;
+        Ok(Self { store: store.clone(), queue, thread: Some(thread) })
+    }
+
+    /// Hands in a set; `notify` is called exactly once, usually on the commit thread.
+    pub fn submit(
+        &self,
+        set: LinkSet<H>,
+        notify: impl FnOnce(Result<Outcome<H>, StoreError>) + Send + 'static,
+    ) {
+        self.queue.push(Request { set, notify: Some(Box::new(notify)) });
+    }
+
+    /// Waits for all sets and makes the links durable. Only after this may a run report success.
+    ///
+    /// # Errors
+    /// A directory that cannot be synced; sets have had their own answers.
+    pub fn finish(mut self) -> Result<(), StoreError> {
+        self.queue.close();
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        for dir in thread.join().map_err(|_| StoreError::Ended)? {
+            self.store.sync_dir(dir)?;
+        }
+        Ok(())
+    }
+}
+
+impl<H: FsVerityHashValue> Drop for Commit<H> {
+    /// An aborted run: what no barrier serves yet is refused, the current round ends as usual.
+    fn drop(&mut self) {
+        self.queue.abandon();
+        // The last handle may go in a callback, on the very thread that would be waited for.
+        if let Some(thread) =
+            self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A set that waits for its answer.
+struct Request<H> {
+    set: LinkSet<H>,
+    notify: Option<Notify<H>>,
+}
+
+impl<H> Request<H> {
+    fn answer(mut self, result: Result<Outcome<H>, StoreError>) {
+        if let Some(notify) = self.notify.take() {
+            notify(result);
+        }
+    }
+}
+
+impl<H> Drop for Request<H> {
+    fn drop(&mut self) {
+        if let Some(notify) = self.notify.take() {
+            notify(Err(StoreError::Ended));
+        }
+    }
+}
+
+struct Queue<H> {
+    state: Mutex<State<H>>,
+    filled: Condvar,
+}
+
+impl<H> Default for Queue<H> {
+    fn default() -> Self {
+        let state = State { waiting: Vec::new(), open: true };
+        Self { state: Mutex::new(state), filled: Condvar::new() }
+    }
+}
+
+struct State<H> {
+    waiting: Vec<Request<H>>,
+    open: bool,
+}
+
+impl<H> Queue<H> {
+    fn state(&self) -> MutexGuard<'_, State<H>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, request: Request<H>) {
+        let mut state = self.state();
+        if state.open {
+            state.waiting.push(request);
+            self.filled.notify_one();
+        } else {
+            // Its answer may do anything, so it comes without the lock.
+            drop(state);
+            drop(request);
+        }
+    }
+
+    /// All requests, as soon as there is one; none when the queue is closed and empty.
+    fn take(&self) -> Vec<Request<H>> {
+        let mut state = self.state();
+        while state.waiting.is_empty() && state.open {
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        mem::take(&mut state.waiting)
+    }
+
+    fn close(&self) {
+        self.state().open = false;
+        self.filled.notify_one();
+    }
+
+    fn abandon(&self) {
+        let abandoned = {
+            let mut state = self.state();
+            state.open = false;
+            mem::take(&mut state.waiting)
+        };
+        self.filled.notify_one();
+        drop(abandoned);
+    }
+}
+
+/// Refuses all requests once the thread is gone, for whatever reason: nobody may wait for ever.
+struct Attended<'a, H>(&'a Queue<H>);
+
+impl<H> Drop for Attended<'_, H> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// The directories in which links were made.
+type Touched = BTreeSet<&'static str>;
+
+/// What the thread did so far.
+struct Done<H> {
+    touched: Touched,
+    /// Replaced configs that have a second name for now.
+    kept: Vec<H>,
+}
+
+/// The commit thread.
+fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) -> Touched {
+    let attended = Attended(queue);
+    let mut done = Done { touched: Touched::new(), kept: Vec::new() };
+    let mut sound = true;
+    loop {
+        let requests = attended.0.take();
+        if requests.is_empty() {
+            return done.touched;
+        }
+        if sound {
+            sound = round(store, requests, &mut done);
+            // Failing is harmless: the next run tries again.
+            done.kept.retain(|id| !store.release(id).unwrap_or(false));
+        } else {
+            requests.into_iter().for_each(|request| request.answer(Err(StoreError::AfterFailedSync)));
+        }
+    }
+}
+
+/// One barrier and the links that it allows; false if the barrier failed.
+fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, done: &mut Done<H>) -> bool {
+    let mut waiting = Vec::with_capacity(requests.len());
+    for request in requests {
+        match store.prepare(&request.set) {
+            Ok(true) => waiting.push(request),
+            Ok(false) => request.answer(Ok(Outcome::Linked)),
+            Err(error) => request.answer(Err(error)),
+        }
+    }
+    if waiting.is_empty() {
+        return true;
+    }
+    match store.barrier(waiting) {
+        Ok(durable) => {
+            for request in durable.into_each() {
+                let result = store.make_links(&request, done);
+                request.into_inner().answer(result);
+            }
+            true
+        }
+        Err((requests, errno)) => {
+            let error = || Err(store.fault("syncing the repository to disk", errno));
+            requests.into_iter().for_each(|request| request.answer(error()));
+            false
+        }
+    }
+}
+
+impl<H: FsVerityHashValue> Store<H> {
+    /// Whether anything of the set is still to be linked; then its directories are made.
+    fn prepare(&self, set: &LinkSet<H>) -> Result<bool, StoreError> {
+        let mut dirs = Touched::new();
+        for link in set.links() {
+            if !dirs.contains(link.dir) && !self.in_place(&link)? {
+                dirs.insert(link.dir);
+            }
+        }
+        dirs.iter().try_for_each(|dir| self.make_link_dir(dir))?;
+        Ok(!dirs.is_empty())
+    }
+
+    fn make_links(
+        &self,
+        request: &Durable<Request<H>>,
+        done: &mut Done<H>,
+    ) -> Result<Outcome<H>, StoreError> {
+        let set = &request.get().set;
+        let Done { touched, kept } = done;
+        for layer in &set.layers {
+            touched.insert(STREAMS);
+            if let Some(other) = self.link_layer(request, layer)? {
+                return Ok(other);
+            }
+        }
+        for id in &set.images {
+            touched.insert(IMAGES);
+            self.link_exactly(request, &Link::image(id))?;
+        }
+        for document in &set.documents {
+            touched.insert(STREAMS);
+            if let Some(other) = self.link_document(request, document, kept)? {
+                return Ok(other);
+            }
+        }
+        for (tag, manifest) in &set.tags {
+            touched.insert(TAGS);
+            self.link_exactly(request, &Link::tag(tag, manifest))?;
+        }
+        Ok(Outcome::Linked)
+    }
+
+    /// Law 3: a layer link is never replaced, unless its stream is broken.
+    fn link_layer(
+        &self,
+        request: &Durable<Request<H>>,
+        layer: &LayerLink<H>,
+    ) -> Result<Option<Outcome<H>>, StoreError> {
+        let link = Link::stream(&layer.name, &layer.id);
+        if self.make_link(request, &link)? == Made::New {
+            return Ok(None);
+        }
+        let Some(id) = self.linked(&layer.name)?.filter(|id| *id != layer.id) else { return Ok(None) };
+        match self.examine(&id)? {
+            Examined::Whole(content) if content == layer.content => {
+                self.record(|| Op::Adopted(link.path()));
+                Ok(Some(Outcome::Adopted { name: layer.name, id }))
+            }
+            Examined::Whole(_) => Ok(Some(Outcome::Taken { name: layer.name })),
+            Examined::Broken(_) => self.replace_link(request, &link).map(|()| None),
+        }
+    }
+
+    fn link_document(
+        &self,
+        request: &Durable<Request<H>>,
+        document: &DocumentLink<H>,
+        kept: &mut Vec<H>,
+    ) -> Result<Option<Outcome<H>>, StoreError> {
+        let link = Link::stream(&document.name, &document.id);
+        if self.make_link(request, &link)? == Made::New {
+            return Ok(None);
+        }
+        match self.linked(&document.name)? {
+            Some(id) if id == document.id => Ok(None),
+            Some(id) if document.seen.as_ref() == Some(&id) => {
+                if matches!(document.name, StreamName::Config(_)) {
+                    self.keep(request, &id)?;
+                    kept.push(id);
+                }
+                self.replace_link(request, &link).map(|()| None)
+            }
+            Some(id) => {
+                self.record(|| Op::Adopted(link.path()));
+                Ok(Some(Outcome::Adopted { name: document.name, id }))
+            }
+            None => self.replace_link(request, &link).map(|()| None),
+        }
+    }
+
+    /// Links whose right target follows from their name or is the caller's to say.
+    fn link_exactly(&self, request: &Durable<Request<H>>, link: &Link) -> Result<(), StoreError> {
+        if self.in_place(link)? { Ok(()) } else { self.replace_link(request, link) }
+    }
+}
+
+impl<H: FsVerityHashValue> LinkSet<H> {
+    fn links(&self) -> impl Iterator<Item = Link> {
+        let layers = self.layers.iter().map(|layer| Link::stream(&layer.name, &layer.id));
+        let images = self.images.iter().map(Link::image);
+        let documents = self.documents.iter().map(|document| Link::stream(&document.name, &document.id));
+        let tags = self.tags.iter().map(|(tag, manifest)| Link::tag(tag, manifest));
+        layers.chain(images).chain(documents).chain(tags)
+    }
+}

@@ -1,0 +1,82 @@
+//! What can go wrong in a repository, in words for people. Knows errno values and upstream's errors; ignores
+//! which operation an image was in.
+
+use std::{io, path::PathBuf};
+
+use rustix::io::Errno;
+
+/// Why the repository could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The filesystem has no room left (ENOSPC).
+    #[error(
+        "{}: no space left on the repository's filesystem: free some and run again; what was committed stays",
+        .0.display()
+    )]
+    Full(PathBuf),
+    /// The user's quota is used up (EDQUOT).
+    #[error(
+        "{}: the disk quota is used up: raise it or free some space, then run again; what was committed stays",
+        .0.display()
+    )]
+    Quota(PathBuf),
+    /// The filesystem is or became read-only (EROFS).
+    #[error("{}: the filesystem is read-only: remount it for writing, or choose another repository", .0.display())]
+    ReadOnly(PathBuf),
+    /// Any other failure of a system call.
+    #[error("{what}: {cause}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// The system's reason.
+        cause: io::Error,
+    },
+    /// A condition that we refuse to work under; a whole sentence with its remedy.
+    #[error("{0}")]
+    Refused(String),
+    /// The repository holds something that cannot be right.
+    #[error("{what}: {detail}: the repository is damaged: see `cfs-dag fsck`")]
+    Damaged {
+        /// Which file or link.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A function of composefs failed.
+    #[error("{what}: {detail}")]
+    Upstream {
+        /// What was being done.
+        what: String,
+        /// Its error chain, on one line.
+        detail: String,
+    },
+    /// An earlier barrier failed, so nothing may be linked in this run any more: the kernel reports a lost
+    /// write only once, and a later `syncfs` would succeed without the data being there.
+    #[error("nothing is linked after a failed sync: check the disk, then run again")]
+    AfterFailedSync,
+    /// The commit thread ended before it got to this request.
+    #[error("the run was ended before this was linked")]
+    Ended,
+}
+
+impl StoreError {
+    /// Whether every further write to this repository will fail in the same way.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::Quota(_) | Self::ReadOnly(_) | Self::AfterFailedSync)
+    }
+
+    /// An error of composefs, its chain on one line.
+    pub(super) fn upstream(what: impl Into<String>, error: &anyhow::Error) -> Self {
+        Self::Upstream { what: what.into(), detail: format!("{error:#}").replace('\n', " ") }
+    }
+
+    /// A failed system call on something in the repository at `repo`.
+    pub(super) fn errno(repo: &std::path::Path, what: impl Into<String>, errno: Errno) -> Self {
+        match errno {
+            Errno::NOSPC => Self::Full(repo.to_owned()),
+            Errno::DQUOT => Self::Quota(repo.to_owned()),
+            Errno::ROFS => Self::ReadOnly(repo.to_owned()),
+            other => Self::Io { what: what.into(), cause: other.into() },
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Whether an image is stored, whole, as this repository wants it. Knows manifests, configs and what they must
+//! name; ignores how images get here.
+//!
+//! A manifest's stream id says nothing, because upstream's varies. What counts is that everything it names is
+//! linked under the same id: gc follows ids, and only as far as links point to them.
+
+use std::{collections::HashSet, fmt};
+
+use composefs::fsverity::{FsVerityHashValue, measure_verity_with_fallback};
+use rustix::fs::{AtFlags, FileType, statat};
+use rustix::io::Errno;
+use serde::Deserialize;
+
+use super::{
+    Document, FormatVersion, FsImages, Store, StoreError, StoredDocument, StoredLayer, StreamName,
+    objects::object_path,
+};
+use crate::types::{Digest, LayerKind};
+
+/// What is stored of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredImage<H> {
+    /// No manifest.
+    Missing,
+    /// A manifest that needs work.
+    Outdated(OutdatedImage<H>),
+    /// Everything, as it should be.
+    Whole(Image<H>),
+}
+
+/// An image of which nothing is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image<H> {
+    /// The manifest.
+    pub manifest: Document<H>,
+    /// The config, which the manifest names.
+    pub config: Document<H>,
+    /// The config's digest.
+    pub config_digest: Digest,
+    /// Its layers in order: `diff_id`s, or blob digests of an artifact.
+    pub layers: Vec<(Digest, H)>,
+    /// Its filesystem images; none for an artifact.
+    pub images: FsImages<H>,
+}
+
+/// What is left of an image, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutdatedImage<H> {
+    /// The first thing found to be wrong.
+    pub why: Outdated,
+    /// The manifest.
+    pub manifest: StoredDocument<H>,
+    /// The config that is linked now; `Missing` also if the manifest cannot be read.
+    pub config: StoredDocument<H>,
+}
+
+/// Why a stored image is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outdated {
+    /// The manifest's stream is broken or no manifest.
+    ManifestBroken(String),
+    /// The config has no link.
+    ConfigMissing,
+    /// The config's stream is broken or no config.
+    ConfigBroken(String),
+    /// The manifest names another config stream than the one that is linked.
+    ConfigReplaced,
+    /// The manifest or the config does not name this layer, or names another stream than the one linked.
+    LayerReplaced(Digest),
+    /// A layer's link is missing, its stream or its objects are.
+    LayerMissing(Digest),
+    /// The config names no filesystem image of this format, or it is gone.
+    FsImageMissing(FormatVersion),
+}
+
+impl fmt::Display for Outdated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ManifestBroken(why) => write!(f, "its stored manifest is broken: {why}"),
+            Self::ConfigMissing => f.write_str("its config is missing"),
+            Self::ConfigBroken(why) => write!(f, "its stored config is broken: {why}"),
+            Self::ConfigReplaced => f.write_str("its config was stored anew"),
+            Self::LayerReplaced(layer) => write!(f, "its layer {layer} was stored anew"),
+            Self::LayerMissing(layer) => write!(f, "its layer {layer} is missing"),
+            Self::FsImageMissing(version) => {
+                write!(f, "it has no filesystem image of format {}", *version as u8)
+            }
+        }
+    }
+}
+
+/// What we read in a manifest.
+#[derive(Deserialize)]
+struct ManifestJson {
+    config: DescriptorJson,
+    #[serde(default)]
+    layers: Vec<DescriptorJson>,
+}
+
+#[derive(Deserialize)]
+struct DescriptorJson {
+    #[serde(rename = "mediaType", default)]
+    media_type: String,
+    digest: Digest,
+}
+
+/// What we read in an image's config.
+#[derive(Deserialize)]
+struct ConfigJson {
+    rootfs: RootFsJson,
+}
+
+#[derive(Deserialize)]
+struct RootFsJson {
+    diff_ids: Vec<Digest>,
+}
+
+/// Upstream tells images from artifacts by this media type alone.
+const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+
+impl<H: FsVerityHashValue> Store<H> {
+    /// What is stored of the image with this manifest. Writes nothing.
+    ///
+    /// # Errors
+    /// Failures that say nothing about the image.
+    pub fn image(&self, manifest: &Digest) -> Result<StoredImage<H>, StoreError> {
+        let outdated =
+            |why, manifest, config| Ok(StoredImage::Outdated(OutdatedImage { why, manifest, config }));
+        let manifest = match self.manifest(manifest)? {
+            StoredDocument::Missing => return Ok(StoredImage::Missing),
+            StoredDocument::Broken { id, why } => {
+                let reason = Outdated::ManifestBroken(why.clone());
+                return outdated(reason, StoredDocument::Broken { id, why }, StoredDocument::Missing);
+            }
+            StoredDocument::Whole(document) => document,
+        };
+        let parsed: ManifestJson = match serde_json::from_slice(&manifest.json) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let why = Outdated::ManifestBroken(error.to_string());
+                return outdated(why, StoredDocument::Whole(manifest), StoredDocument::Missing);
+            }
+        };
+        let config = match self.config(&parsed.config.digest)? {
+            StoredDocument::Whole(document) => document,
+            other => {
+                let why = match &other {
+                    StoredDocument::Broken { why, .. } => Outdated::ConfigBroken(why.clone()),
+                    _ => Outdated::ConfigMissing,
+                };
+                return outdated(why, StoredDocument::Whole(manifest), other);
+            }
+        };
+        match self.check_image(&parsed, &manifest, &config)? {
+            Ok((layers, images)) => {
+                let config_digest = parsed.config.digest;
+                Ok(StoredImage::Whole(Image { manifest, config, config_digest, layers, images }))
+            }
+            Err(why) => outdated(why, StoredDocument::Whole(manifest), StoredDocument::Whole(config)),
+        }
+    }
+
+    /// The manifests, other than `except`, that are tagged and name this config: if the config's stream is
+    /// replaced, theirs must be, too.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn manifests_naming(&self, config: &Digest, except: &Digest) -> Result<Vec<Document<H>>, StoreError> {
+        let digests: HashSet<Digest> = self.tags()?.into_iter().map(|(_, digest)| digest).collect();
+        let mut found = Vec::new();
+        for digest in digests {
+            if digest != *except
+                && let StoredDocument::Whole(manifest) = self.manifest(&digest)?
+                && serde_json::from_slice(&manifest.json)
+                    .is_ok_and(|parsed: ManifestJson| parsed.config.digest == *config)
+            {
+                found.push(manifest);
+            }
+        }
+        found.sort_by_key(|manifest| manifest.name);
+        Ok(found)
+    }
+
+    #[expect(clippy::type_complexity, reason = "used once, taken apart at once")]
+    fn check_image(
+        &self,
+        parsed: &ManifestJson,
+        manifest: &Document<H>,
+        config: &Document<H>,
+    ) -> Result<Result<(Vec<(Digest, H)>, FsImages<H>), Outdated>, StoreError> {
+        if manifest.config(&parsed.config.digest) != Some(&config.id) {
+            return Ok(Err(Outdated::ConfigReplaced));
+        }
+        if parsed.config.media_type != IMAGE_CONFIG {
+            let layers = parsed.layers.iter().map(|layer| layer.digest).collect();
+            let layers = self.check_layers(layers, &[manifest], LayerKind::ArtifactTar)?;
+            return Ok(layers.map(|layers| (layers, FsImages::default())));
+        }
+        let layers = match serde_json::from_slice::<ConfigJson>(&config.json) {
+            Ok(parsed) => parsed.rootfs.diff_ids,
+            Err(error) => return Ok(Err(Outdated::ConfigBroken(error.to_string()))),
+        };
+        let layers = match self.check_layers(layers, &[manifest, config], LayerKind::Tar)? {
+            Ok(layers) => layers,
+            Err(why) => return Ok(Err(why)),
+        };
+        let images = config.images();
+        for version in self.formats() {
+            let whole = match images.get(version) {
+                Some(id) => self.image_linked(id)? && self.fs_image_whole(id)?,
+                None => false,
+            };
+            if !whole {
+                return Ok(Err(Outdated::FsImageMissing(version)));
+            }
+        }
+        Ok(Ok((layers, images)))
+    }
+
+    /// All `documents` must name each layer as it is linked, and the layer must be whole.
+    fn check_layers(
+        &self,
+        layers: Vec<Digest>,
+        documents: &[&Document<H>],
+        kind: LayerKind,
+    ) -> Result<Result<Vec<(Digest, H)>, Outdated>, StoreError> {
+        let mut found = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let mut stored = self.layer(&layer, kind)?;
+            let named = documents.first().and_then(|document| document.layer(&layer));
+            // A raw layer may have either name; the manifest says which.
+            if kind == LayerKind::ArtifactTar
+                && let Some(named) = named
+                && self.linked(&StreamName::Blob(layer))?.as_ref() == Some(named)
+            {
+                stored = self.layer(&layer, LayerKind::Raw)?;
+            }
+            let StoredLayer::Whole { id, .. } = stored else {
+                return Ok(Err(Outdated::LayerMissing(layer)));
+            };
+            if documents.iter().any(|document| document.layer(&layer) != Some(&id)) {
+                return Ok(Err(Outdated::LayerReplaced(layer)));
+            }
+            found.push((layer, id));
+        }
+        Ok(Ok(found))
+    }
+
+    /// Whether a filesystem image's object is there and, unless a tagged image reaches it, has its digest.
+    fn fs_image_whole(&self, id: &H) -> Result<bool, StoreError> {
+        if self.is_reached(id)? {
+            return match statat(self.root(), object_path(id), AtFlags::empty()) {
+                Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_size > 0),
+                Err(Errno::NOENT) => Ok(false),
+                Err(errno) => Err(self.fault(object_path(id), errno)),
+            };
+        }
+        let Ok(file) = self.open_verified(id)? else { return Ok(false) };
+        Ok(measure_verity_with_fallback::<H>(file).is_ok_and(|found| found == *id))
+    }
+}

@@ -1,0 +1,209 @@
+//! Layers that are stored already: which can be adopted, and what is in them. Knows streams and gc's habits;
+//! ignores where layers come from.
+//!
+//! A link proves little: a gc that was killed half-way leaves links whose files are gone. What a tagged image
+//! reaches is spared by every gc and is believed; anything else is walked, object by object, before it is adopted.
+
+use std::{collections::HashSet, sync::PoisonError};
+
+use composefs::{
+    fsverity::FsVerityHashValue,
+    splitstream::SplitStreamReader,
+    tree::{LeafContent, RegularFile},
+};
+use composefs_oci::tar::{TarEntry, TarItem, get_entry};
+use rustix::fs::{AtFlags, statat};
+use rustix::io::Errno;
+
+use super::{Content, Store, StoreError, StreamName, objects::object_path, stream::Opened};
+use crate::types::{Digest, LayerKind};
+
+/// What is stored of a layer. `name` is the link that it has, or that it would get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredLayer<H> {
+    /// Nothing.
+    Missing {
+        /// The link to make.
+        name: StreamName,
+    },
+    /// A stream that may be adopted: it opens, has the right content, and all its objects are there.
+    Whole {
+        /// Its link.
+        name: StreamName,
+        /// The stream.
+        id: H,
+        /// What it holds.
+        content: Content,
+    },
+    /// A link whose stream or objects are gone or truncated: split again, the same id results.
+    Broken {
+        /// The link; it may be replaced.
+        name: StreamName,
+        /// What it points to.
+        id: H,
+        /// What is wrong, for the log.
+        why: String,
+    },
+    /// The link is taken by content of the other kind, which stays: this layer cannot be stored here.
+    Foreign {
+        /// The link.
+        name: StreamName,
+    },
+}
+
+/// What a linked stream is worth.
+pub(super) enum Examined {
+    Whole(Content),
+    Broken(String),
+}
+
+impl<H: FsVerityHashValue> Store<H> {
+    /// What is stored of the layer `digest`: a `diff_id`, or an artifact's blob digest. Writes nothing.
+    ///
+    /// # Errors
+    /// Failures that say nothing about the layer.
+    pub fn layer(&self, digest: &Digest, kind: LayerKind) -> Result<StoredLayer<H>, StoreError> {
+        let name = StreamName::Layer(*digest);
+        let allowed: &[Content] = match kind {
+            LayerKind::Tar => &[Content::Layer],
+            // Raw if it turned out to be no tar.
+            LayerKind::ArtifactTar => &[Content::Layer, Content::Blob],
+            LayerKind::Raw => &[Content::Blob],
+        };
+        match self.stored_under(name, allowed)? {
+            StoredLayer::Foreign { .. } if kind == LayerKind::Raw => {
+                self.stored_under(StreamName::Blob(*digest), allowed)
+            }
+            stored => Ok(stored),
+        }
+    }
+
+    fn stored_under(&self, name: StreamName, allowed: &[Content]) -> Result<StoredLayer<H>, StoreError> {
+        let Some(id) = self.linked(&name)? else { return Ok(StoredLayer::Missing { name }) };
+        Ok(match self.examine(&id)? {
+            Examined::Whole(content) if allowed.contains(&content) => {
+                StoredLayer::Whole { name, id, content }
+            }
+            Examined::Whole(_) => StoredLayer::Foreign { name },
+            Examined::Broken(why) => StoredLayer::Broken { name, id, why },
+        })
+    }
+
+    /// Reads a stored layer back: all entries of its tar in order.
+    ///
+    /// # Errors
+    /// A stream that is missing, corrupt or no layer.
+    pub fn read_tree(&self, id: &H) -> Result<Vec<TarEntry<H>>, StoreError> {
+        let damaged = |detail| StoreError::Damaged { what: object_path(id), detail };
+        let mut stream = match self.open_stream(id)? {
+            Opened::Stream(stream) if stream.content_type == Content::Layer.code() => stream,
+            Opened::Stream(_) => return Err(damaged("it is no layer".into())),
+            Opened::Broken(why) => return Err(damaged(why)),
+        };
+        let mut entries = Vec::new();
+        while let Some(entry) = get_entry(&mut stream).map_err(|error| damaged(format!("{error:#}")))? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// Whether a tagged image reaches the stream or filesystem image `id`, so that every gc spares it.
+    ///
+    /// As of the first question in this run: what is tagged meanwhile was checked by whoever tagged it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn is_reached(&self, id: &H) -> Result<bool, StoreError> {
+        let mut slot = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Some(self.read_reached()?);
+        }
+        Ok(slot.as_ref().is_some_and(|reached| reached.contains(id)))
+    }
+
+    /// All streams and filesystem images that tagged manifests and their configs name, and they themselves.
+    pub(super) fn read_reached(&self) -> Result<HashSet<H>, StoreError> {
+        let mut reached = HashSet::new();
+        let manifests: HashSet<Digest> = self.tags()?.into_iter().map(|(_, manifest)| manifest).collect();
+        for manifest in manifests {
+            // What does not open keeps nothing alive.
+            let Some(id) = self.linked(&StreamName::Manifest(manifest))? else { continue };
+            let Opened::Stream(manifest) = self.open_stream(&id)? else { continue };
+            reached.insert(id);
+            for (name, id) in manifest.iter_named_refs() {
+                reached.insert(id.clone());
+                if name.starts_with("config:")
+                    && let Opened::Stream(config) = self.open_stream(id)?
+                {
+                    reached.extend(config.iter_named_refs().map(|(_, id)| id.clone()));
+                }
+            }
+        }
+        Ok(reached)
+    }
+
+    /// Opens a stream that has a link and, unless a tagged image reaches it, walks it.
+    pub(super) fn examine(&self, id: &H) -> Result<Examined, StoreError> {
+        let mut stream = match self.open_stream(id)? {
+            Opened::Stream(stream) => stream,
+            Opened::Broken(why) => return Ok(Examined::Broken(why)),
+        };
+        let known = [Content::Layer, Content::Blob, Content::Config, Content::Manifest];
+        let Some(content) = known.into_iter().find(|content| content.code() == stream.content_type) else {
+            return Ok(Examined::Broken("it holds something unknown".into()));
+        };
+        if self.is_reached(id)? {
+            return Ok(Examined::Whole(content));
+        }
+        let fault = match content {
+            Content::Layer => self.find_fault(&mut stream)?,
+            _ => self.find_blob_fault(&mut stream)?,
+        };
+        Ok(fault.map_or(Examined::Whole(content), Examined::Broken))
+    }
+
+    /// The first thing wrong with a layer's objects.
+    fn find_fault(&self, stream: &mut SplitStreamReader<H>) -> Result<Option<String>, StoreError> {
+        let mut unseen = references(stream);
+        loop {
+            let entry = match get_entry(stream) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(error) => return Ok(Some(format!("{error:#}"))),
+            };
+            if let TarItem::Leaf(LeafContent::Regular(RegularFile::External(id, size))) = &entry.item
+                && unseen.remove(id)
+                && !self.contains(id, *size)?
+            {
+                return Ok(Some(format!("{} is missing or truncated", object_path(id))));
+            }
+        }
+        // References that no entry uses: upstream writes none, but a gc and an fsck would follow them.
+        for id in unseen {
+            match statat(self.root(), object_path(&id), AtFlags::empty()) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => return Ok(Some(format!("{} is missing", object_path(&id)))),
+                Err(errno) => return Err(self.fault(object_path(&id), errno)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first thing wrong with a stream of one object.
+    fn find_blob_fault(&self, stream: &mut SplitStreamReader<H>) -> Result<Option<String>, StoreError> {
+        let size = stream.total_size;
+        for id in references(stream) {
+            if !self.contains(&id, size)? {
+                return Ok(Some(format!("{} is missing or truncated", object_path(&id))));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn references<H: FsVerityHashValue>(stream: &mut SplitStreamReader<H>) -> HashSet<H> {
+    let mut ids = HashSet::new();
+    // Cannot fail: it only walks a table in memory.
+    let _ = stream.get_object_refs(|id| drop(ids.insert(id.clone())));
+    ids
+}

@@ -1,0 +1,40 @@
+//! The composefs repository as this program uses it. Knows composefs and its formats; unaware of graphs, networks
+//! and schedulers.
+//!
+//! Everything here is synchronous and callable from any thread. `open` finds or makes a repository, `objects`
+//! completes objects, `commit` makes them durable and visible, the rest reads what is there.
+
+mod admin;
+mod barrier;
+mod cache;
+mod commit;
+mod documents;
+mod error;
+mod images;
+mod kept;
+pub mod law;
+mod layers;
+mod links;
+mod objects;
+mod open;
+mod repository;
+mod scratch;
+mod stream;
+
+pub use admin::{FsImageRow, GcMode, ImageDetails, ImageRow, RowDetails};
+pub use cache::{Output, Record};
+pub use commit::{Commit, DocumentLink, LayerLink, LinkSet, Notify, Outcome};
+pub use composefs::{
+    erofs::format::{FormatConfig, FormatVersion},
+    fsverity::{Algorithm, FsVerityHashValue, Sha256HashValue, Sha512HashValue},
+};
+pub use documents::{DOCUMENT_LIMIT, Document, FsImages, StoredDocument};
+pub use error::StoreError;
+pub use images::{Image, Outdated, OutdatedImage, StoredImage};
+pub use layers::StoredLayer;
+pub use links::{Content, StreamName, Tag};
+pub use objects::Put;
+pub use open::{
+    InitOptions, Meta, Target, init, is_locked, locate, open, parse_algorithm, parse_formats, probe,
+};
+pub use repository::{AnyStore, Store};

@@ -1,0 +1,162 @@
+//! One open repository. Knows composefs' `Repository` and our own folder in it; ignores what is stored and why.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use composefs::{
+    erofs::format::{FormatEpoch, FormatVersion},
+    fsverity::{FsVerityHashValue, Sha256HashValue, Sha512HashValue},
+    repository::{FeatureCheck, Repository},
+};
+use rustix::{
+    fs::{self, Access, AtFlags, StatVfsMountFlags},
+    io::Errno,
+};
+
+use super::{
+    StoreError,
+    law::{Op, Recorder},
+    objects::Objects,
+    scratch::{self, Scratch},
+};
+
+/// A repository as this program uses it; everything is callable from any thread.
+///
+/// A process holds exactly one for a repository: upstream's gc would wait for the lock of a second one for ever.
+pub struct Store<H: FsVerityHashValue> {
+    pub(super) repo: Arc<Repository<H>>,
+    pub(super) objects: Objects<H>,
+    pub(super) reached: Mutex<Option<HashSet<H>>>,
+    path: PathBuf,
+    scratch: Mutex<Option<Arc<Scratch>>>,
+    recorder: OnceLock<Arc<dyn Recorder>>,
+}
+
+/// A store of either algorithm.
+#[derive(Clone)]
+pub enum AnyStore {
+    /// Objects are named by SHA-256 fs-verity digests.
+    Sha256(Arc<Store<Sha256HashValue>>),
+    /// Objects are named by SHA-512 fs-verity digests.
+    Sha512(Arc<Store<Sha512HashValue>>),
+}
+
+/// Runs `$body` with `$store` bound to the typed store inside an [`AnyStore`](crate::store::AnyStore).
+#[macro_export]
+macro_rules! with_store {
+    ($any:expr, $store:ident => $body:expr) => {
+        match $any {
+            $crate::store::AnyStore::Sha256($store) => $body,
+            $crate::store::AnyStore::Sha512($store) => $body,
+        }
+    };
+}
+
+impl<H: FsVerityHashValue> Store<H> {
+    pub(super) fn new(repo: Repository<H>, path: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            repo: Arc::new(repo),
+            objects: Objects::default(),
+            reached: Mutex::new(None),
+            path: path.to_owned(),
+            scratch: Mutex::new(None),
+            recorder: OnceLock::new(),
+        })
+    }
+
+    /// The path that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Upstream's handle, for reading and for building filesystem images. Its writing calls are not for use: they
+    /// replace layer links, sync for every stream, and accept truncated objects.
+    pub fn upstream(&self) -> &Arc<Repository<H>> {
+        &self.repo
+    }
+
+    /// Whether the repository goes without fs-verity.
+    pub fn is_insecure(&self) -> bool {
+        self.repo.is_insecure()
+    }
+
+    /// The filesystem images that a container image must have here, the default first.
+    ///
+    /// Formats 0 and 1 share one reference in a config; where a repository asks for both, only 1 can be kept.
+    pub fn formats(&self) -> Vec<FormatVersion> {
+        let config = self.repo.format_config();
+        let shadowed = |version: &FormatVersion| {
+            *version == FormatVersion::V0 && config.versions().any(|other| other == FormatVersion::V1)
+        };
+        let formats: Vec<FormatVersion> = config.versions().filter(|version| !shadowed(version)).collect();
+        debug_assert!(formats.iter().filter(|version| version.epoch() == FormatEpoch::Epoch1).count() <= 1);
+        formats
+    }
+
+    /// Checks that the repository can and may be written, before any work is done for it.
+    ///
+    /// # Errors
+    /// A read-only mount, missing permission, or features that we do not know and that forbid writing.
+    pub fn require_writable(&self) -> Result<(), StoreError> {
+        let root = self.root();
+        let shown = self.path.display();
+        if let Ok(FeatureCheck::ReadOnly(unknown)) = self.repo.metadata().features.check() {
+            return Err(StoreError::Refused(format!(
+                "{shown}: refuse to write: the repository has features that we do not know ({}): use a newer cfs-dag",
+                unknown.join(", ")
+            )));
+        }
+        let mount = fs::fstatvfs(root).map_err(|errno| self.fault(shown.to_string(), errno))?;
+        if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(StoreError::ReadOnly(self.path.clone()));
+        }
+        for part in [".", "objects", "streams", "streams/refs/oci", "images", scratch::OWN_DIR] {
+            match fs::accessat(root, part, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(_) => {
+                    return Err(StoreError::Refused(format!(
+                        "{shown}: no permission to write {part}: run as its owner, or choose another repository"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets `recorder` see every step that the law of durability is about. Only the first call counts.
+    pub fn set_recorder(&self, recorder: Arc<dyn Recorder>) {
+        let _ = self.recorder.set(recorder);
+    }
+
+    /// Tells the recorder, if there is one; `op` is made only then.
+    pub(super) fn record(&self, op: impl FnOnce() -> Op) {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.record(op());
+        }
+    }
+
+    /// The repository's root directory.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.repo.repo_fd()
+    }
+
+    /// This run's folder for temporary names, made when first needed.
+    pub(super) fn scratch(&self) -> Result<Arc<Scratch>, StoreError> {
+        let mut slot = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scratch) = &*slot {
+            return Ok(scratch.clone());
+        }
+        let scratch = Scratch::create(self.root().as_fd())
+            .map_err(|errno| self.fault("making a folder in cfs-dag/tmp", errno))?;
+        Ok(slot.insert(Arc::new(scratch)).clone())
+    }
+
+    /// A failed system call on `what`.
+    pub(super) fn fault(&self, what: impl Into<String>, errno: Errno) -> StoreError {
+        StoreError::errno(&self.path, what, errno)
+    }
+}

@@ -1,0 +1,165 @@
+//! The place for names that are not final yet: `<repo>/cfs-dag/tmp/<run>/`. Knows directories and locks; ignores
+//! what is put there.
+//!
+//! Nothing temporary ever gets a name in `objects/`, `streams/` or `images/`, where a leftover would stop a gc.
+//! Each run has a folder of its own and holds a lock on it, so that a later run can tell the leftovers of a dead
+//! one from the work of a living one.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rustix::{
+    fs::{self, AtFlags, Dir, FlockOperation, Mode, OFlags},
+    io::{Errno, Result},
+};
+
+/// Our folder in a repository; upstream's gc and fsck leave it alone.
+pub(super) const OWN_DIR: &str = "cfs-dag";
+const TMP_DIR: &str = "cfs-dag/tmp";
+
+/// The folder of this run, removed with everything in it when dropped.
+pub(super) struct Scratch {
+    parent: OwnedFd,
+    dir: OwnedFd,
+    name: String,
+    next: AtomicU64,
+}
+
+impl Scratch {
+    /// A fresh, locked folder; removes the leftovers of dead runs on the way.
+    pub(super) fn create(repo: BorrowedFd<'_>) -> Result<Self> {
+        make_dir(repo, OWN_DIR)?;
+        make_dir(repo, TMP_DIR)?;
+        let parent = open_dir(repo, TMP_DIR)?;
+        sweep_dir(&parent)?;
+        loop {
+            let name = fresh_name();
+            fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o700))?;
+            // A sweeping run may have taken the folder between mkdir and lock: then it is gone, or locked by it.
+            let Ok(dir) = open_dir(parent.as_fd(), &name) else { continue };
+            let locked = fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if locked && fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                return Ok(Self { parent, dir, name, next: AtomicU64::new(0) });
+            }
+        }
+    }
+
+    /// The folder itself.
+    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// A name in the folder that this run has not used yet.
+    pub(super) fn unused_name(&self) -> String {
+        self.next.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Failing is harmless: the next run sweeps.
+        let _ = empty_dir(&self.dir);
+        let _ = fs::unlinkat(&self.parent, &self.name, AtFlags::REMOVEDIR);
+    }
+}
+
+/// Removes what dead runs left behind; creates nothing.
+pub(super) fn sweep(repo: BorrowedFd<'_>) -> Result<()> {
+    match open_dir(repo, TMP_DIR) {
+        Ok(parent) => sweep_dir(&parent),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn sweep_dir(parent: &OwnedFd) -> Result<()> {
+    for entry in Dir::read_from(parent)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        // Not a folder: nothing of ours, so it stays.
+        let Ok(dir) = open_dir(parent.as_fd(), name) else { continue };
+        if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            empty_dir(&dir)?;
+            match fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn empty_dir(dir: &OwnedFd) -> Result<()> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        match fs::unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Opens a directory for reading.
+pub(super) fn open_dir<P: rustix::path::Arg>(at: BorrowedFd<'_>, path: P) -> Result<OwnedFd> {
+    fs::openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Makes a directory (0755, less the umask) unless it is there.
+pub(super) fn make_dir(at: BorrowedFd<'_>, path: &str) -> Result<()> {
+    match fs::mkdirat(at, path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn fresh_name() -> String {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    format!("{}-{now:x}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repo() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        (dir, fd)
+    }
+
+    #[test]
+    fn a_dead_runs_leftovers_go_and_a_living_runs_work_stays() {
+        let (dir, fd) = repo();
+        let dead = dir.path().join("cfs-dag/tmp/1-dead");
+        std::fs::create_dir_all(&dead).unwrap();
+        std::fs::write(dead.join("0"), "half an object").unwrap();
+        let living = Scratch::create(fd.as_fd()).unwrap();
+        let name = living.unused_name();
+        std::fs::write(dir.path().join(TMP_DIR).join(&living.name).join(&name), "work").unwrap();
+        sweep(fd.as_fd()).unwrap();
+        let other = Scratch::create(fd.as_fd()).unwrap();
+        assert!(!dead.exists());
+        assert!(dir.path().join(TMP_DIR).join(&living.name).join(&name).exists());
+        drop((living, other));
+        assert_eq!(std::fs::read_dir(dir.path().join(TMP_DIR)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn sweeping_creates_nothing() {
+        let (dir, fd) = repo();
+        sweep(fd.as_fd()).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

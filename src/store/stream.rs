@@ -1,0 +1,166 @@
+//! Splitstreams that stand for one object: configs, manifests, raw layers. Knows the format (composefs
+//! `splitstream_format`); ignores what the object says.
+//!
+//! We encode these few bytes ourselves, because upstream's writer stores what it encodes, and accepts a truncated
+//! object under the right name. Reading is upstream's, behind a check that a corrupt header cannot ask for more
+//! memory than the file has bytes.
+
+use std::{collections::BTreeMap, fs::File, io::Write, os::fd::AsFd, os::unix::fs::FileExt};
+
+use composefs::{
+    fsverity::{FsVerityHashValue, MeasureVerityError, measure_verity},
+    splitstream::SplitStreamReader,
+};
+use rustix::{
+    fs::{self, Mode, OFlags},
+    io::Errno,
+};
+
+use super::{Content, Store, StoreError, objects::object_path};
+
+const MAGIC: &[u8; 11] = b"SplitStream";
+const LG_BLOCKSIZE: u8 = 12;
+const HEADER_SIZE: u64 = 32;
+const INFO_SIZE: u64 = 80;
+
+/// The bytes of a splitstream whose whole content is one object of `size` bytes. `refs` are its named references
+/// in order; a name may repeat, a later id wins.
+pub(super) fn encode<H: FsVerityHashValue>(
+    content: Content,
+    refs: &[(String, H)],
+    object: &H,
+    size: u64,
+) -> std::io::Result<Vec<u8>> {
+    let mut streams: Vec<&H> = Vec::new();
+    let mut names: BTreeMap<&str, usize> = BTreeMap::new();
+    for (name, id) in refs {
+        let index = streams.iter().position(|known| *known == id).unwrap_or_else(|| {
+            streams.push(id);
+            streams.len() - 1
+        });
+        names.insert(name, index);
+    }
+    let mut named_refs = zstd::stream::write::Encoder::new(Vec::new(), 0)?;
+    for (name, index) in names {
+        write!(named_refs, "{index}:{name}\0")?;
+    }
+    let mut chunks = zstd::stream::write::Encoder::new(Vec::new(), 0)?;
+    // One external chunk: index 0 of the object references.
+    chunks.write_all(&0i64.to_le_bytes())?;
+    let sections = [
+        streams.iter().flat_map(|id| id.as_bytes()).copied().collect(),
+        object.as_bytes().to_vec(),
+        chunks.finish()?,
+        named_refs.finish()?,
+    ];
+    Ok(assemble::<H>(content, size, &sections))
+}
+
+/// Joins header, info and the sections stream_refs, object_refs, chunks and named_refs. In the file the chunks
+/// come last; in the table of ranges they are third.
+fn assemble<H: FsVerityHashValue>(content: Content, size: u64, sections: &[Vec<u8>; 4]) -> Vec<u8> {
+    let [streams, objects, chunks, named] = sections;
+    let mut at = HEADER_SIZE + INFO_SIZE;
+    let mut range = |section: &Vec<u8>| {
+        let start = at;
+        at += section.len() as u64;
+        (start, at)
+    };
+    let (streams_at, objects_at) = (range(streams), range(objects));
+    let (named_at, chunks_at) = (range(named), range(chunks));
+
+    let mut out = Vec::with_capacity(at as usize);
+    out.extend_from_slice(MAGIC);
+    // Version 0, no flags.
+    out.extend_from_slice(&[0, 0, 0, H::ALGORITHM.kernel_id(), LG_BLOCKSIZE]);
+    let info_at = (HEADER_SIZE, HEADER_SIZE + INFO_SIZE);
+    for (start, end) in [info_at, streams_at, objects_at, chunks_at, named_at] {
+        out.extend_from_slice(&start.to_le_bytes());
+        out.extend_from_slice(&end.to_le_bytes());
+    }
+    out.extend_from_slice(&content.code().to_le_bytes());
+    out.extend_from_slice(&size.to_le_bytes());
+    for section in [streams, objects, named, chunks] {
+        out.extend_from_slice(section);
+    }
+    out
+}
+
+/// What came of opening a stream.
+pub(super) enum Opened<H: FsVerityHashValue> {
+    /// It can be read.
+    Stream(SplitStreamReader<H>),
+    /// Its object is missing, truncated or no stream; the text says which.
+    Broken(String),
+}
+
+impl<H: FsVerityHashValue> Store<H> {
+    /// Opens the splitstream in object `id`. Failures that say nothing about the object (too many open files,
+    /// say) are errors, not a broken stream: a broken one may be replaced.
+    pub(super) fn open_stream(&self, id: &H) -> Result<Opened<H>, StoreError> {
+        let file = match self.open_verified(id)? {
+            Ok(file) => file,
+            Err(why) => return Ok(Opened::Broken(why)),
+        };
+        let fault = |cause| StoreError::Io { what: object_path(id), cause };
+        if let Err(why) = check_header(&file).map_err(fault)? {
+            return Ok(Opened::Broken(why));
+        }
+        Ok(match SplitStreamReader::new(file, None) {
+            Ok(reader) => Opened::Stream(reader),
+            Err(error) => Opened::Broken(format!("{error:#}")),
+        })
+    }
+
+    /// Opens an object for reading; the inner error says why it cannot be right. A secure repository's objects
+    /// are measured.
+    pub(super) fn open_verified(&self, id: &H) -> Result<Result<File, String>, StoreError> {
+        let path = object_path(id);
+        let file = match fs::openat(self.root(), &*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::NOENT) => return Ok(Err("its object is missing".into())),
+            Err(errno) => return Err(self.fault(path, errno)),
+        };
+        if self.is_insecure() {
+            return Ok(Ok(file));
+        }
+        match measure_verity::<H>(file.as_fd()) {
+            Ok(found) if found == *id => Ok(Ok(file)),
+            Ok(found) => Ok(Err(format!("its object measures {}", found.to_hex()))),
+            Err(MeasureVerityError::Io(cause)) => Err(StoreError::Io { what: path, cause }),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+}
+
+/// Checks that every section lies inside the file; the inner error says what does not.
+fn check_header(file: &File) -> std::io::Result<Result<(), String>> {
+    let size = file.metadata()?.len();
+    let mut header = [0; HEADER_SIZE as usize];
+    let mut info = [0; INFO_SIZE as usize];
+    if size < HEADER_SIZE + INFO_SIZE {
+        return Ok(Err(format!("its object has only {size} bytes")));
+    }
+    file.read_exact_at(&mut header, 0)?;
+    let number = |bytes: &[u8], at: usize| {
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(number)
+    };
+    let inside = |bytes: &[u8], at: usize| {
+        let (start, end) = (number(bytes, at), number(bytes, at + 8));
+        start <= end && end <= size
+    };
+    // Versions of upstream before 0.8 wrote the range first and the magic last.
+    let info_range = if header.starts_with(MAGIC) { 16 } else { 0 };
+    let info_at = number(&header, info_range);
+    if !inside(&header, info_range) || size - info_at < INFO_SIZE {
+        return Ok(Err("its object is no splitstream, or a truncated one".into()));
+    }
+    file.read_exact_at(&mut info, info_at)?;
+    if (0..64).step_by(16).all(|at| inside(&info, at)) {
+        Ok(Ok(()))
+    } else {
+        Ok(Err("its object is truncated".into()))
+    }
+}
