@@ -3,4 +3,5 @@
 pub mod exec;
 pub mod graph;
 pub mod layer;
+pub mod source;
 pub mod types;
