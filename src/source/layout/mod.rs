@@ -1,0 +1,233 @@
+//! OCI layout directories (`oci:`), read directly. Knows the layout's files; ignores registries and skopeo.
+//!
+//! A layout may be hostile: every file is opened below the layout's directory (a link may point elsewhere in the
+//! layout, never out of it), must be a regular file, and documents are capped. Files are read on the blocking
+//! pool, straight into the caller's buffer.
+
+mod select;
+
+use std::{
+    fs::File,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{Advice, Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+
+use super::{
+    BlobReader, BoxFuture, Platform, Reference, Resolved, Result, Selector, Source, SourceError,
+    resolved::{Manifest, capped, verify},
+};
+use crate::types::{Buffer, Descriptor};
+
+/// An image in an OCI layout directory.
+#[derive(Debug, Clone)]
+pub struct LayoutSource {
+    text: String,
+    path: PathBuf,
+    selector: Selector,
+    platform: Option<Platform>,
+}
+
+impl LayoutSource {
+    /// The image that `reference` (of [`super::Transport::Oci`]) names, for `platform` or else for this machine.
+    ///
+    /// Nothing is opened yet.
+    pub fn new(reference: &Reference, platform: Option<Platform>) -> Self {
+        let (path, selector) = reference.layout();
+        Self { text: reference.to_string(), path, selector, platform }
+    }
+
+    fn resolve_blocking(&self) -> Result<Resolved> {
+        let layout = Layout::open(&self.path)?;
+        let wanted = self.platform.clone().unwrap_or_else(Platform::host);
+        let chosen = select::choose(&layout, &self.selector, &wanted)?;
+        let manifest = Manifest::parse(layout.document("the manifest", &chosen)?)?.into_oci()?;
+        let config = layout.document("the config", &manifest.config)?;
+        manifest.with_config(config, None)?.expect_platform(self.platform.as_ref())
+    }
+}
+
+impl Source for LayoutSource {
+    fn resolve(&self) -> BoxFuture<'_, Result<Resolved>> {
+        let source = self.clone();
+        Box::pin(blocking(move || source.resolve_blocking()))
+    }
+
+    fn open_blob(&self, blob: &Descriptor) -> BoxFuture<'_, Result<Box<dyn BlobReader>>> {
+        let (path, blob) = (self.path.clone(), blob.clone());
+        Box::pin(blocking(move || {
+            let file = Layout::open(&path)?.blob(&blob)?;
+            // Doubles the kernel's read-ahead; a file system that cannot take advice loses nothing.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
+            Ok(Box::new(FileBlob { file: Arc::new(file), offset: 0, size: blob.size }) as Box<dyn BlobReader>)
+        }))
+    }
+
+    fn describe(&self) -> String {
+        self.text.clone()
+    }
+}
+
+/// Runs `work` where it may wait for a disk.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.unwrap_or_else(|_| Err(SourceError::local("reading was cut short: the program is ending")))
+}
+
+/// An opened layout directory.
+struct Layout {
+    dir: OwnedFd,
+}
+
+impl Layout {
+    fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let shown = path.display();
+        let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+            Errno::NOENT => SourceError::not_found(format!("{shown}: no such directory")),
+            Errno::NOTDIR => SourceError::not_found(format!(
+                "{shown}: is a file, not a layout directory: for a layout in a tar write oci-archive:{shown}"
+            )),
+            error => SourceError::local(format!("{shown}: {error}")),
+        })?;
+        let layout = Self { dir };
+        layout.check_version().map_err(|error| error.within(shown))?;
+        Ok(layout)
+    }
+
+    /// Source: OCI image-spec, image-layout.md, "oci-layout file".
+    fn check_version(&self) -> Result<()> {
+        let header = self.small_file("oci-layout").map_err(|error| match error.kind() {
+            super::ErrorKind::NotFound => {
+                SourceError::not_found("is no OCI layout: it has no file oci-layout")
+            }
+            _ => error,
+        })?;
+        let header: serde_json::Value = serde_json::from_slice(&header)
+            .map_err(|error| SourceError::corrupt(format!("oci-layout: {error}")))?;
+        match header["imageLayoutVersion"].as_str() {
+            Some(version) if version.starts_with("1.") => Ok(()),
+            Some(version) => {
+                Err(SourceError::corrupt(format!("OCI layout version {version:?} is not supported")))
+            }
+            None => Err(SourceError::corrupt("oci-layout names no version")),
+        }
+    }
+
+    /// The bytes of a small blob, verified. `what` names it in errors.
+    fn document(&self, what: &str, blob: &Descriptor) -> Result<Vec<u8>> {
+        capped(what, blob.size)?;
+        let file = self.blob(blob).map_err(|error| error.within(what))?;
+        let mut bytes = vec![0; blob.size as usize];
+        let filled =
+            fill(&file, 0, &mut bytes).map_err(|error| SourceError::local(format!("{what}: {error}")))?;
+        bytes.truncate(filled);
+        verify(what, blob, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// Opens a blob and checks its length.
+    fn blob(&self, blob: &Descriptor) -> Result<File> {
+        let digest = blob.digest;
+        let file =
+            self.file(&format!("blobs/sha256/{}", digest.hex())).map_err(|error| match error.kind() {
+                super::ErrorKind::NotFound => {
+                    SourceError::not_found(format!("the layout lacks the blob {digest}"))
+                }
+                _ => error,
+            })?;
+        check_length(&file, blob.size)?;
+        Ok(file)
+    }
+
+    /// A file of unknown length, capped.
+    fn small_file(&self, name: &str) -> Result<Vec<u8>> {
+        let file = self.file(name)?;
+        let failed = |error| SourceError::local(format!("{name}: {error}"));
+        let size = file.metadata().map_err(failed)?.len();
+        capped(name, size)?;
+        let mut bytes = vec![0; size as usize];
+        let filled = fill(&file, 0, &mut bytes).map_err(failed)?;
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+
+    /// Opens a regular file below the layout. `O_NONBLOCK`, because a fifo would hang the open itself.
+    fn file(&self, name: &str) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let below = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let opened = rustix::fs::openat2(&self.dir, name, flags, Mode::empty(), below);
+        let file = File::from(opened.map_err(|error| match error {
+            Errno::NOENT => SourceError::not_found(format!("{name} is missing")),
+            Errno::XDEV => SourceError::corrupt(format!("{name} is a link that leads out of the layout")),
+            Errno::LOOP => SourceError::corrupt(format!("{name} is a link that leads nowhere")),
+            error => SourceError::local(format!("{name}: {error}")),
+        })?);
+        let meta = file.metadata().map_err(|error| SourceError::local(format!("{name}: {error}")))?;
+        if !meta.is_file() {
+            return Err(SourceError::corrupt(format!("{name} is no regular file")));
+        }
+        Ok(file)
+    }
+}
+
+fn check_length(file: &File, claimed: u64) -> Result<()> {
+    let found = file.metadata().map_err(|error| SourceError::local(error.to_string()))?.len();
+    if found != claimed {
+        return Err(SourceError::corrupt(format!(
+            "the blob has {found} bytes, its descriptor says {claimed}"
+        )));
+    }
+    Ok(())
+}
+
+/// Reads from `offset` until `out` is full or the file ends.
+fn fill(file: &File, offset: u64, out: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < out.len() {
+        match file.read_at(&mut out[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// A blob that is a file.
+struct FileBlob {
+    file: Arc<File>,
+    offset: u64,
+    size: u64,
+}
+
+impl BlobReader for FileBlob {
+    fn read(&mut self, mut buffer: Buffer) -> BoxFuture<'_, Result<(Buffer, usize)>> {
+        Box::pin(async move {
+            let (file, offset) = (self.file.clone(), self.offset);
+            let wanted = (self.size - offset).min(buffer.as_mut().len() as u64) as usize;
+            let (buffer, filled) = blocking(move || {
+                let filled = fill(&file, offset, &mut buffer.as_mut()[..wanted]);
+                Ok((buffer, filled.map_err(|error| SourceError::local(format!("reading failed: {error}")))?))
+            })
+            .await?;
+            if filled < wanted {
+                let (found, claimed) = (offset + filled as u64, self.size);
+                return Err(SourceError::corrupt(format!("the blob ends after {found} of {claimed} bytes")));
+            }
+            self.offset += filled as u64;
+            Ok((buffer, filled))
+        })
+    }
+
+    /// Looks at the length again: the file may have grown since it was opened.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(blocking(move || check_length(&self.file, self.size)))
+    }
+}

@@ -1,0 +1,58 @@
+//! Where bytes come from. Knows transports and references; ignores graphs, repositories and what is inside a layer.
+//!
+//! [`Sources`] opens [`Reference`]s, each as a [`Source`]: its manifest and config come back verified, as
+//! [`Resolved`]; its blobs come through [`BlobReader`]s, unverified, since whoever splits a blob hashes it anyway.
+
+mod error;
+mod layout;
+mod platform;
+
+mod reference;
+mod resolved;
+
+use std::{future::Future, pin::Pin};
+
+pub use error::{ErrorKind, Result, SourceError};
+pub use layout::LayoutSource;
+pub use platform::{ParsePlatformError, Platform};
+pub use reference::{ParseReferenceError, Reference, Selector, Transport};
+pub use resolved::{MAX_DOCUMENT, Resolved};
+
+use crate::types::{Buffer, Descriptor};
+
+/// A future on the heap, so that traits with async functions can be used as objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One image, wherever it is.
+pub trait Source: Send + Sync {
+    /// Fetches and verifies the manifest and the config.
+    fn resolve(&self) -> BoxFuture<'_, Result<Resolved>>;
+
+    /// Begins the transfer of one of the image's layers, as listed in [`Resolved::layers`].
+    ///
+    /// # Errors
+    /// The blob is not there, cannot be had now, or is known to have another size than `blob` says.
+    fn open_blob(&self, blob: &Descriptor) -> BoxFuture<'_, Result<Box<dyn BlobReader>>>;
+
+    /// The reference as the user wrote it.
+    fn describe(&self) -> String;
+}
+
+/// One blob on its way. Gives as many bytes as the descriptor says or fails; their digest is not checked here.
+///
+/// Dropping it cancels the transfer; so does dropping a pending read.
+pub trait BlobReader: Send {
+    /// Fills `buffer` as far as the blob goes and gives it back with the number of bytes in it.
+    ///
+    /// Less than a full buffer is the end of the blob; so is 0. Only time spent here counts as a stall.
+    ///
+    /// # Errors
+    /// The transfer failed, stalled, or ended before the descriptor's size. The reader is of no use afterwards.
+    fn read(&mut self, buffer: Buffer) -> BoxFuture<'_, Result<(Buffer, usize)>>;
+
+    /// Ends the transfer after the last byte was read.
+    ///
+    /// # Errors
+    /// The blob goes on after the descriptor's size, or the other side says that something was wrong with it.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+}

@@ -1,0 +1,266 @@
+//! Image references as users write them. Knows the transports' grammar; ignores whether the image is there.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use crate::types::Digest;
+
+/// A way to get at an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A registry: `docker://` or `registry:`.
+    Registry,
+    /// An OCI layout directory: `oci:`.
+    Oci,
+    /// An OCI layout in a tar: `oci-archive:`.
+    OciArchive,
+    /// What `docker save` writes: `docker-archive:`.
+    DockerArchive,
+    /// A plain directory of blobs: `dir:`.
+    Dir,
+    /// The images of podman and CRI-O: `containers-storage:`.
+    ContainersStorage,
+}
+
+/// The transports, as an error lists them.
+const KNOWN: &str = "docker://, oci:, oci-archive:, docker-archive:, dir:, containers-storage:";
+
+/// Which image of a layout is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Selector {
+    /// The only one.
+    Only,
+    /// The one of this tag.
+    Tag(String),
+    /// The one of this digest: of a manifest or of an index.
+    Digest(Digest),
+}
+
+/// An image reference with its transport.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Reference {
+    text: String,
+    transport: Transport,
+    name: String,
+}
+
+/// Why a text is not a reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseReferenceError {
+    /// No transport in front that we know.
+    #[error("{0}: does not begin with a transport ({KNOWN}): for an image in a registry write docker://{0}")]
+    NoTransport(String),
+    /// `docker:` without the slashes.
+    #[error("{0}: write docker:// with both slashes")]
+    MissingSlashes(String),
+    /// Nothing after the transport.
+    #[error("{0}: names no image after the transport")]
+    Empty(String),
+    /// An empty tag.
+    #[error("{0}: the tag is empty")]
+    EmptyTag(String),
+    /// `@sha256:` with something else than a digest.
+    #[error("{text}: {cause}")]
+    Digest {
+        /// The whole text.
+        text: String,
+        /// What is wrong with the digest.
+        cause: crate::types::ParseDigestError,
+    },
+    /// A line break, a tab or the like, which no name may hold.
+    #[error("{0:?}: holds a control character")]
+    Control(String),
+}
+
+impl Reference {
+    /// The transport.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The name of the image in the repository unless the user gives one: the text as written.
+    ///
+    /// Source: composefs-ctl 0.9.4, `OciCommand::Pull`: "use the image reference as the tag".
+    pub fn default_name(&self) -> &str {
+        &self.text
+    }
+
+    /// The digest that the reference is pinned to, if it is.
+    pub fn pinned(&self) -> Option<Digest> {
+        match self.transport {
+            Transport::Registry | Transport::Oci => self.name.rsplit_once('@')?.1.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// For `oci:`: the layout's path, and which of its images. As upstream reads it: the last colon begins a
+    /// tag unless a slash follows.
+    pub fn layout(&self) -> (PathBuf, Selector) {
+        if let Some(digest) = self.pinned()
+            && let Some((path, _)) = self.name.rsplit_once('@')
+        {
+            return (path.into(), Selector::Digest(digest));
+        }
+        match self.name.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path.into(), Selector::Tag(tag.to_owned())),
+            _ => (PathBuf::from(&self.name), Selector::Only),
+        }
+    }
+
+    /// The reference as skopeo wants it.
+    pub fn for_skopeo(&self) -> String {
+        let name = &self.name;
+        match self.transport {
+            Transport::Registry => format!("docker://{}", without_tag_if_pinned(name)),
+            Transport::Oci => format!("oci:{name}"),
+            Transport::OciArchive => format!("oci-archive:{name}"),
+            Transport::DockerArchive => format!("docker-archive:{name}"),
+            Transport::Dir => format!("dir:{name}"),
+            // skopeo wants image ids bare: containers/skopeo issue 2750.
+            Transport::ContainersStorage => {
+                format!("containers-storage:{}", name.strip_prefix("sha256:").unwrap_or(name))
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), ParseReferenceError> {
+        let text = || self.text.clone();
+        if self.name.is_empty() {
+            return Err(ParseReferenceError::Empty(text()));
+        }
+        if let Transport::Registry | Transport::Oci = self.transport
+            && let Some((_, digest)) = self.name.rsplit_once('@')
+            && digest.contains(':')
+            && !digest.contains('/')
+        {
+            digest.parse::<Digest>().map_err(|cause| ParseReferenceError::Digest { text: text(), cause })?;
+        }
+        if self.transport == Transport::Oci {
+            let (path, selector) = self.layout();
+            if path.as_os_str().is_empty() {
+                return Err(ParseReferenceError::Empty(text()));
+            }
+            if selector == Selector::Tag(String::new()) {
+                return Err(ParseReferenceError::EmptyTag(text()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `name:tag@digest` without the tag: old skopeo refuses to see both, and the digest decides anyway.
+fn without_tag_if_pinned(name: &str) -> String {
+    let Some((image, digest)) = name.rsplit_once('@') else { return name.to_owned() };
+    let image = match image.rsplit_once(':') {
+        Some((untagged, tag)) if !tag.contains('/') => untagged,
+        _ => image,
+    };
+    format!("{image}@{digest}")
+}
+
+impl FromStr for Reference {
+    type Err = ParseReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.chars().any(char::is_control) {
+            return Err(ParseReferenceError::Control(text.to_owned()));
+        }
+        let (scheme, rest) =
+            text.split_once(':').ok_or_else(|| ParseReferenceError::NoTransport(text.to_owned()))?;
+        let transport = match scheme {
+            "docker" | "registry" => Transport::Registry,
+            "oci" => Transport::Oci,
+            "oci-archive" => Transport::OciArchive,
+            "docker-archive" => Transport::DockerArchive,
+            "dir" => Transport::Dir,
+            "containers-storage" => Transport::ContainersStorage,
+            _ => return Err(ParseReferenceError::NoTransport(text.to_owned())),
+        };
+        let name = match scheme {
+            "docker" => {
+                rest.strip_prefix("//").ok_or_else(|| ParseReferenceError::MissingSlashes(text.to_owned()))?
+            }
+            _ => rest,
+        };
+        let reference = Self { text: text.to_owned(), transport, name: name.to_owned() };
+        reference.check()?;
+        Ok(reference)
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn parse(text: &str) -> Reference {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_transport_reaches_skopeo_in_its_own_words() {
+        for (text, skopeo) in [
+            ("docker://quay.io/app:v1", "docker://quay.io/app:v1"),
+            ("registry:quay.io/app", "docker://quay.io/app"),
+            ("docker-archive:a.tar", "docker-archive:a.tar"),
+            ("oci-archive:a.tar:v1", "oci-archive:a.tar:v1"),
+            ("dir:some/where", "dir:some/where"),
+            ("containers-storage:sha256:00ff", "containers-storage:00ff"),
+        ] {
+            assert_eq!(parse(text).for_skopeo(), skopeo);
+            assert_eq!(parse(text).default_name(), text);
+        }
+        let both = format!("docker://h:5000/app:v1@{DIGEST}");
+        assert_eq!(parse(&both).for_skopeo(), format!("docker://h:5000/app@{DIGEST}"));
+        assert_eq!(parse(&both).pinned().unwrap().to_string(), DIGEST);
+        assert_eq!(
+            parse(&format!("docker://h:5000/app@{DIGEST}")).for_skopeo(),
+            format!("docker://h:5000/app@{DIGEST}")
+        );
+    }
+
+    #[test]
+    fn a_layout_reference_is_a_path_and_a_selector() {
+        let tag = |t: &str| Selector::Tag(t.to_owned());
+        for (text, path, selector) in [
+            ("oci:dir", "dir", Selector::Only),
+            ("oci:dir:v1", "dir", tag("v1")),
+            ("oci:/a:b/dir", "/a:b/dir", Selector::Only),
+            ("oci:/a:b/dir:v1", "/a:b/dir", tag("v1")),
+            ("oci:/a@b/dir", "/a@b/dir", Selector::Only),
+        ] {
+            assert_eq!(parse(text).layout(), (path.into(), selector), "{text}");
+        }
+        let (path, selector) = parse(&format!("oci:dir@{DIGEST}")).layout();
+        assert_eq!((path, selector), ("dir".into(), Selector::Digest(DIGEST.parse().unwrap())));
+    }
+
+    #[test]
+    fn what_is_no_reference_says_what_would_be() {
+        for (text, part) in [
+            ("alpine", "docker://alpine"),
+            ("alpine:3", "docker://alpine:3"),
+            ("quay.io/app:v1", "docker://quay.io/app:v1"),
+            ("127.0.0.1:5000/app", "docker://127.0.0.1:5000/app"),
+            ("ostree:abc", "a transport (docker://, oci:, oci-archive:"),
+            ("docker:quay.io/app", "both slashes"),
+            ("docker://", "names no image"),
+            ("oci:", "names no image"),
+            ("oci::v1", "names no image"),
+            ("oci:dir:", "the tag is empty"),
+            ("oci:dir@sha256:00", "not a digest"),
+            ("docker://app@sha512:00", "sha512"),
+            ("dir:a\nb", "control character"),
+        ] {
+            let error = text.parse::<Reference>().unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What several test programs share: tiny images, a scripted registry. Know nothing of cfs-dag itself.
+
+// Each test program uses its own part.
+#![allow(dead_code)]
+
+pub mod layout;
