@@ -3,4 +3,6 @@
 pub mod exec;
 pub mod graph;
 pub mod layer;
+pub mod render;
+pub mod report;
 pub mod types;

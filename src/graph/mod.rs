@@ -2,9 +2,11 @@
 //! is done.
 
 mod key;
+mod layers;
 mod plan;
 
 pub use key::Key;
+pub use layers::PlannedLayer;
 pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan};
 
 use petgraph::{graph::DiGraph, stable_graph::NodeIndex};

@@ -50,7 +50,12 @@ impl Inflate {
     ///
     /// # Errors
     /// Corrupt data, or an end inside a member or frame. The decompressor is of no use afterwards.
-    pub fn step(&mut self, _input: &[u8], _output: &mut [u8], _input_ended: bool) -> Result<Progress, InflateError> {
+    pub fn step(
+        &mut self,
+        _input: &[u8],
+        _output: &mut [u8],
+        _input_ended: bool,
+    ) -> Result<Progress, InflateError> {
         todo!()
     }
 

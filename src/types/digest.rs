@@ -123,7 +123,9 @@ mod tests {
 
     #[test]
     fn what_is_no_sha256_is_refused_by_name() {
-        assert!(matches!("sha512:00".parse::<Digest>(), Err(ParseDigestError::Algorithm(a)) if a == "sha512"));
+        assert!(
+            matches!("sha512:00".parse::<Digest>(), Err(ParseDigestError::Algorithm(a)) if a == "sha512")
+        );
         for bad in ["", "sha256", "sha256:", "sha256:00", "sha256:zz", "00"] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }

@@ -7,4 +7,4 @@ mod memory;
 
 pub use descriptor::{Descriptor, LayerKind};
 pub use digest::{Digest, ParseDigestError, Sha256};
-pub use memory::{Account, Buffer, Budget, Hold, Slice, Wake};
+pub use memory::{Account, Budget, Buffer, Hold, Slice, Wake};
