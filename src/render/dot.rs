@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn two_images_that_share_a_layer_through_two_blobs() {
-        let expected = r#"
+        let expected = r##"
 digraph plan {
   rankdir=LR;
   node [style=filled, fontname="sans-serif", fontsize=10];
@@ -165,7 +165,7 @@ digraph plan {
   n11 -> n12;
   n12 -> n13;
 }
-"#;
+"##;
         assert_eq!(dot(&sample::two_candidates()), expected.trim_start());
     }
 
