@@ -69,7 +69,7 @@ impl View for Plain {
         let (done, layers) = seen.layers();
         let rate = seen.bytes_per_second().map_or("--".to_owned(), |rate| format!("{}/s", size(rate as u64)));
         let bytes = format!("{} of {}", size(fetched), size(to_fetch));
-        self.out.write(&format!("{bytes}, {rate}, eta {}, {done} of {layers} layers", eta_text(seen.eta())));
+        self.out.write(&format!("{bytes}, {rate}, {}, {done} of {layers} layers", eta_text(seen.eta())));
     }
 
     fn end(&mut self, _: &Tracker, _: Duration) {}
@@ -97,12 +97,12 @@ pub(super) fn short_layer(plan: &Plan, layer: &ActiveLayer) -> String {
     }
 }
 
-/// The time left, or `--`.
+/// The time left, if it is known.
 pub(super) fn eta_text(eta: Eta) -> String {
     match eta {
-        Eta::Unknown => "--".to_owned(),
-        Eta::Left(time) => clock(time),
-        Eta::Fetched => "fetched".to_owned(),
+        Eta::Unknown => "eta --".to_owned(),
+        Eta::Left(time) => format!("eta {}", clock(time)),
+        Eta::Fetched => "all fetched".to_owned(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Progress as bars on a terminal. Knows widths and heights; ignores how the cursor is moved (indicatif).
 //!
 //! All lines are one frame, drawn at once and only if it differs from the last: nothing flickers. Lines are cut
-//! to the terminal's width, so that none wraps.
+//! to the terminal's width at the time, so that none wraps. A terminal that breaks lines when it is made narrower
+//! keeps pieces of the last frame above the next: taking them away would, on one that does not break lines, take
+//! away what others wrote there (tried).
 
 use std::time::Duration;
 
@@ -22,9 +24,8 @@ use crate::{
 pub struct Tty<T> {
     term: T,
     bar: ProgressBar,
-    /// What stands there now, and the width for which it was drawn.
+    /// What stands there now.
     frame: Vec<String>,
-    width: usize,
 }
 
 impl<T: TermLike + Clone + 'static> Tty<T> {
@@ -37,21 +38,7 @@ impl<T: TermLike + Clone + 'static> Tty<T> {
         if let Ok(style) = ProgressStyle::with_template("{msg}") {
             bar.set_style(style);
         }
-        let width = usize::from(term.width());
-        Self { term, bar, frame: Vec::new(), width }
-    }
-
-    /// A narrower terminal has broken our lines, so that they take more rows than indicatif remembers: removes
-    /// them all and leaves the cursor where it expects it.
-    fn narrow_to(&mut self, width: usize) {
-        let rows = self.frame.len() * self.width.div_ceil(width.max(1));
-        if width < self.width && !self.frame.is_empty() {
-            let below = "\n".repeat(self.frame.len() - 1);
-            // A terminal that takes nothing shows nothing, which is no failure of the pull.
-            let _ = self.term.move_cursor_up(rows - 1);
-            let _ = self.term.write_str(&format!("\r\x1b[J{below}"));
-        }
-        self.width = width;
+        Self { term, bar, frame: Vec::new() }
     }
 }
 
@@ -72,9 +59,6 @@ impl<T: TermLike + Clone + 'static> View for Tty<T> {
 
     fn tick(&mut self, seen: &Tracker, _: Duration) {
         let (width, height) = (usize::from(self.term.width()), usize::from(self.term.height()));
-        if width != self.width {
-            self.narrow_to(width);
-        }
         let frame = frame(seen, width, height);
         if frame != self.frame {
             self.bar.set_message(frame.join("\n"));
@@ -113,16 +97,17 @@ fn total_line(seen: &Tracker, width: usize) -> String {
     let (images_done, _, images) = seen.images();
     let rate = seen.bytes_per_second().map_or("--".to_owned(), |rate| format!("{}/s", size(rate as u64)));
     let text = format!(
-        "{:>3}%  {} of {}  {rate}  eta {}  layers {layers_done}/{layers}  images {images_done}/{images}",
+        "{:>3}%  {}  {} of {}  {rate}  layers {layers_done}/{layers}  images {images_done}/{images}",
         percent(fetched, to_fetch),
+        eta_text(seen.eta()),
         size(fetched),
         size(to_fetch),
-        eta_text(seen.eta()),
     );
-    // The bar takes what the text leaves: the text of a run grows and shrinks by at most these columns.
+    // The bar takes what the text may leave at its longest, so that it does not change its width all the time; on
+    // 80 columns a short bar is worth more than the number of images.
     const TEXT: usize = 76;
-    match width.saturating_sub(TEXT) {
-        room @ 4.. => format!("{} {text}", bar(fetched, to_fetch, room.min(40))),
+    match width {
+        74.. => format!("{} {text}", bar(fetched, to_fetch, width.saturating_sub(TEXT).clamp(10, 40))),
         _ => text,
     }
 }
@@ -191,7 +176,7 @@ mod tests {
         let (mut view, mut tracker) = (Tty::new(term.clone()), Tracker::new(Arc::new(sample::two_images())));
         half_fetched(&mut view, &mut tracker);
         let expected = "\
-[===========>          ]  50%  6.00 MB of 12.0 MB  1.00 MB/s  eta 0:06  layers 0/1  images 0/2
+[===========>          ]  50%  eta 0:06  6.00 MB of 12.0 MB  1.00 MB/s  layers 0/1  images 0/2
   739a304e183a  [=====>    ]  6.00 MB of 12.0 MB  webapp:latest";
         assert_eq!(term.contents(), expected);
         show(&mut view, &mut tracker, 6000, Event::Finished(id(5)));
