@@ -27,6 +27,20 @@ pub enum Event {
     Cancelled(NodeId),
 }
 
+impl Event {
+    /// The node to which it happened.
+    pub fn node(&self) -> NodeId {
+        match self {
+            Event::Started(node)
+            | Event::Progress { node, .. }
+            | Event::Restarted(node)
+            | Event::Finished(node)
+            | Event::Failed(node, _)
+            | Event::Cancelled(node) => *node,
+        }
+    }
+}
+
 /// Receives events; called from any thread, must be quick.
 pub trait Observer: Send + Sync {
     /// Takes one event.

@@ -2,10 +2,16 @@
 //! is done.
 
 mod key;
+mod layers;
 mod plan;
 
 pub use key::Key;
+<<<<<<< HEAD
 pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan, tree_key};
+=======
+pub use layers::PlannedLayer;
+pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan};
+>>>>>>> report
 
 use petgraph::graph::DiGraph;
 

@@ -1,0 +1,336 @@
+//! The result of a run, on stdout: as a block for each image or as JSON. Knows plan and record; ignores how to print.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{NodeOutcome, Record, plain::without_name};
+use crate::{
+    graph::{ImageIx, Kind, NodeId, Plan, State},
+    render::{
+        LayerCounts, layer_counts,
+        words::{count, printable, size},
+    },
+    types::Digest,
+};
+
+/// The result of a run. Fields are only added while `schema` stays the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The version of this format: 1.
+    pub schema: u32,
+    /// The images in the order of the request.
+    pub images: Vec<ImageResult>,
+    /// The sums.
+    pub totals: Totals,
+}
+
+/// What became of one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageResult {
+    /// The name in the repository.
+    pub name: String,
+    /// The reference as the user wrote it.
+    pub reference: String,
+    /// Digest of the manifest as stored; absent if the image could not be resolved.
+    pub manifest: Option<Digest>,
+    /// Digest of the manifest as the source has it, if it was converted (docker schema 2 to OCI).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_manifest: Option<Digest>,
+    /// Digest of the config; absent if the image could not be resolved.
+    pub config: Option<Digest>,
+    /// EROFS image ids (fs-verity, hexadecimal) by format; empty for artifacts and failed images.
+    pub erofs: BTreeMap<String, String>,
+    /// Its layers by what had to be done, as planned.
+    pub layers: LayerCounts,
+    /// Compressed bytes transferred for it, lost ones too. What several images share counts for the first.
+    pub bytes_fetched: u64,
+    /// Bytes of new objects of its layers. What several images share counts for the first.
+    pub bytes_written: u64,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// How an image ended: `"outcome": "ok"`, or `"outcome": "failed"` with an `error`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is in the repository under its name.
+    Ok,
+    /// It is not.
+    Failed {
+        /// Why, one line for people.
+        error: String,
+    },
+}
+
+/// Sums over a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Images that are in the repository.
+    pub images_ok: u64,
+    /// Images that are not.
+    pub images_failed: u64,
+    /// Compressed bytes transferred.
+    pub bytes_fetched: u64,
+    /// Bytes of new objects of layers.
+    pub bytes_written: u64,
+    /// Duration of the run.
+    pub wall_seconds: f64,
+    /// Objects that the run stored.
+    pub objects_new: u64,
+    /// Objects that the run would have stored, had they not been there.
+    pub objects_present: u64,
+    /// Barriers (`syncfs`) that the run waited for.
+    pub barriers: u64,
+}
+
+impl Summary {
+    /// What `record` says about the images of `plan`. `erofs`, `original_manifest`, and the objects and barriers
+    /// of the totals are not in events: the caller fills them in.
+    pub fn new(plan: &Plan, record: &Record) -> Self {
+        let images = (0..plan.images.len()).map(|ix| ImageResult::new(plan, record, ImageIx(ix))).collect();
+        let totals = Totals { wall_seconds: record.wall_ms as f64 / 1000.0, ..Totals::default() };
+        let mut summary = Self { schema: 1, images, totals };
+        summary.add_up();
+        summary
+    }
+
+    /// Puts an image that is not in the plan at its place in the request.
+    pub fn insert(&mut self, place: usize, image: ImageResult) {
+        self.images.insert(place.min(self.images.len()), image);
+        self.add_up();
+    }
+
+    /// Sets those totals that are sums over the images; to be called after a change to these.
+    pub fn add_up(&mut self) {
+        let sum = |of: fn(&ImageResult) -> u64| self.images.iter().map(of).fold(0, u64::saturating_add);
+        let totals = Totals {
+            images_ok: sum(|image| (image.outcome == Outcome::Ok).into()),
+            images_failed: sum(|image| (image.outcome != Outcome::Ok).into()),
+            bytes_fetched: sum(|image| image.bytes_fetched),
+            bytes_written: sum(|image| image.bytes_written),
+            ..self.totals.clone()
+        };
+        self.totals = totals;
+    }
+
+    /// One block for each image, without a blank line between; all that people get on stdout.
+    pub fn text(&self) -> String {
+        self.images.iter().map(ImageResult::text).collect()
+    }
+
+    /// The whole as indented JSON with a newline at its end.
+    pub fn json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a summary's maps have text keys");
+        text.push('\n');
+        text
+    }
+
+    /// The totals on one line without a newline, for stderr.
+    pub fn totals_line(&self) -> String {
+        let totals = &self.totals;
+        let failed = if totals.images_failed > 0 {
+            format!(", {} failed", totals.images_failed)
+        } else {
+            String::new()
+        };
+        format!(
+            "{} done{failed} in {:.1} s: {} fetched, {} written, {} new, {} present, {}",
+            count(totals.images_ok as usize, "image", "images"),
+            totals.wall_seconds,
+            size(totals.bytes_fetched),
+            size(totals.bytes_written),
+            count(totals.objects_new as usize, "object", "objects"),
+            totals.objects_present,
+            count(totals.barriers as usize, "barrier", "barriers"),
+        )
+    }
+}
+
+impl ImageResult {
+    /// An image that never came into a plan: it could not be resolved.
+    pub fn unresolved(
+        name: impl Into<String>,
+        reference: impl Into<String>,
+        error: impl Into<String>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            reference: reference.into(),
+            manifest: None,
+            original_manifest: None,
+            config: None,
+            erofs: BTreeMap::new(),
+            layers: LayerCounts::default(),
+            bytes_fetched: 0,
+            bytes_written: 0,
+            outcome: Outcome::Failed { error: error.into() },
+        }
+    }
+
+    fn new(plan: &Plan, record: &Record, ix: ImageIx) -> Self {
+        let image = &plan.images[ix.0];
+        let (bytes_fetched, bytes_written) = bytes(plan, record, ix);
+        Self {
+            name: image.name.clone(),
+            reference: image.reference.clone(),
+            manifest: Some(image.manifest),
+            original_manifest: None,
+            config: Some(image.config),
+            erofs: BTreeMap::new(),
+            layers: layer_counts(plan, ix),
+            bytes_fetched,
+            bytes_written,
+            outcome: outcome(plan, record, ix),
+        }
+    }
+
+    fn text(&self) -> String {
+        let name = printable(&self.name);
+        if let Outcome::Failed { error } = &self.outcome {
+            let error = printable(error);
+            return format!("{name}: failed\n  {}\n", without_name(&error, &[&self.name, &self.reference]));
+        }
+        let mut text = format!("{name}\n");
+        let mut line = |title: &str, value: String| text += &format!("  {title:<9} {value}\n");
+        let digest = |digest: &Option<Digest>| digest.map_or("-".to_owned(), |digest| digest.to_string());
+        line("manifest", digest(&self.manifest));
+        if self.original_manifest.is_some() {
+            line("original", digest(&self.original_manifest));
+        }
+        line("config", digest(&self.config));
+        for (format, id) in &self.erofs {
+            line("erofs", format!("{format} {id}"));
+        }
+        let layers = self.layers;
+        let states = format!("{} stored, {} shared, {} new", layers.stored, layers.shared, layers.new);
+        line("layers", format!("{}: {states}", layers.total));
+        line("bytes", format!("{} fetched, {} written", size(self.bytes_fetched), size(self.bytes_written)));
+        text
+    }
+}
+
+/// Bytes fetched and written for `ix`: of the nodes whose first image it is.
+fn bytes(plan: &Plan, record: &Record, ix: ImageIx) -> (u64, u64) {
+    let (mut fetched, mut written) = (0_u64, 0_u64);
+    for did in &record.nodes {
+        let Some(node) = plan.graph.node_weight(NodeId::new(did.node)) else { continue };
+        match node.kind {
+            _ if node.wanted_by.first() != Some(&ix) => {}
+            Kind::Fetch => fetched = fetched.saturating_add(did.bytes).saturating_add(did.lost_bytes),
+            // What a write lost by starting over is there, and not written again.
+            Kind::Write => written = written.saturating_add(did.bytes).saturating_add(did.lost_bytes),
+            _ => {}
+        }
+    }
+    (fetched, written)
+}
+
+/// An image is there if its tag is; everything else is a failure, also without a failed node.
+fn outcome(plan: &Plan, record: &Record, ix: ImageIx) -> Outcome {
+    let tag = plan.images[ix.0].tag;
+    let ended = record.node(tag).map(|tag| tag.outcome);
+    if ended == Some(NodeOutcome::Finished) {
+        return Outcome::Ok;
+    }
+    match record.first_failure(plan, ix) {
+        Some(error) => Outcome::Failed { error: error.to_owned() },
+        None if ended.is_none() && plan.graph[tag].state == State::Stored => Outcome::Ok,
+        None => Outcome::Failed { error: "interrupted: pull again to go on from here".to_owned() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        exec::{Event, Observer},
+        render::sample,
+        report::Recorder,
+    };
+
+    fn summary(plan: &Plan, events: impl IntoIterator<Item = Event>) -> Summary {
+        let recorder = Recorder::new();
+        events.into_iter().for_each(|event| recorder.event(event));
+        Summary::new(plan, &Record { wall_ms: 1234, ..recorder.record() })
+    }
+
+    fn id(index: usize) -> NodeId {
+        NodeId::new(index)
+    }
+
+    /// The first of two images is done, the second fails at its manifest.
+    fn one_of_two() -> Summary {
+        let mut summary = summary(
+            &sample::two_images(),
+            [
+                Event::Progress { node: id(5), bytes: 12_000_000 },
+                Event::Progress { node: id(8), bytes: 30_000_000 },
+                Event::Finished(id(13)),
+                Event::Failed(id(16), "node:latest: the disk is full: free some space".into()),
+                Event::Cancelled(id(17)),
+            ],
+        );
+        summary.images[0].erofs.insert("v1".into(), "ab12".into());
+        summary
+    }
+
+    #[test]
+    fn blocks_for_people() {
+        let expected = "\
+webapp:latest
+  manifest  sha256:dd9c4f1001f87018a3ad5b7807eef7ae22065d4211f5d400a72b7215a834df0b
+  config    sha256:45d940ac529ff5bbd746c4a0dfa874249afd1fae96f7984ac1a45dd9e9389cf9
+  erofs     v1 ab12
+  layers    2: 1 stored, 0 shared, 1 new
+  bytes     12.0 MB fetched, 30.0 MB written
+node:latest: failed
+  the disk is full: free some space
+";
+        assert_eq!(one_of_two().text(), expected);
+        let line = "1 image done, 1 failed in 1.2 s: 12.0 MB fetched, 30.0 MB written, 0 objects new, 0 present, 0 barriers";
+        assert_eq!(one_of_two().totals_line(), line);
+    }
+
+    #[test]
+    fn json_for_programs() {
+        let summary = one_of_two();
+        let value: serde_json::Value = serde_json::from_str(&summary.json()).unwrap();
+        assert_eq!(value["images"][0]["outcome"], "ok");
+        assert_eq!(value["images"][0]["layers"]["stored"], 1);
+        assert_eq!(value["images"][1]["outcome"], "failed");
+        assert_eq!(value["images"][1]["error"], "node:latest: the disk is full: free some space");
+        assert_eq!(value["totals"]["wall_seconds"], 1.234);
+        assert_eq!(serde_json::from_value::<Summary>(value).unwrap(), summary);
+    }
+
+    #[test]
+    fn an_image_that_was_stored_is_ok_without_any_event() {
+        let plan = sample::Sample::default()
+            .layer("base", State::Stored, &[0], &[])
+            .image("a:v1", State::Stored, &["base"])
+            .plan();
+        let summary = summary(&plan, []);
+        assert_eq!(summary.images[0].outcome, Outcome::Ok);
+        assert_eq!(summary.images[0].layers, LayerCounts { total: 1, stored: 1, shared: 0, new: 0 });
+    }
+
+    #[test]
+    fn an_image_that_did_not_end_is_not_ok() {
+        let summary = summary(&sample::two_images(), [Event::Started(id(5))]);
+        assert_eq!((summary.totals.images_ok, summary.totals.images_failed), (0, 2));
+    }
+
+    #[test]
+    fn an_image_that_could_not_be_resolved_keeps_its_place() {
+        let mut summary = one_of_two();
+        summary.insert(
+            1,
+            ImageResult::unresolved("gone:v1", "docker://r/gone:v1", "docker://r/gone:v1: not found"),
+        );
+        assert_eq!(summary.images[1].text(), "gone:v1: failed\n  not found\n");
+        assert_eq!(summary.totals.images_failed, 2);
+    }
+}

@@ -1,0 +1,52 @@
+//! One stream of events for several listeners. Knows only that they listen.
+
+use std::sync::Arc;
+
+use crate::exec::{Event, Observer};
+
+/// Passes every event to each of its observers, in their order.
+#[derive(Clone, Default)]
+pub struct Tee(Vec<Arc<dyn Observer>>);
+
+impl Tee {
+    /// A stream for `observers`.
+    pub fn new(observers: impl IntoIterator<Item = Arc<dyn Observer>>) -> Self {
+        Self(observers.into_iter().collect())
+    }
+}
+
+impl Observer for Tee {
+    fn event(&self, event: Event) {
+        for observer in &self.0 {
+            observer.event(event.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::graph::NodeId;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<String>>);
+
+    impl Observer for Kept {
+        fn event(&self, event: Event) {
+            self.0.lock().unwrap().push(format!("{event:?}"));
+        }
+    }
+
+    #[test]
+    fn every_listener_hears_everything() {
+        let listeners = [Arc::new(Kept::default()), Arc::new(Kept::default())];
+        let tee = Tee::new(listeners.iter().map(|kept| kept.clone() as Arc<dyn Observer>));
+        tee.event(Event::Started(NodeId::new(1)));
+        tee.event(Event::Finished(NodeId::new(1)));
+        for kept in listeners {
+            assert_eq!(*kept.0.lock().unwrap(), ["Started(NodeIndex(1))", "Finished(NodeIndex(1))"]);
+        }
+    }
+}
