@@ -471,6 +471,11 @@ impl Ticket {
         }
     }
 
+    /// Says that the work starts over, so that its progress counts from zero again.
+    pub fn restarted(&self) {
+        self.shared.observer.event(Event::Restarted(self.node));
+    }
+
     /// Ends the node.
     pub fn finish(mut self, result: Result<(), Failure>) {
         self.open = false;

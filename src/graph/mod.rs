@@ -6,12 +6,8 @@ mod layers;
 mod plan;
 
 pub use key::Key;
-<<<<<<< HEAD
-pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan, tree_key};
-=======
 pub use layers::PlannedLayer;
-pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan};
->>>>>>> report
+pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan, tree_key};
 
 use petgraph::graph::DiGraph;
 
@@ -154,6 +150,11 @@ pub struct Plan {
 }
 
 impl Kind {
+    /// Whether it is a step of a layer.
+    pub fn is_of_layer(self) -> bool {
+        matches!(self, Kind::Fetch | Kind::Split | Kind::Write | Kind::Encode | Kind::Finalize)
+    }
+
     /// The word for it, as pictures and records use it.
     pub fn name(self) -> &'static str {
         match self {

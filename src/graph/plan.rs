@@ -72,6 +72,27 @@ pub fn plan(inputs: &Inputs, facts: &Facts) -> Plan {
     builder.plan
 }
 
+impl Plan {
+    /// The layer that `node` is a step of, as the first image that wants the node names it; `None` for nodes that
+    /// belong to no layer.
+    pub fn layer_of<'a>(&self, inputs: &'a Inputs, node: NodeId) -> Option<&'a LayerInput> {
+        let kind = self.graph[node].kind;
+        let mut finalize = node;
+        // A layer's steps lead to its last one by the first edge of each.
+        while self.graph[finalize].kind != Kind::Finalize {
+            let mut next = self.graph.neighbors_directed(finalize, petgraph::Direction::Outgoing);
+            finalize = next.find(|n| self.graph[*n].kind.is_of_layer())?;
+        }
+        let image = *self.graph[node].wanted_by.first()?;
+        let at = self.images[image.0].layers.iter().enumerate().filter(|(_, layer)| **layer == finalize);
+        let mut own = at.map(|(at, _)| &inputs.images[image.0].layers[at]);
+        match (kind, &self.graph[node].subject) {
+            (Kind::Fetch, Subject::Blob(blob)) => own.find(|layer| layer.blob.digest == *blob),
+            _ => own.next(),
+        }
+    }
+}
+
 /// The key of the filesystem of `layers` (names, bottom first) in a repository.
 pub fn tree_key<'a>(repository: &'a str, layers: impl IntoIterator<Item = &'a Digest>) -> Key {
     let layers = layers.into_iter().map(|l| l.as_bytes().as_slice());

@@ -118,7 +118,6 @@ impl Inflate {
     /// Corrupt data, or an end inside a member or frame. The decompressor is of no use afterwards.
     pub fn step(
         &mut self,
-<<<<<<< HEAD
         input: &[u8],
         output: &mut [u8],
         input_ended: bool,
@@ -137,13 +136,6 @@ impl Inflate {
             progress.ended = self.end(produced < output.len())?;
         }
         Ok(progress)
-=======
-        _input: &[u8],
-        _output: &mut [u8],
-        _input_ended: bool,
-    ) -> Result<Progress, InflateError> {
-        todo!()
->>>>>>> report
     }
 
     /// The codec, once it is known.

@@ -4,5 +4,4 @@
 pub mod entry;
 pub mod inflate;
 pub mod split;
-pub mod stream;
 pub mod verity;

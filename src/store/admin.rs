@@ -105,6 +105,14 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(self.tags()?.into_iter().map(row).collect())
     }
 
+    /// What is known of one image.
+    ///
+    /// # Errors
+    /// An image that cannot be read.
+    pub fn details(&self, manifest: &Digest) -> Result<ImageDetails, StoreError> {
+        self.image_details(manifest).map_err(|error| StoreError::upstream(manifest.to_string(), &error))
+    }
+
     fn image_details(&self, manifest: &Digest) -> anyhow::Result<ImageDetails> {
         let digest = oci_digest(manifest)?;
         let image = OciImage::open(&self.repo, &digest, None)?;

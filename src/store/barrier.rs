@@ -1,5 +1,7 @@
 //! The barrier between complete and durable. Knows `syncfs`; ignores what is waiting for it.
 
+use std::sync::atomic::Ordering;
+
 use composefs::fsverity::FsVerityHashValue;
 use rustix::io::Errno;
 
@@ -37,6 +39,7 @@ impl<H: FsVerityHashValue> Store<H> {
         if let Err(errno) = rustix::fs::syncfs(self.root()) {
             return Err((complete, errno));
         }
+        self.barriers.fetch_add(1, Ordering::Relaxed);
         self.record(|| Op::BarrierEnd);
         Ok(Durable(complete))
     }

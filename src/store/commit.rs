@@ -94,7 +94,7 @@ pub type Notify<H> = Box<dyn FnOnce(Result<Outcome<H>, StoreError>) + Send>;
 pub struct Commit<H: FsVerityHashValue> {
     store: Arc<Store<H>>,
     queue: Arc<Queue<H>>,
-    thread: Option<JoinHandle<Touched>>,
+    thread: Mutex<Option<JoinHandle<Touched>>>,
 }
 
 impl<H: FsVerityHashValue> Commit<H> {
@@ -112,7 +112,7 @@ impl<H: FsVerityHashValue> Commit<H> {
             move || serve(&store, &queue)
         });
         let thread = thread.map_err(|cause| StoreError::Io { what: "starting a thread".into(), cause })?;
-        Ok(Self { store: store.clone(), queue, thread: Some(thread) })
+        Ok(Self { store: store.clone(), queue, thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands in a set; `notify` is called exactly once, usually on the commit thread.
@@ -124,17 +124,22 @@ impl<H: FsVerityHashValue> Commit<H> {
         self.queue.push(Request { set, notify: Some(Box::new(notify)) });
     }
 
-    /// Waits for all sets and makes the links durable. Only after this may a run report success.
+    /// Waits for all sets and makes the links durable; sets handed in later are refused. Only after this may a run
+    /// report success.
     ///
     /// # Errors
     /// A directory that cannot be synced; sets have had their own answers.
-    pub fn finish(mut self) -> Result<(), StoreError> {
+    pub fn finish(&self) -> Result<(), StoreError> {
         self.queue.close();
-        let Some(thread) = self.thread.take() else { return Ok(()) };
+        let Some(thread) = self.take_thread() else { return Ok(()) };
         for dir in thread.join().map_err(|_| StoreError::Ended)? {
             self.store.sync_dir(dir)?;
         }
         Ok(())
+    }
+
+    fn take_thread(&self) -> Option<JoinHandle<Touched>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -144,7 +149,7 @@ impl<H: FsVerityHashValue> Drop for Commit<H> {
         self.queue.abandon();
         // The last handle may go in a callback, on the very thread that would be waited for.
         if let Some(thread) =
-            self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())
+            self.take_thread().filter(|thread| thread.thread().id() != thread::current().id())
         {
             let _ = thread.join();
         }

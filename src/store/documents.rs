@@ -54,6 +54,16 @@ impl<H> FsImages<H> {
         }
     }
 
+    /// All of them, by the name of their format, in hexadecimal.
+    pub fn by_format(&self) -> impl Iterator<Item = (String, String)>
+    where
+        H: FsVerityHashValue,
+    {
+        let named = |format: &str, id: &H| (format.to_owned(), id.to_hex());
+        let (compact, extended) = (self.compact.as_ref(), self.extended.as_ref());
+        compact.map(|id| named("v1", id)).into_iter().chain(extended.map(|id| named("v2", id)))
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &H> {
         self.extended.iter().chain(&self.compact)

@@ -10,6 +10,7 @@ mod cache;
 mod commit;
 mod documents;
 mod error;
+mod filesystem;
 mod images;
 mod kept;
 pub mod law;
@@ -19,6 +20,7 @@ mod objects;
 mod open;
 mod repository;
 mod scratch;
+mod splitstream;
 mod stream;
 
 pub use admin::{FsImageRow, GcMode, ImageDetails, ImageRow, RowDetails};
@@ -28,8 +30,10 @@ pub use composefs::{
     erofs::format::{FormatConfig, FormatVersion},
     fsverity::{Algorithm, FsVerityHashValue, Sha256HashValue, Sha512HashValue},
 };
+pub use composefs_oci::tar::{TarEntry, TarItem};
 pub use documents::{DOCUMENT_LIMIT, Document, FsImages, StoredDocument};
 pub use error::StoreError;
+pub use filesystem::{Filesystem, FilesystemBuilder, FilesystemError};
 pub use images::{Image, Outdated, OutdatedImage, StoredImage};
 pub use layers::StoredLayer;
 pub use links::{Content, StreamName, Tag};
@@ -38,3 +42,4 @@ pub use open::{
     InitOptions, Meta, Target, init, is_locked, locate, open, parse_algorithm, parse_formats, probe,
 };
 pub use repository::{AnyStore, Store};
+pub use splitstream::{FinishedStream, StreamWriter};

@@ -4,7 +4,10 @@ use std::{
     collections::HashSet,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use composefs::{
@@ -34,6 +37,7 @@ pub struct Store<H: FsVerityHashValue> {
     path: PathBuf,
     scratch: Mutex<Option<Arc<Scratch>>>,
     recorder: OnceLock<Arc<dyn Recorder>>,
+    pub(super) barriers: AtomicU64,
 }
 
 /// A store of either algorithm.
@@ -65,6 +69,7 @@ impl<H: FsVerityHashValue> Store<H> {
             path: path.to_owned(),
             scratch: Mutex::new(None),
             recorder: OnceLock::new(),
+            barriers: AtomicU64::new(0),
         })
     }
 
@@ -127,6 +132,11 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(())
     }
 
+    /// How many barriers there were since it was opened.
+    pub fn barriers(&self) -> u64 {
+        self.barriers.load(Ordering::Relaxed)
+    }
+
     /// Lets `recorder` see every step that the law of durability is about. Only the first call counts.
     pub fn set_recorder(&self, recorder: Arc<dyn Recorder>) {
         let _ = self.recorder.set(recorder);
@@ -156,6 +166,14 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     /// A failed system call on `what`.
+    /// `cause`, met while doing `what`, in words for people.
+    pub fn io_error(&self, what: &str, cause: std::io::Error) -> StoreError {
+        match Errno::from_io_error(&cause) {
+            Some(errno) => self.fault(what, errno),
+            None => StoreError::Io { what: what.to_owned(), cause },
+        }
+    }
+
     pub(super) fn fault(&self, what: impl Into<String>, errno: Errno) -> StoreError {
         StoreError::errno(&self.path, what, errno)
     }

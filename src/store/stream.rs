@@ -1,11 +1,15 @@
 //! Splitstreams that stand for one object: configs, manifests, raw layers. Knows the format (composefs
 //! `splitstream_format`); ignores what the object says.
 //!
-//! We encode these few bytes ourselves, because upstream's writer stores what it encodes, and accepts a truncated
-//! object under the right name. Reading is upstream's, behind a check that a corrupt header cannot ask for more
+//! Reading is upstream's, behind a check that a corrupt header cannot ask for more
 //! memory than the file has bytes.
 
-use std::{collections::BTreeMap, fs::File, io::Write, os::fd::AsFd, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    os::unix::fs::FileExt,
+};
 
 use composefs::{
     fsverity::{FsVerityHashValue, MeasureVerityError, measure_verity},
@@ -16,10 +20,9 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Content, Store, StoreError, objects::object_path};
+use super::{Content, Store, StoreError, objects::object_path, splitstream::StreamWriter};
 
 const MAGIC: &[u8; 11] = b"SplitStream";
-const LG_BLOCKSIZE: u8 = 12;
 const HEADER_SIZE: u64 = 32;
 const INFO_SIZE: u64 = 80;
 
@@ -30,60 +33,17 @@ pub(super) fn encode<H: FsVerityHashValue>(
     refs: &[(String, H)],
     object: &H,
     size: u64,
-) -> std::io::Result<Vec<u8>> {
-    let mut streams: Vec<&H> = Vec::new();
-    let mut names: BTreeMap<&str, usize> = BTreeMap::new();
+) -> io::Result<Vec<u8>> {
+    // One reference never outgrows memory.
+    let no_spool = || Err(io::Error::from(io::ErrorKind::Unsupported));
+    let mut stream = StreamWriter::new(content.code(), Box::new(no_spool));
     for (name, id) in refs {
-        let index = streams.iter().position(|known| *known == id).unwrap_or_else(|| {
-            streams.push(id);
-            streams.len() - 1
-        });
-        names.insert(name, index);
+        stream.named_ref(name, id);
     }
-    let mut named_refs = zstd::stream::write::Encoder::new(Vec::new(), 0)?;
-    for (name, index) in names {
-        write!(named_refs, "{index}:{name}\0")?;
-    }
-    let mut chunks = zstd::stream::write::Encoder::new(Vec::new(), 0)?;
-    // One external chunk: index 0 of the object references.
-    chunks.write_all(&0i64.to_le_bytes())?;
-    let sections = [
-        streams.iter().flat_map(|id| id.as_bytes()).copied().collect(),
-        object.as_bytes().to_vec(),
-        chunks.finish()?,
-        named_refs.finish()?,
-    ];
-    Ok(assemble::<H>(content, size, &sections))
-}
-
-/// Joins header, info and the sections stream_refs, object_refs, chunks and named_refs. In the file the chunks
-/// come last; in the table of ranges they are third.
-fn assemble<H: FsVerityHashValue>(content: Content, size: u64, sections: &[Vec<u8>; 4]) -> Vec<u8> {
-    let [streams, objects, chunks, named] = sections;
-    let mut at = HEADER_SIZE + INFO_SIZE;
-    let mut range = |section: &Vec<u8>| {
-        let start = at;
-        at += section.len() as u64;
-        (start, at)
-    };
-    let (streams_at, objects_at) = (range(streams), range(objects));
-    let (named_at, chunks_at) = (range(named), range(chunks));
-
-    let mut out = Vec::with_capacity(at as usize);
-    out.extend_from_slice(MAGIC);
-    // Version 0, no flags.
-    out.extend_from_slice(&[0, 0, 0, H::ALGORITHM.kernel_id(), LG_BLOCKSIZE]);
-    let info_at = (HEADER_SIZE, HEADER_SIZE + INFO_SIZE);
-    for (start, end) in [info_at, streams_at, objects_at, chunks_at, named_at] {
-        out.extend_from_slice(&start.to_le_bytes());
-        out.extend_from_slice(&end.to_le_bytes());
-    }
-    out.extend_from_slice(&content.code().to_le_bytes());
-    out.extend_from_slice(&size.to_le_bytes());
-    for section in [streams, objects, named, chunks] {
-        out.extend_from_slice(section);
-    }
-    out
+    stream.external(object, size)?;
+    let mut bytes = Vec::new();
+    stream.finish()?.read(|piece| bytes.write_all(piece))?;
+    Ok(bytes)
 }
 
 /// What came of opening a stream.

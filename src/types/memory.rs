@@ -19,8 +19,10 @@ pub struct Budget(Arc<Mutex<State>>);
 
 struct State {
     total: usize,
-    /// Sum of all accounts' capacities.
+    /// Sum of all accounts' capacities and of what is spared.
     used: usize,
+    /// What [`Budget::spare`] has given.
+    spared: usize,
     peak: usize,
     waiting: VecDeque<Wake>,
     /// Freed buffers of one common size, kept because a fresh one costs page faults.
@@ -34,6 +36,7 @@ impl Budget {
         Self(Arc::new(Mutex::new(State {
             total: total_bytes,
             used: 0,
+            spared: 0,
             peak: 0,
             waiting: VecDeque::new(),
             idle: Vec::new(),
@@ -61,6 +64,19 @@ impl Budget {
         }
         let inner = Ledger { floor: reserve, capacity: reserve, held: 0, hungry: false, wake };
         Some(Account(Arc::new(AccountInner { budget: self.clone(), ledger: Mutex::new(inner) })))
+    }
+
+    /// Counts `bytes` that are kept for speed alone, until the hold is dropped; `None` if they do not fit now.
+    ///
+    /// At most half of the budget is given in this way: what is kept until some later step must never keep the
+    /// steps before it from getting memory.
+    pub fn spare(&self, bytes: usize) -> Option<Hold> {
+        let mut state = self.lock();
+        if state.spared + bytes > state.total / 2 || !state.take(bytes) {
+            return None;
+        }
+        state.spared += bytes;
+        Some(Hold(Held::Spared(self.clone(), bytes)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -126,6 +142,11 @@ impl Account {
         Some(Buffer { data, account: self.0.clone() })
     }
 
+    /// Counts `bytes` of the reserve as taken outside of buffers for as long as the account lives.
+    pub fn keep(&self, bytes: usize) {
+        self.0.ledger().held += bytes;
+    }
+
     /// Counts `bytes` that are kept outside of buffers, until the hold is dropped; `None` if they do not fit
     /// now (nobody is woken: the caller has another way).
     pub fn hold(&self, bytes: usize) -> Option<Hold> {
@@ -135,7 +156,7 @@ impl Account {
         }
         ledger.floor += bytes;
         ledger.capacity += bytes;
-        Some(Hold { account: self.0.clone(), bytes })
+        Some(Hold(Held::OfAccount(self.0.clone(), bytes)))
     }
 }
 
@@ -184,15 +205,23 @@ impl Drop for AccountInner {
     }
 }
 
-/// Memory counted by [`Account::hold`].
-pub struct Hold {
-    account: Arc<AccountInner>,
-    bytes: usize,
+/// Memory counted by [`Account::hold`] or [`Budget::spare`].
+pub struct Hold(Held);
+
+enum Held {
+    OfAccount(Arc<AccountInner>, usize),
+    Spared(Budget, usize),
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.account.put_back(0, self.bytes);
+        match &self.0 {
+            Held::OfAccount(account, bytes) => account.put_back(0, *bytes),
+            Held::Spared(budget, bytes) => {
+                budget.lock().spared -= bytes;
+                budget.give_back(*bytes);
+            }
+        }
     }
 }
 
@@ -276,7 +305,10 @@ mod tests {
     fn counting() -> (Wake, Arc<AtomicUsize>) {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
-        (Arc::new(move || drop(counted.fetch_add(1, Ordering::SeqCst))), count)
+        let wake: Wake = Arc::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        (wake, count)
     }
 
     #[test]
@@ -308,6 +340,16 @@ mod tests {
         drop(first);
         assert_eq!(woken.load(Ordering::SeqCst), 1);
         assert!(budget.open(40, wake).is_some());
+    }
+
+    #[test]
+    fn what_is_spared_leaves_half_of_the_budget() {
+        let budget = Budget::new(100);
+        let spared = budget.spare(50).unwrap();
+        assert!(budget.spare(1).is_none());
+        assert!(budget.open(50, counting().0).is_some());
+        drop(spared);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -9,7 +9,4 @@ mod step;
 pub use descriptor::{Descriptor, LayerKind};
 pub use digest::{Digest, ParseDigestError, Sha256};
 pub use memory::{Account, Budget, Buffer, Hold, Slice, Wake};
-<<<<<<< HEAD
 pub use step::{Edge, NodeId};
-=======
->>>>>>> report

@@ -1,0 +1,14 @@
+//! `cfs-dag init`. Knows how to say what was created.
+
+use super::{Exit, InitArgs, Problem, RepoArgs};
+use crate::store;
+
+pub(super) fn run(args: &InitArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
+    let path = repo.path()?;
+    let options = args.options();
+    store::probe(&path, &options)?;
+    let (_, created) = store::init(&path, &options)?;
+    let what = if created { "created" } else { "was there already, with the same options" };
+    super::print(&format!("{}: {what}\n", path.display()));
+    Ok(Exit::Done)
+}

@@ -1,0 +1,177 @@
+//! The command line: what can be asked for, and how answers and errors are told. Knows words and exit codes;
+//! each verb has a file of its own.
+
+mod admin;
+mod init;
+mod parse;
+mod pull;
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::store::{self, AnyStore, InitOptions};
+
+/// Exit codes, as in the README.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    SomeFailed = 3,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Pulls container images into a composefs repository, as one task graph.
+#[derive(Debug, Parser)]
+#[command(name = "cfs-dag", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    repo: RepoArgs,
+    /// Tell the causes of an error, one a line
+    #[arg(long, short, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Pull images; creates the repository if nothing is there
+    Pull(Box<pull::PullArgs>),
+    /// Create a repository
+    Init(InitArgs),
+    /// List images
+    Images(admin::ImagesArgs),
+    /// Show an image's manifest and config
+    Inspect(admin::InspectArgs),
+    /// Give an image another name
+    Tag(admin::TagArgs),
+    /// Take a name away
+    Untag(admin::UntagArgs),
+    /// Check the whole repository
+    Fsck(admin::FsckArgs),
+    /// Remove what no name reaches
+    Gc(admin::GcArgs),
+    /// Mount an image's filesystem
+    Mount(admin::MountArgs),
+}
+
+/// Which repository.
+#[derive(Debug, Clone, Args)]
+struct RepoArgs {
+    /// The repository at PATH
+    #[arg(long, global = true, value_name = "PATH", conflicts_with_all = ["user", "system"])]
+    repo: Option<PathBuf>,
+    /// The user's repository, ~/.var/lib/composefs
+    #[arg(long, global = true, conflicts_with = "system")]
+    user: bool,
+    /// The system's repository, /sysroot/composefs
+    #[arg(long, global = true)]
+    system: bool,
+}
+
+/// How a repository is created.
+#[derive(Debug, Clone, Args)]
+struct InitArgs {
+    /// Digest of objects in a new repository: sha512 or sha256
+    #[arg(long, value_name = "NAME", value_parser = store::parse_algorithm)]
+    algorithm: Option<store::Algorithm>,
+    /// Make a new repository without fs-verity
+    #[arg(long)]
+    insecure: bool,
+    /// EROFS format of a new repository: 1, 2, or several like 1,2, the first being the default
+    #[arg(long, value_name = "VERSIONS", value_parser = store::parse_formats)]
+    erofs_version: Option<store::FormatConfig>,
+}
+
+impl InitArgs {
+    fn options(&self) -> InitOptions {
+        InitOptions {
+            algorithm: self.algorithm,
+            formats: self.erofs_version.clone(),
+            insecure: self.insecure,
+        }
+    }
+}
+
+impl RepoArgs {
+    fn path(&self) -> Result<PathBuf, Problem> {
+        Ok(store::locate(self.repo.as_deref(), self.user, self.system)?)
+    }
+
+    fn open(&self) -> Result<AnyStore, Problem> {
+        Ok(store::open(&self.path()?)?)
+    }
+}
+
+/// An error and the exit code that goes with it.
+struct Problem {
+    exit: Exit,
+    error: Box<dyn Error>,
+}
+
+impl<E: Into<Box<dyn Error>>> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self { exit: Exit::Failed, error: error.into() }
+    }
+}
+
+impl Problem {
+    fn usage(text: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, error: text.into().into() }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // Help for a closed pipe is nobody's loss.
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    let result = match &cli.verb {
+        Verb::Pull(args) => pull::run(args, &cli.repo, cli.verbose),
+        Verb::Init(args) => init::run(args, &cli.repo),
+        Verb::Images(args) => admin::images(args, &cli.repo),
+        Verb::Inspect(args) => admin::inspect(args, &cli.repo),
+        Verb::Tag(args) => admin::tag(args, &cli.repo),
+        Verb::Untag(args) => admin::untag(args, &cli.repo),
+        Verb::Fsck(args) => admin::fsck(args, &cli.repo),
+        Verb::Gc(args) => admin::gc(args, &cli.repo),
+        Verb::Mount(args) => admin::mount(args, &cli.repo),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(problem) => {
+            tell(&*problem.error, cli.verbose);
+            problem.exit.into()
+        }
+    }
+}
+
+/// Tells an error on one line, and with `verbose` what caused it, one cause a line.
+fn tell(error: &dyn Error, verbose: bool) {
+    eprintln!("cfs-dag: {error}");
+    let mut cause = error.source().filter(|_| verbose);
+    while let Some(error) = cause {
+        eprintln!("  caused by: {error}");
+        cause = error.source();
+    }
+}
+
+/// Prints to stdout; a reader that has gone away is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

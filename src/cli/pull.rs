@@ -1,0 +1,335 @@
+//! `cfs-dag pull`: refuse early, resolve, plan, show or run, report. Knows the order and the words; the work is
+//! the library's.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use clap::{Args, ValueEnum};
+use tokio::runtime::Runtime;
+
+use super::{Exit, InitArgs, Problem, RepoArgs, parse, print};
+use crate::{
+    exec::Observer,
+    graph::{self, Facts, Inputs, Plan},
+    pull::{self, Asked, Ended, Interrupt, Known, Resolution, Settings, Task},
+    render,
+    report::{ImageResult, Mode, Outcome, Progress, Recorder, Summary, Tee},
+    source::{Access, Options, Platform, Reference, Sources},
+    store::{self, AnyStore, FsVerityHashValue, Meta, Store, Tag, Target},
+    with_store,
+};
+
+/// Images and how to get them.
+#[derive(Debug, Args)]
+pub(super) struct PullArgs {
+    /// oci:PATH[:TAG], docker://NAME, docker-archive:PATH, oci-archive:PATH, dir:PATH, containers-storage:NAME
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// The image's name in the repository, instead of the reference; for one image
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Show the plan and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How to print the result, or the plan
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// The platform to choose from an image index: os/arch[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
+    #[command(flatten)]
+    init: InitArgs,
+    #[command(flatten)]
+    access: AccessArgs,
+    /// Cpu threads [default: one for each core]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Blobs to transfer at once
+    #[arg(long, value_name = "N", default_value = "6", value_parser = clap::value_parser!(u16).range(1..=256))]
+    downloads: u16,
+    /// Memory for data in flight
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse::bytes)]
+    memory: u64,
+    /// Cut a transfer that delivers nothing for so long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::duration)]
+    stall_timeout: Duration,
+    /// How to show progress on stderr
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    progress: Mode,
+}
+
+/// Access to registries.
+#[derive(Debug, Args)]
+struct AccessArgs {
+    /// Credentials, as skopeo login writes them
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// Certificates and keys for the registry
+    #[arg(long, value_name = "DIR")]
+    cert_dir: Option<PathBuf>,
+    /// Whether registries must prove who they are; false also allows plain HTTP
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls_verify: bool,
+    /// The signature policy to enforce
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// A plan for Graphviz (with --dry-run)
+    Dot,
+}
+
+pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exit, Problem> {
+    let asked = args.asked()?;
+    args.check()?;
+    let path = repo.path()?;
+    let target = store::probe(&path, &args.init.options())?;
+    let store = match &target {
+        Target::Existing(_) => Some(store::open(&path)?),
+        Target::ToCreate => None,
+    };
+    if let Some(store) = store.as_ref().filter(|_| !args.dry_run) {
+        with_store!(store, store => store.require_writable())?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let interrupt = Interrupt::default();
+    watch_signals(&runtime, interrupt.clone());
+    let sources = Sources::new(args.options());
+    let resolution = {
+        let resolving = pull::resolve(asked, &sources, usize::from(args.downloads));
+        runtime.block_on(resolving)
+    };
+    let result = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose }.go(
+        resolution,
+        &path,
+        store,
+        repository_text(&target, args),
+    );
+    runtime.block_on(sources.close());
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// What changes the bytes that this repository gets.
+fn repository_text(target: &Target, args: &PullArgs) -> String {
+    let options = args.init.options();
+    let (algorithm, formats) = match target {
+        Target::Existing(Meta { algorithm, formats, .. }) => (*algorithm, formats.clone()),
+        Target::ToCreate => (options.algorithm(), options.formats()),
+    };
+    let formats: Vec<String> = formats.versions().map(|version| (version as u8).to_string()).collect();
+    format!("{algorithm} erofs {}", formats.join(","))
+}
+
+/// The first SIGINT or SIGTERM ends the run in good order, the second at once.
+fn watch_signals(runtime: &Runtime, interrupt: Interrupt) {
+    runtime.spawn(async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = int.recv() => (),
+                _ = term.recv() => (),
+            }
+            if interrupt.is_raised() {
+                std::process::exit(Exit::Interrupted as i32);
+            }
+            interrupt.raise();
+        }
+    });
+}
+
+impl PullArgs {
+    fn asked(&self) -> Result<Vec<Asked>, Problem> {
+        if self.name.is_some() && self.images.len() > 1 {
+            return Err(Problem::usage("--name is for a single image: pull the others by themselves"));
+        }
+        let ask = |text: &String| {
+            let reference: Reference = text.parse().map_err(|error| Problem::usage(format!("{error}")))?;
+            let name = self.name.clone().unwrap_or_else(|| reference.default_name().to_owned());
+            Tag::new(&name).map_err(|error| Problem::usage(error.to_string()))?;
+            Ok(Asked { reference, text: text.clone(), name })
+        };
+        self.images.iter().map(ask).collect()
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        if self.memory < pull::MEMORY_MIN {
+            let least = pull::MEMORY_MIN >> 20;
+            return Err(Problem::usage(format!("--memory: at least {least}MiB are needed to make progress")));
+        }
+        if self.format == Format::Dot && !self.dry_run {
+            return Err(Problem::usage("--format=dot draws a plan: it goes with --dry-run"));
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> Options {
+        let access = Access {
+            authfile: self.access.authfile.clone(),
+            cert_dir: self.access.cert_dir.clone(),
+            tls_verify: self.access.tls_verify,
+            policy: self.access.policy.clone(),
+            ..Access::default()
+        };
+        Options { platform: self.platform.clone(), access, stall_timeout: self.stall_timeout }
+    }
+
+    fn settings(&self) -> Settings {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Settings {
+            jobs: self.jobs.map_or(cores, usize::from),
+            downloads: usize::from(self.downloads),
+            memory: self.memory,
+        }
+    }
+}
+
+/// What goes on after the references are resolved.
+struct Puller<'a> {
+    args: &'a PullArgs,
+    runtime: &'a Runtime,
+    interrupt: &'a Interrupt,
+    verbose: bool,
+}
+
+impl Puller<'_> {
+    fn go(
+        &self,
+        resolution: Resolution,
+        path: &std::path::Path,
+        store: Option<AnyStore>,
+        repository: String,
+    ) -> Result<Exit, Problem> {
+        if self.interrupt.is_raised() {
+            return Ok(Exit::Interrupted);
+        }
+        if let Some((name, one, other)) = resolution.clash() {
+            return Err(Problem::usage(format!(
+                "{one} and {other} would both be named {name:?}: pull one of them with another --name"
+            )));
+        }
+        for failed in &resolution.failed {
+            super::tell(&Named { reference: &failed.asked.text, error: &failed.error }, self.verbose);
+        }
+        let inputs = resolution.inputs(repository);
+        if self.args.dry_run {
+            let facts = match &store {
+                Some(store) => {
+                    with_store!(store, store => pull::look(store, &inputs).map(|(facts, _)| facts))?
+                }
+                None => Facts::default(),
+            };
+            self.show(&graph::plan(&inputs, &facts));
+            return Ok(exit_code(resolution.images.len(), resolution.failed.len()));
+        }
+        if resolution.images.is_empty() {
+            return Ok(Exit::Failed);
+        }
+        let store = match store {
+            Some(store) => store,
+            None => store::init(path, &self.args.init.options())?.0,
+        };
+        with_store!(&store, store => self.pull(store, &resolution, &inputs))
+    }
+
+    fn show(&self, plan: &Plan) {
+        match self.args.format {
+            Format::Text => print(&render::text(plan)),
+            Format::Json => print(&render::json(plan)),
+            Format::Dot => print(&render::dot(plan)),
+        }
+    }
+
+    fn pull<H: FsVerityHashValue>(
+        &self,
+        store: &Arc<Store<H>>,
+        resolution: &Resolution,
+        inputs: &Inputs,
+    ) -> Result<Exit, Problem> {
+        let (facts, known): (Facts, Known<H>) = pull::look(store, inputs)?;
+        let plan = Arc::new(graph::plan(inputs, &facts));
+        let progress = Arc::new(Progress::start(self.args.progress, plan.clone()));
+        let recorder = Arc::new(Recorder::new());
+        let observers: [Arc<dyn Observer>; 2] = [recorder.clone(), progress.clone()];
+        let task = Task { store: store.clone(), resolution, inputs, plan: &plan, known };
+        let ended = pull::run(
+            task,
+            self.args.settings(),
+            self.runtime.handle().clone(),
+            Arc::new(Tee::new(observers)),
+            self.interrupt,
+        );
+        progress.finish();
+        let ended = ended?;
+        let mut summary = Summary::new(&plan, &recorder.record());
+        complete(&mut summary, resolution, &ended, store.barriers());
+        self.report(&summary, &ended)
+    }
+
+    fn report(&self, summary: &Summary, ended: &Ended) -> Result<Exit, Problem> {
+        for (line, failure) in ended.images.iter().filter_map(|image| image.failure.as_ref()) {
+            eprintln!("cfs-dag: {line}");
+            let mut cause = failure.0.source().filter(|_| self.verbose);
+            while let Some(error) = cause {
+                eprintln!("  caused by: {error}");
+                cause = error.source();
+            }
+        }
+        match self.args.format {
+            Format::Json => print(&summary.json()),
+            Format::Text | Format::Dot => print(&summary.text()),
+        }
+        if ended.interrupted {
+            eprintln!("cfs-dag: interrupted: what was committed stays; pull again to go on from here");
+            return Ok(Exit::Interrupted);
+        }
+        let (ok, failed) = (summary.totals.images_ok, summary.totals.images_failed);
+        Ok(exit_code(ok as usize, failed as usize))
+    }
+}
+
+/// An error with the reference that it is about.
+#[derive(Debug, thiserror::Error)]
+#[error("{reference}: {error}")]
+struct Named<'a> {
+    reference: &'a str,
+    error: &'a crate::source::SourceError,
+}
+
+fn exit_code(ok: usize, failed: usize) -> Exit {
+    match (ok, failed) {
+        (_, 0) => Exit::Done,
+        (0, _) => Exit::Failed,
+        _ => Exit::SomeFailed,
+    }
+}
+
+/// Fills in what events do not tell.
+fn complete(summary: &mut Summary, resolution: &Resolution, ended: &Ended, barriers: u64) {
+    for ((result, image), end) in summary.images.iter_mut().zip(&resolution.images).zip(&ended.images) {
+        result.original_manifest = image.resolved.original_digest;
+        result.erofs = end.erofs.clone();
+        if let Some((line, _)) = &end.failure {
+            result.outcome = Outcome::Failed { error: line.clone() };
+        }
+    }
+    for failed in &resolution.failed {
+        let error = format!("{}: {}", failed.asked.text, failed.error);
+        let result = ImageResult::unresolved(&failed.asked.name, &failed.asked.text, error);
+        summary.insert(failed.place, result);
+    }
+    summary.totals.objects_new = ended.objects_new;
+    summary.totals.objects_present = ended.objects_present;
+    summary.totals.barriers = barriers;
+    summary.add_up();
+}

@@ -1,0 +1,135 @@
+//! The fetch step: a blob from the first place that gives it, into its layer's flow. Knows slots, memory and
+//! places; ignores what the bytes are.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use composefs::fsverity::FsVerityHashValue;
+use tokio::sync::Notify;
+
+use super::{
+    flow::BLOB_BUFFER,
+    layer::{Attempt, Layer, RESERVE},
+    work::Context,
+};
+use crate::{
+    exec::{Failure, Ticket},
+    source::{Source, SourceError},
+    types::{Account, Buffer, Descriptor},
+};
+
+/// One blob and the places that have it.
+pub(super) struct Fetch<H: FsVerityHashValue> {
+    pub(super) layer: Arc<Layer<H>>,
+    pub(super) blob: Descriptor,
+    /// In the order of the request; each is tried until one delivers.
+    pub(super) places: Vec<Arc<dyn Source>>,
+}
+
+impl<H: FsVerityHashValue> Fetch<H> {
+    /// Runs to the end, or to the moment when nobody wants the blob any more.
+    pub(super) async fn run(self: Arc<Self>, context: Arc<Context<H>>, ticket: Ticket) {
+        let cancel = ticket.cancel().clone();
+        let result = tokio::select! {
+            biased;
+            () = cancel.raised() => None,
+            result = self.transfer(&context, &ticket) => Some(result),
+        };
+        match result {
+            Some(result) => ticket.finish(result),
+            None => {
+                self.abandon();
+                ticket.cancelled();
+            }
+        }
+    }
+
+    async fn transfer(&self, context: &Context<H>, ticket: &Ticket) -> Result<(), Failure> {
+        let _slot = context.downloads.acquire().await?;
+        let mut tries = self.places.iter().peekable();
+        let memory = Arc::new(Notify::new());
+        loop {
+            let Some(place) = tries.next() else { return Err(NoPlace.into()) };
+            let account = self.account(context, &memory).await;
+            let attempt = self.layer.attach(self.blob.clone(), account);
+            ticket.begin();
+            let result = self.deliver(&**place, &attempt, &memory, ticket).await;
+            match result {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.layer.forget(&attempt);
+                    self.layer.wake_split();
+                    if tries.peek().is_none() {
+                        return Err(error.into());
+                    }
+                    ticket.restarted();
+                }
+            }
+        }
+    }
+
+    /// Memory for the layer; waits until others have given enough back.
+    async fn account(&self, context: &Context<H>, memory: &Arc<Notify>) -> Account {
+        let (layer, told) = (Arc::downgrade(&self.layer), memory.clone());
+        let wake = Arc::new(move || {
+            told.notify_one();
+            if let Some(layer) = layer.upgrade() {
+                layer.wake_split();
+            }
+        });
+        loop {
+            match context.budget.open(RESERVE, wake.clone()) {
+                Some(account) => return account,
+                None => memory.notified().await,
+            }
+        }
+    }
+
+    async fn deliver(
+        &self,
+        place: &dyn Source,
+        attempt: &Attempt<H>,
+        memory: &Notify,
+        ticket: &Ticket,
+    ) -> Result<(), SourceError> {
+        let mut blob = place.open_blob(&self.blob).await?;
+        let mut left = self.blob.size;
+        while left > 0 {
+            attempt.flow.room().await;
+            let buffer = buffer(&attempt.account, memory).await;
+            let (buffer, filled) = blob.read(buffer).await?;
+            if filled == 0 {
+                break;
+            }
+            left = left.saturating_sub(filled as u64);
+            self.layer.counts.fetched_bytes.fetch_add(filled as u64, Ordering::Relaxed);
+            ticket.progress(filled as u64);
+            attempt.flow.push(buffer.freeze(filled));
+            self.layer.wake_split();
+        }
+        blob.finish().await?;
+        attempt.flow.end();
+        self.layer.wake_split();
+        Ok(())
+    }
+
+    fn abandon(&self) {
+        // Another candidate may have begun already: only an attempt at this blob is given up.
+        if let Some(attempt) = self.layer.attempt().filter(|attempt| attempt.blob == self.blob) {
+            self.layer.forget(&attempt);
+            self.layer.wake_split();
+        }
+    }
+}
+
+async fn buffer(account: &Account, memory: &Notify) -> Buffer {
+    loop {
+        match account.buffer(BLOB_BUFFER) {
+            Some(buffer) => return buffer,
+            None => memory.notified().await,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no image of this run has this blob (a defect in this program, please report it)")]
+struct NoPlace;

@@ -1,0 +1,110 @@
+//! The image step: a filesystem out of layers, and its EROFS images. Knows where entries are; upstream's rules
+//! for merging them are behind the store.
+
+use std::{
+    io::IoSlice,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use composefs::fsverity::FsVerityHashValue;
+
+use super::{layer::Layer, work::Context};
+use crate::{
+    exec::Failure,
+    graph::Key,
+    layer::{
+        entry::{Entry, Item},
+        verity,
+    },
+    store::{
+        FilesystemBuilder, FilesystemError, FsImages, Output, Record, Store, StoreError, TarEntry, TarItem,
+    },
+};
+
+/// One filesystem, for all images that have these layers.
+pub(super) struct Tree<H: FsVerityHashValue> {
+    key: Key,
+    /// Bottom first.
+    layers: Vec<Arc<Layer<H>>>,
+    images: Mutex<Option<FsImages<H>>>,
+}
+
+/// Why a filesystem was not built.
+#[derive(Debug, thiserror::Error)]
+enum TreeError {
+    #[error("{0}")]
+    Filesystem(#[from] FilesystemError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("a layer has no stream (a defect in this program, please report it)")]
+    NoStream,
+}
+
+impl<H: FsVerityHashValue> Tree<H> {
+    /// A filesystem to be built, or one that is `known`.
+    pub(super) fn new(key: Key, layers: Vec<Arc<Layer<H>>>, known: Option<FsImages<H>>) -> Self {
+        Self { key, layers, images: Mutex::new(known) }
+    }
+
+    /// The ids of its EROFS images, once they are stored.
+    pub(super) fn images(&self) -> Option<FsImages<H>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Builds it and stores its EROFS images.
+    pub(super) fn build(&self, context: &Context<H>) -> Result<(), Failure> {
+        Ok(self.try_build(&context.store)?)
+    }
+
+    fn try_build(&self, store: &Store<H>) -> Result<(), TreeError> {
+        let start = Instant::now();
+        let mut builder = FilesystemBuilder::default();
+        for layer in &self.layers {
+            add(store, layer, &mut builder)?;
+        }
+        let filesystem = builder.finish()?;
+        for layer in &self.layers {
+            layer.tree_used();
+        }
+        let (mut images, mut outputs) = (FsImages::default(), Vec::new());
+        for format in store.formats() {
+            let bytes = filesystem.erofs(format);
+            let id: H = verity::digest(&[&bytes]);
+            store.put(&id, &[IoSlice::new(&bytes)])?;
+            outputs.push(Output { id: id.to_hex(), size: bytes.len() as u64 });
+            images.set(format, id);
+        }
+        *self.images.lock().unwrap_or_else(PoisonError::into_inner) = Some(images);
+        let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let record = Record { kind: "image".to_owned(), outputs, millis, ..Record::default() };
+        // Without the record the next run builds this again, and gets the same.
+        let _ = store.remember(&self.key.hex(), &record);
+        Ok(())
+    }
+}
+
+/// Applies a layer: from memory if its entries were collected, else read back from its stream.
+fn add<H: FsVerityHashValue>(
+    store: &Store<H>,
+    layer: &Layer<H>,
+    builder: &mut FilesystemBuilder<H>,
+) -> Result<(), TreeError> {
+    if let Some(tree) = layer.tree() {
+        return Ok(tree.for_each(|entry| builder.add(tar_entry(entry)))?);
+    }
+    let id = layer.id().ok_or(TreeError::NoStream)?;
+    for entry in store.read_tree(&id)? {
+        builder.add(entry)?;
+    }
+    Ok(())
+}
+
+fn tar_entry<H: FsVerityHashValue>(entry: Entry<H>) -> TarEntry<H> {
+    let item = match entry.item {
+        Item::Directory => TarItem::Directory,
+        Item::Leaf(content) => TarItem::Leaf(content),
+        Item::Hardlink(target) => TarItem::Hardlink(target),
+    };
+    TarEntry { path: entry.path, stat: entry.stat, item }
+}

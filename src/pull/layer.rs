@@ -1,0 +1,263 @@
+//! One layer while it is pulled: what its fetch, split, write, encode and finalize share. Knows how they hand
+//! bytes and ids to one another; the work itself is in the files named after the steps.
+//!
+//! A layer may take several attempts: when a candidate blob fails, everything that was made from it is dropped
+//! and the next candidate starts a new [`Attempt`]. Objects that a failed attempt has written stay where they
+//! are, without a name, until the next gc.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use composefs::fsverity::FsVerityHashValue;
+
+use super::{flow::Flow, look::KnownLayer, tree::Collected, write::LargeFile};
+use crate::{
+    exec::{Actor, Failure, Ticket},
+    store::{Content, LayerLink, StreamName, StreamWriter},
+    types::{Account, Descriptor, Digest, LayerKind, Slice},
+};
+
+/// Memory that an active layer may always have, in bytes: its flow (1 MiB), a file of one segment across its
+/// inflated buffers (2 MiB), and what is kept outside of buffers.
+pub(super) const RESERVE: usize = (3 << 20) + KEPT;
+/// Of the reserve: an inflate window, the encoder's tables and the part of its output that stays in memory.
+pub(super) const KEPT: usize = 6 << 20;
+
+/// A layer and what its steps have made so far.
+pub(super) struct Layer<H: FsVerityHashValue> {
+    /// What its stream is named after.
+    pub(super) name: Digest,
+    /// How it is stored.
+    pub(super) kind: LayerKind,
+    /// Whether some image of this run builds its filesystem from it.
+    pub(super) wants_tree: bool,
+    state: Mutex<State<H>>,
+    /// Its link, as it was found or will be made.
+    link: StreamName,
+    /// Set when an artifact's layer turned out to be no tar.
+    pub(super) as_raw: AtomicBool,
+    pub(super) split: OnceLock<Actor>,
+    pub(super) encode: OnceLock<Actor>,
+    pub(super) counts: Counts,
+}
+
+struct State<H: FsVerityHashValue> {
+    attempt: Option<Arc<Attempt<H>>>,
+    write: Option<Ticket>,
+    stream: Option<StreamWriter<H>>,
+    tree: Option<Collected<H>>,
+    /// The stream's id, once it is stored, and what the stream holds.
+    stream_id: Option<(H, Content)>,
+    /// Filesystems that are still to be built from it.
+    tree_users: usize,
+}
+
+/// What a layer has cost.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) fetched_bytes: AtomicU64,
+    pub(super) tar_bytes: AtomicU64,
+    pub(super) objects_new: AtomicU64,
+    pub(super) objects_present: AtomicU64,
+    pub(super) written_bytes: AtomicU64,
+}
+
+/// One try to get the layer out of one blob.
+pub(super) struct Attempt<H: FsVerityHashValue> {
+    /// The blob that is read.
+    pub(super) blob: Descriptor,
+    /// How it is read.
+    pub(super) kind: LayerKind,
+    /// The memory of this attempt.
+    pub(super) account: Account,
+    /// Its bytes on their way.
+    pub(super) flow: Flow,
+    /// The stream's items, in order, on their way to the encoder.
+    pub(super) items: Mutex<Items<H>>,
+    /// Pieces of work that may still write objects; the split counts as one.
+    pub(super) writers: AtomicUsize,
+}
+
+#[derive(Default)]
+pub(super) struct Items<H> {
+    pub(super) queue: VecDeque<Item<H>>,
+    /// Set when the whole tar was verified and nothing will follow.
+    pub(super) complete: bool,
+}
+
+/// An item of a stream: bytes, or an object whose id may not be known yet.
+pub(super) enum Item<H> {
+    Inline(Slice),
+    Object { id: Id<H>, size: u64 },
+}
+
+/// An id that is known as soon as the file is hashed.
+pub(super) type Id<H> = Arc<OnceLock<H>>;
+
+/// A large file in the making, shared by the jobs of its segments.
+pub(super) type Large<H> = Arc<LargeFile<H>>;
+
+impl<H: FsVerityHashValue> Layer<H> {
+    /// A layer that `tree_users` filesystems will be built from.
+    pub(super) fn new(name: Digest, kind: LayerKind, known: &KnownLayer<H>, tree_users: usize) -> Self {
+        let state = State {
+            attempt: None,
+            write: None,
+            stream: None,
+            tree: None,
+            stream_id: known.stream.clone(),
+            tree_users,
+        };
+        Self {
+            name,
+            kind,
+            wants_tree: tree_users > 0,
+            link: known.link,
+            state: Mutex::new(state),
+            as_raw: AtomicBool::new(false),
+            split: OnceLock::new(),
+            encode: OnceLock::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// The stream's id, once it is stored.
+    pub(super) fn id(&self) -> Option<H> {
+        self.lock().stream_id.as_ref().map(|(id, _)| id.clone())
+    }
+
+    /// Sets the stream's id and content: as it was stored, or as it was found when it should have been linked.
+    pub(super) fn set_id(&self, id: H, content: Content) {
+        self.lock().stream_id = Some((id, content));
+    }
+
+    /// The link to ask for, once the stream is stored.
+    pub(super) fn link(&self) -> Option<LayerLink<H>> {
+        let (id, content) = self.lock().stream_id.clone()?;
+        Some(LayerLink { name: self.link, content, id })
+    }
+
+    /// What a new stream of it holds, as it turned out.
+    pub(super) fn new_content(&self) -> Content {
+        let raw = self.kind == LayerKind::Raw || self.as_raw.load(Ordering::SeqCst);
+        if raw { Content::Blob } else { Content::Layer }
+    }
+
+    /// Starts over with `blob`.
+    pub(super) fn attach(&self, blob: Descriptor, account: Account) -> Arc<Attempt<H>> {
+        account.keep(KEPT);
+        let as_raw = self.as_raw.load(Ordering::SeqCst);
+        let attempt = Arc::new(Attempt {
+            blob,
+            kind: if as_raw { LayerKind::Raw } else { self.kind },
+            account,
+            flow: Flow::default(),
+            items: Mutex::new(Items { queue: VecDeque::new(), complete: false }),
+            writers: AtomicUsize::new(1),
+        });
+        self.lock().attempt = Some(attempt.clone());
+        self.wake_split();
+        self.wake_encode();
+        attempt
+    }
+
+    /// The attempt that is under way.
+    pub(super) fn attempt(&self) -> Option<Arc<Attempt<H>>> {
+        self.lock().attempt.clone()
+    }
+
+    pub(super) fn wake_split(&self) {
+        if let Some(actor) = self.split.get() {
+            actor.wake();
+        }
+    }
+
+    pub(super) fn wake_encode(&self) {
+        if let Some(actor) = self.encode.get() {
+            actor.wake();
+        }
+    }
+
+    /// Keeps the ticket of the write step, which ends when the last writer has ended.
+    pub(super) fn set_write(&self, ticket: Ticket) {
+        self.lock().write = Some(ticket);
+    }
+
+    /// Says that `bytes` of new objects were written.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.counts.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(ticket) = &self.lock().write {
+            ticket.progress(bytes);
+        }
+    }
+
+    /// Ends the write step, if it has not ended.
+    pub(super) fn end_write(&self, result: Result<(), Failure>) {
+        let ticket = self.lock().write.take();
+        if let Some(ticket) = ticket {
+            if ticket.cancel().is_raised() { ticket.cancelled() } else { ticket.finish(result) }
+        }
+    }
+
+    /// One writer of `attempt` has ended.
+    pub(super) fn writer_ended(&self, attempt: &Attempt<H>, result: Result<(), Failure>) {
+        let last = attempt.writers.fetch_sub(1, Ordering::SeqCst) == 1;
+        match result {
+            Err(failure) => self.end_write(Err(failure)),
+            Ok(()) if last => self.end_write(Ok(())),
+            Ok(()) => {}
+        }
+    }
+
+    pub(super) fn set_stream(&self, stream: StreamWriter<H>) {
+        self.lock().stream = Some(stream);
+    }
+
+    /// The encoded stream, for the finalize step.
+    pub(super) fn take_stream(&self) -> Option<StreamWriter<H>> {
+        self.lock().stream.take()
+    }
+
+    pub(super) fn set_tree(&self, tree: Collected<H>) {
+        self.lock().tree = Some(tree);
+    }
+
+    /// The entries, if they were collected.
+    pub(super) fn tree(&self) -> Option<Collected<H>> {
+        self.lock().tree.clone()
+    }
+
+    /// Gives up an attempt, with all that it holds.
+    pub(super) fn forget(&self, attempt: &Arc<Attempt<H>>) {
+        self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt));
+    }
+
+    /// Gives back everything but the id and the collected tree.
+    pub(super) fn release(&self) {
+        self.lock().attempt = None;
+    }
+
+    /// One filesystem was built from it; after the last one the collected tree is given back.
+    pub(super) fn tree_used(&self) {
+        let mut state = self.lock();
+        state.tree_users = state.tree_users.saturating_sub(1);
+        if state.tree_users == 0 {
+            state.tree = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<H>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<H: FsVerityHashValue> Attempt<H> {
+    pub(super) fn items(&self) -> MutexGuard<'_, Items<H>> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

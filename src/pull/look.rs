@@ -1,0 +1,195 @@
+//! What the repository has of an image, before anything is planned. Knows what to ask the store; writes nothing.
+
+use std::collections::HashMap;
+
+use composefs::fsverity::FsVerityHashValue;
+
+use crate::{
+    graph::{Facts, ImageInput, Inputs, Key, LayerInput, tree_key},
+    store::{
+        Content, FsImages, Record, Store, StoreError, StoredDocument, StoredImage, StoredLayer, StreamName,
+        Tag,
+    },
+    types::{Digest, LayerKind},
+};
+
+/// What was found, with the ids that a plan has no use for.
+pub struct Known<H: FsVerityHashValue> {
+    pub(super) layers: HashMap<(Digest, LayerKind), KnownLayer<H>>,
+    pub(super) configs: HashMap<Digest, StoredDocument<H>>,
+    pub(super) manifests: HashMap<Digest, StoredDocument<H>>,
+    pub(super) trees: HashMap<Key, FsImages<H>>,
+}
+
+/// A layer's link, and its stream if that may be adopted.
+pub(super) struct KnownLayer<H> {
+    pub(super) link: StreamName,
+    pub(super) stream: Option<(H, Content)>,
+    pub(super) broken: bool,
+    /// The link belongs to content of another kind, and stays.
+    pub(super) foreign: bool,
+}
+
+impl<H: FsVerityHashValue> Default for Known<H> {
+    fn default() -> Self {
+        let (layers, trees) = (HashMap::new(), HashMap::new());
+        Self { layers, configs: HashMap::new(), manifests: HashMap::new(), trees }
+    }
+}
+
+/// Looks up everything that a plan for `inputs` depends on.
+///
+/// # Errors
+/// A repository that cannot be read, or a name that it cannot store.
+pub fn look<H: FsVerityHashValue>(
+    store: &Store<H>,
+    inputs: &Inputs,
+) -> Result<(Facts, Known<H>), StoreError> {
+    let mut looker = Looker { store, inputs, facts: Facts::default(), known: Known::default() };
+    for image in &inputs.images {
+        looker.image(image)?;
+    }
+    Ok((looker.facts, looker.known))
+}
+
+struct Looker<'a, H: FsVerityHashValue> {
+    store: &'a Store<H>,
+    inputs: &'a Inputs,
+    facts: Facts,
+    known: Known<H>,
+}
+
+impl<H: FsVerityHashValue> Looker<'_, H> {
+    fn image(&mut self, image: &ImageInput) -> Result<(), StoreError> {
+        for layer in &image.layers {
+            self.layer(layer)?;
+        }
+        if let Some(manifest) = self.store.tagged(&Tag::new(&image.name)?)? {
+            self.facts.tags.insert(image.name.clone(), manifest);
+        }
+        if self.known.manifests.contains_key(&image.manifest.0) {
+            return Ok(());
+        }
+        match self.store.image(&image.manifest.0)? {
+            StoredImage::Whole(whole) => {
+                self.facts.manifests.insert(image.manifest.0, true);
+                self.facts.configs.insert(image.config.0, true);
+                self.tree(image, || Some(whole.images.clone()));
+                self.known.configs.insert(image.config.0, StoredDocument::Whole(whole.config));
+                self.known.manifests.insert(image.manifest.0, StoredDocument::Whole(whole.manifest));
+            }
+            StoredImage::Outdated(outdated) => {
+                self.facts.manifests.insert(image.manifest.0, false);
+                self.config(image)?;
+                self.known.manifests.insert(image.manifest.0, outdated.manifest);
+            }
+            StoredImage::Missing => {
+                self.config(image)?;
+                self.known.manifests.insert(image.manifest.0, StoredDocument::Missing);
+            }
+        }
+        Ok(())
+    }
+
+    fn layer(&mut self, layer: &LayerInput) -> Result<(), StoreError> {
+        let name = (layer.name, layer.kind);
+        if self.known.layers.contains_key(&name) {
+            return Ok(());
+        }
+        let mut known =
+            KnownLayer { link: StreamName::Layer(layer.name), stream: None, broken: false, foreign: false };
+        match self.store.layer(&layer.name, layer.kind)? {
+            StoredLayer::Missing { name } => known.link = name,
+            StoredLayer::Whole { name: link, id, content } => {
+                self.facts.layers.insert(name);
+                (known.link, known.stream) = (link, Some((id, content)));
+            }
+            StoredLayer::Broken { name: link, .. } => {
+                self.facts.broken_layers.insert(name);
+                (known.link, known.broken) = (link, true);
+            }
+            StoredLayer::Foreign { name: link } => (known.link, known.foreign) = (link, true),
+        }
+        if self.is_split_too(layer) {
+            // An image of this run splits what an artifact stores whole: the image has the name.
+            known.link = StreamName::Blob(layer.name);
+        }
+        self.known.layers.insert(name, known);
+        Ok(())
+    }
+
+    fn is_split_too(&self, layer: &LayerInput) -> bool {
+        let others = self.inputs.images.iter().flat_map(|image| &image.layers);
+        layer.kind == LayerKind::Raw
+            && others.clone().any(|other| other.name == layer.name && other.kind != LayerKind::Raw)
+    }
+
+    fn config(&mut self, image: &ImageInput) -> Result<(), StoreError> {
+        let digest = image.config.0;
+        let stored = match self.known.configs.remove(&digest) {
+            Some(stored) => stored,
+            None => self.store.config(&digest)?,
+        };
+        let images = match &stored {
+            StoredDocument::Whole(document) if image.container => Some(document.images()),
+            _ => None,
+        };
+        let names_layers = match &stored {
+            StoredDocument::Whole(document) => image.layers.iter().all(|layer| {
+                let known = self.known.layers.get(&(layer.name, layer.kind));
+                let linked = known.and_then(|known| known.stream.as_ref()).map(|(id, _)| id);
+                linked.is_some() && document.layer(&layer.name) == linked
+            }),
+            _ => false,
+        };
+        let complete = match &images {
+            Some(images) => names_layers && self.has_images(images)?,
+            None => !image.container && matches!(stored, StoredDocument::Whole(_)),
+        };
+        if stored.id().is_some() {
+            self.facts.configs.insert(digest, complete);
+        }
+        self.known.configs.insert(digest, stored);
+        self.tree(image, || images.filter(|_| complete));
+        Ok(())
+    }
+
+    fn has_images(&self, images: &FsImages<H>) -> Result<bool, StoreError> {
+        for format in self.store.formats() {
+            match images.get(format) {
+                Some(id) if self.store.image_linked(id)? => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Notes an image's filesystem: as its config names it, or as an earlier run remembers it.
+    fn tree(&mut self, image: &ImageInput, named: impl FnOnce() -> Option<FsImages<H>>) {
+        if !image.container {
+            return;
+        }
+        let key = tree_key(&self.inputs.repository, image.layers.iter().map(|layer| &layer.name));
+        if self.known.trees.contains_key(&key) {
+            return;
+        }
+        let remembered = || remembered_images(self.store, &self.store.record_of(&key.hex())?);
+        if let Some(images) = named().or_else(remembered) {
+            self.facts.trees.insert(key);
+            self.known.trees.insert(key, images);
+        }
+    }
+}
+
+/// The filesystem images of a record: one output for each format of the repository, in their order.
+fn remembered_images<H: FsVerityHashValue>(store: &Store<H>, record: &Record) -> Option<FsImages<H>> {
+    let formats = store.formats();
+    if record.outputs.len() != formats.len() {
+        return None;
+    }
+    let mut images = FsImages::default();
+    for (format, output) in formats.into_iter().zip(&record.outputs) {
+        images.set(format, H::from_hex(&output.id).ok()?);
+    }
+    Some(images)
+}

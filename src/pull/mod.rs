@@ -1,0 +1,28 @@
+//! From references to a repository: resolve, plan, run. The one room that knows all others, and the one place
+//! where a kind of node meets the code that does it.
+//!
+//! [`resolve`] turns references into manifests and configs, all at once. [`look`] asks the repository what it
+//! has of them, `graph::plan` makes the plan, and [`run`] does it: `work.rs` says which file does which kind of
+//! node.
+
+mod documents;
+mod encode;
+mod fetch;
+mod finalize;
+mod flow;
+mod image;
+mod layer;
+mod look;
+mod report;
+mod resolve;
+mod run;
+mod split;
+mod tag;
+mod tree;
+mod work;
+mod write;
+
+pub use look::{Known, look};
+pub use report::ImageEnd;
+pub use resolve::{Asked, Resolution, ResolvedImage, Unresolved, resolve};
+pub use run::{Ended, Interrupt, MEMORY_MIN, RunError, Settings, Task, run};

@@ -1,0 +1,350 @@
+//! Runs a plan against a repository. Knows how nodes, images and what was found fit together; the steps are in
+//! the files named after them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
+
+use composefs::fsverity::FsVerityHashValue;
+use tokio::sync::Semaphore;
+
+use super::{
+    documents::{Config, Manifest},
+    fetch::Fetch,
+    image::Tree,
+    layer::{Layer, RESERVE},
+    look::{Known, KnownLayer},
+    report::{self, ImageEnd},
+    resolve::Resolution,
+    tag::Name,
+    work::{Context, Job, Jobs},
+};
+use crate::{
+    exec::{self, Initial, Observer, Pool, Run},
+    graph::{ImageIx, Inputs, Kind, LayerInput, NodeId, Plan, State},
+    store::{Commit, Store, StoreError, StoredDocument, StreamName, Tag},
+    types::{Budget, Digest, LayerKind},
+};
+
+/// The least memory with which a run makes progress, in bytes.
+pub const MEMORY_MIN: u64 = 2 * RESERVE as u64;
+
+/// What a run may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Cpu threads.
+    pub jobs: usize,
+    /// Blobs that are transferred at once.
+    pub downloads: usize,
+    /// Bytes in flight; at least [`MEMORY_MIN`].
+    pub memory: u64,
+}
+
+/// Why a run could not even begin, or was not finished as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The repository.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The system refuses threads.
+    #[error("cannot start worker threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// A defect of this program.
+    #[error("a defect in this program, please report it: {0}")]
+    Defect(String),
+}
+
+/// How a run ended.
+pub struct Ended {
+    /// The images in the order of the plan.
+    pub images: Vec<ImageEnd>,
+    /// Whether it was interrupted.
+    pub interrupted: bool,
+    /// Objects of layers that were stored.
+    pub objects_new: u64,
+    /// Objects of layers that were there.
+    pub objects_present: u64,
+    /// The most bytes that were in flight.
+    pub memory_peak: usize,
+}
+
+/// Interrupts a run from elsewhere, also before it begins.
+#[derive(Clone, Default)]
+pub struct Interrupt(Arc<Mutex<Interruptible>>);
+
+#[derive(Default)]
+struct Interruptible {
+    raised: bool,
+    run: Option<Run>,
+}
+
+impl Interrupt {
+    /// Tells the run to stop admitting work.
+    pub fn raise(&self) {
+        let run = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.raised = true;
+            state.run.clone()
+        };
+        if let Some(run) = run {
+            run.interrupt();
+        }
+    }
+
+    /// Whether it was raised.
+    pub fn is_raised(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).raised
+    }
+
+    fn attach(&self, run: &Run) {
+        let raised = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.run = Some(run.clone());
+            state.raised
+        };
+        if raised {
+            run.interrupt();
+        }
+    }
+
+    fn detach(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).run = None;
+    }
+}
+
+/// What a run is about.
+pub struct Task<'a, H: FsVerityHashValue> {
+    /// The repository.
+    pub store: Arc<Store<H>>,
+    /// The resolved images.
+    pub resolution: &'a Resolution,
+    /// What the plan was made from.
+    pub inputs: &'a Inputs,
+    /// The plan.
+    pub plan: &'a Plan,
+    /// What was found in the repository when the plan was made.
+    pub known: Known<H>,
+}
+
+/// Runs the plan to its end; blocks.
+///
+/// # Errors
+/// The repository cannot be written, or the links could not be made durable.
+pub fn run<H: FsVerityHashValue>(
+    task: Task<'_, H>,
+    settings: Settings,
+    runtime: tokio::runtime::Handle,
+    observer: Arc<dyn Observer>,
+    interrupt: &Interrupt,
+) -> Result<Ended, RunError> {
+    let pool = Pool::new(settings.jobs, runtime)?;
+    let (plan, inputs) = (task.plan, task.inputs);
+    let budget = Budget::new(usize::try_from(settings.memory).unwrap_or(usize::MAX));
+    let context = Arc::new(Context {
+        commit: Commit::start(&task.store)?,
+        budget: budget.clone(),
+        downloads: Semaphore::new(settings.downloads.max(1)),
+        hash_first_max: settings.memory / 4,
+        store: task.store.clone(),
+    });
+    let built = Builder::new(task).build()?;
+    let jobs = Jobs { context: context.clone(), jobs: built.jobs };
+    let run = Run::new(scheduled(plan), plan.images.len(), pool, observer, jobs)
+        .map_err(|cycle| RunError::Defect(cycle.to_string()))?;
+    interrupt.attach(&run);
+    let outcome = run.go();
+    interrupt.detach();
+    drop(run);
+    let layers = built.layers.values();
+    let ended = Ended {
+        images: report::ends(plan, inputs, &outcome, &built.trees),
+        interrupted: outcome.interrupted,
+        objects_new: layers.clone().map(|l| l.counts.objects_new.load(Ordering::Relaxed)).sum(),
+        objects_present: layers.map(|l| l.counts.objects_present.load(Ordering::Relaxed)).sum(),
+        memory_peak: budget.peak(),
+    };
+    drop((built.layers, built.trees));
+    context.commit.finish()?;
+    match outcome.defect {
+        Some(defect) => Err(RunError::Defect(defect)),
+        None => Ok(ended),
+    }
+}
+
+/// The plan as the scheduler sees it.
+fn scheduled(plan: &Plan) -> exec::Graph {
+    plan.graph.map(
+        |_, node| exec::Task {
+            cost: node.cost_bytes,
+            wanted_by: node.wanted_by.iter().map(|image| image.0).collect(),
+            initial: match node.state {
+                State::Needed | State::Shared => Initial::Needed,
+                State::Stored => Initial::Done,
+                State::Standby => Initial::Standby,
+            },
+        },
+        |_, edge| *edge,
+    )
+}
+
+/// Gives every node its job, and everything that jobs share exactly once.
+struct Builder<'a, H: FsVerityHashValue> {
+    task: Task<'a, H>,
+    layers: HashMap<(Digest, LayerKind), Arc<Layer<H>>>,
+    trees: HashMap<NodeId, Arc<Tree<H>>>,
+    configs: HashMap<NodeId, Arc<Config<H>>>,
+    manifests: HashMap<NodeId, Arc<Manifest<H>>>,
+    jobs: Vec<Job<H>>,
+}
+
+struct Built<H: FsVerityHashValue> {
+    jobs: Vec<Job<H>>,
+    layers: HashMap<(Digest, LayerKind), Arc<Layer<H>>>,
+    trees: HashMap<NodeId, Arc<Tree<H>>>,
+}
+
+impl<'a, H: FsVerityHashValue> Builder<'a, H> {
+    fn new(task: Task<'a, H>) -> Self {
+        let jobs = task.plan.graph.node_indices().map(|_| Job::Stored).collect();
+        let (layers, trees) = (HashMap::new(), HashMap::new());
+        Self { task, layers, trees, configs: HashMap::new(), manifests: HashMap::new(), jobs }
+    }
+
+    fn build(mut self) -> Result<Built<H>, StoreError> {
+        let users = self.tree_users();
+        for image in &self.task.inputs.images {
+            for layer in &image.layers {
+                self.layer(layer, users.get(&layer.name).copied().unwrap_or(0));
+            }
+        }
+        for ix in 0..self.task.plan.images.len() {
+            self.image(ImageIx(ix))?;
+        }
+        let nodes: Vec<NodeId> = self.task.plan.graph.node_indices().collect();
+        for node in nodes {
+            self.layer_job(node);
+        }
+        Ok(Built { jobs: self.jobs, layers: self.layers, trees: self.trees })
+    }
+
+    /// For each layer, how many filesystems are to be built from it.
+    fn tree_users(&self) -> HashMap<Digest, usize> {
+        let plan = self.task.plan;
+        let mut users = HashMap::new();
+        let trees = plan.graph.node_weights().filter(|n| n.kind == Kind::Image && n.state == State::Needed);
+        for first in trees.filter_map(|tree| tree.wanted_by.first()) {
+            let mut names: Vec<Digest> =
+                self.task.inputs.images[first.0].layers.iter().map(|l| l.name).collect();
+            names.sort();
+            for name in names {
+                *users.entry(name).or_insert(0) += 1;
+            }
+        }
+        users
+    }
+
+    fn layer(&mut self, input: &LayerInput, tree_users: usize) {
+        let name = (input.name, input.kind);
+        let known = self.task.known.layers.get(&name);
+        let missing =
+            KnownLayer { link: StreamName::Layer(input.name), stream: None, broken: false, foreign: false };
+        let known = known.unwrap_or(&missing);
+        self.layers
+            .entry(name)
+            .or_insert_with(|| Arc::new(Layer::new(input.name, input.kind, known, tree_users)));
+    }
+
+    fn layers_of(&self, image: ImageIx) -> Vec<Arc<Layer<H>>> {
+        let layers = self.task.inputs.images[image.0].layers.iter();
+        layers.filter_map(|layer| self.layers.get(&(layer.name, layer.kind)).cloned()).collect()
+    }
+
+    fn image(&mut self, ix: ImageIx) -> Result<(), StoreError> {
+        let plan = self.task.plan;
+        let tag = plan.images[ix.0].tag;
+        let producers = |node, kind| {
+            let mut all = plan.graph.neighbors_directed(node, petgraph::Direction::Incoming);
+            all.find(|producer| plan.graph[*producer].kind == kind)
+        };
+        let Some(manifest) = producers(tag, Kind::Manifest) else { return Ok(()) };
+        let Some(config) = producers(manifest, Kind::Config) else { return Ok(()) };
+        let tree = producers(config, Kind::Image);
+        let tree = tree.map(|node| self.tree(node, ix));
+        let config = self.config(config, ix, tree);
+        let manifest = self.manifest(manifest, ix, config);
+        if plan.graph[tag].state != State::Stored {
+            let tag_name = Tag::new(&plan.images[ix.0].name)?;
+            self.jobs[tag.index()] = Job::Tag(Arc::new(Name { tag: tag_name, manifest }));
+        }
+        Ok(())
+    }
+
+    fn tree(&mut self, node: NodeId, ix: ImageIx) -> Arc<Tree<H>> {
+        if let Some(tree) = self.trees.get(&node) {
+            return tree.clone();
+        }
+        let key = self.task.plan.graph[node].key;
+        let known = self.task.known.trees.get(&key).cloned();
+        let tree = Arc::new(Tree::new(key, self.layers_of(ix), known));
+        self.jobs[node.index()] = Job::Image(tree.clone());
+        self.trees.insert(node, tree.clone());
+        tree
+    }
+
+    fn config(&mut self, node: NodeId, ix: ImageIx, tree: Option<Arc<Tree<H>>>) -> Arc<Config<H>> {
+        if let Some(config) = self.configs.get(&node) {
+            return config.clone();
+        }
+        let resolved = &self.task.resolution.images[ix.0].resolved;
+        let document = (resolved.config_digest, resolved.config.clone());
+        let stored = self.task.known.configs.get(&document.0).cloned().unwrap_or(StoredDocument::Missing);
+        let done = self.task.plan.graph[node].state == State::Stored;
+        let layers = if resolved.is_container { self.layers_of(ix) } else { Vec::new() };
+        let config = Arc::new(Config::new(document, layers, tree, stored, done));
+        self.jobs[node.index()] = Job::Config(config.clone());
+        self.configs.insert(node, config.clone());
+        config
+    }
+
+    fn manifest(&mut self, node: NodeId, ix: ImageIx, config: Arc<Config<H>>) -> Arc<Manifest<H>> {
+        if let Some(manifest) = self.manifests.get(&node) {
+            return manifest.clone();
+        }
+        let resolved = &self.task.resolution.images[ix.0].resolved;
+        let document = (resolved.manifest_digest, resolved.manifest.clone());
+        let stored = self.task.known.manifests.get(&document.0).cloned().unwrap_or(StoredDocument::Missing);
+        let done = self.task.plan.graph[node].state == State::Stored;
+        let manifest = Arc::new(Manifest::new(document, self.layers_of(ix), config, stored, done));
+        self.jobs[node.index()] = Job::Manifest(manifest.clone());
+        self.manifests.insert(node, manifest.clone());
+        manifest
+    }
+
+    /// The job of a node that belongs to a layer, found through the images that want it.
+    fn layer_job(&mut self, node: NodeId) {
+        let graph = &self.task.plan.graph;
+        let (kind, state) = (graph[node].kind, graph[node].state);
+        if state == State::Stored {
+            return;
+        }
+        let Some(input) = self.layer_input(node) else { return };
+        let Some(layer) = self.layers.get(&(input.name, input.kind)).cloned() else { return };
+        self.jobs[node.index()] = match kind {
+            Kind::Fetch => {
+                let images = graph[node].wanted_by.iter();
+                let places = images.map(|ix| self.task.resolution.images[ix.0].source.clone()).collect();
+                Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places }))
+            }
+            Kind::Split => Job::Split(layer),
+            Kind::Write => Job::Write(layer),
+            Kind::Encode => Job::Encode(layer),
+            Kind::Finalize => Job::Finalize(layer),
+            Kind::Config | Kind::Manifest | Kind::Image | Kind::Tag => return,
+        };
+    }
+
+    fn layer_input(&self, node: NodeId) -> Option<LayerInput> {
+        self.task.plan.layer_of(self.task.inputs, node).cloned()
+    }
+}

@@ -1,0 +1,357 @@
+//! The split step: a blob's bytes in, verified pieces of its tar out to the writers and the encoder. Knows the
+//! order in which bytes are checked; ignores where they come from and what becomes of them.
+//!
+//! Nothing of a layer is named before its blob's digest and size and its `diff_id` are right (law 1): the
+//! stream is complete only then, and only a complete stream is finalized.
+
+use std::sync::{Arc, OnceLock, atomic::Ordering};
+
+use composefs::fsverity::FsVerityHashValue;
+
+use super::{
+    flow::Next,
+    layer::{Attempt, Id, Item, Layer},
+    tree::Collector,
+    work::Context,
+    write::Writer,
+};
+use crate::{
+    exec::{CpuTask, Failure, Step, Ticket},
+    layer::{
+        inflate::{Inflate, InflateError},
+        split::{Piece, SplitError, Splitter},
+    },
+    store::StoreError,
+    types::{Buffer, Digest, LayerKind, Sha256, Slice},
+};
+
+/// What is inflated, hashed and cut in one step: small enough to stay in a core's cache between the three.
+const TAR_BUFFER: usize = 512 << 10;
+
+/// What is wrong with a blob.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BlobError {
+    #[error(
+        "the blob has digest {found}, not the {wanted} that its descriptor names: it was damaged or replaced on the way"
+    )]
+    Digest { wanted: Digest, found: Digest },
+    #[error(
+        "the tar does not match its diff_id ({found}): the image is broken or hostile; nothing of it was kept"
+    )]
+    DiffId { found: Digest },
+    #[error("{0}")]
+    Inflate(#[from] InflateError),
+    #[error("{0}")]
+    Split(#[from] SplitError),
+}
+
+enum Fault {
+    /// This blob is of no use; another candidate may be.
+    Blob(BlobError),
+    /// Nothing to do with the blob.
+    Store(StoreError),
+}
+
+pub(super) struct SplitTask<H: FsVerityHashValue> {
+    context: Arc<Context<H>>,
+    layer: Arc<Layer<H>>,
+    ticket: Option<Ticket>,
+    reading: Option<Reading<H>>,
+}
+
+/// Bytes of the blob, and how many of them are used up.
+type Input = (Slice, usize);
+
+/// The state of one attempt.
+struct Reading<H: FsVerityHashValue> {
+    attempt: Arc<Attempt<H>>,
+    input: Option<Input>,
+    output: Option<(Buffer, usize)>,
+    inflate: Option<Inflate>,
+    blob: Sha256,
+    tar: Option<Sha256>,
+    splitter: Splitter<H>,
+    pieces: Vec<Piece<H>>,
+    writer: Writer<H>,
+    tree: Collector<H>,
+    last_file: Option<Id<H>>,
+    /// Set while the rest of a blob is read only to check it and to get to its end.
+    draining: bool,
+}
+
+impl<H: FsVerityHashValue> CpuTask for SplitTask<H> {
+    fn step(&mut self) -> Step {
+        if self.ticket.as_ref().is_none_or(|ticket| ticket.cancel().is_raised()) {
+            return self.end_cancelled();
+        }
+        if !self.follow() {
+            return Step::Idle;
+        }
+        let may_be_raw = self.may_be_raw();
+        let (Some(reading), Some(ticket)) = (&mut self.reading, &self.ticket) else { return Step::Idle };
+        match reading.advance(&self.context, &self.layer, ticket) {
+            Ok(Advance::Again) => Step::Again,
+            Ok(Advance::Dry) => Step::Idle,
+            Ok(Advance::Ended) if reading.draining => self.read_again(),
+            Ok(Advance::Ended) => self.complete(),
+            Err(Fault::Blob(BlobError::Inflate(_) | BlobError::Split(_))) if may_be_raw => {
+                // Not a tar, or none that we know: read on to check the blob, then store it whole.
+                reading.drain();
+                Step::Again
+            }
+            Err(Fault::Blob(error)) => self.reject(error),
+            Err(Fault::Store(error)) => self.end(Err(error.into())),
+        }
+    }
+}
+
+impl<H: FsVerityHashValue> SplitTask<H> {
+    pub(super) fn new(context: Arc<Context<H>>, layer: Arc<Layer<H>>, ticket: Ticket) -> Self {
+        Self { context, layer, ticket: Some(ticket), reading: None }
+    }
+
+    /// Turns to the attempt that is under way; what was read of another is dropped.
+    fn follow(&mut self) -> bool {
+        let (Some(attempt), Some(ticket)) = (self.layer.attempt(), &self.ticket) else {
+            self.reading = None;
+            return false;
+        };
+        if self.reading.as_ref().is_some_and(|reading| Arc::ptr_eq(&reading.attempt, &attempt)) {
+            return true;
+        }
+        self.reading = Some(Reading::new(&self.context, &self.layer, attempt, ticket));
+        true
+    }
+
+    /// Everything was right: the rest of the layer may be named.
+    fn complete(&mut self) -> Step {
+        let Some(reading) = self.reading.take() else { return Step::Idle };
+        if let Some(tree) = reading.tree.finish() {
+            self.layer.set_tree(tree);
+        }
+        let attempt = reading.attempt.clone();
+        attempt.items().complete = true;
+        self.layer.wake_encode();
+        self.layer.writer_ended(&attempt, Ok(()));
+        self.end(Ok(()))
+    }
+
+    fn may_be_raw(&self) -> bool {
+        self.layer.kind == LayerKind::ArtifactTar && !self.layer.as_raw.load(Ordering::SeqCst)
+    }
+
+    fn reject(&mut self, error: BlobError) -> Step {
+        self.forget_attempt();
+        if let Some(ticket) = &self.ticket {
+            ticket.reject(error.into());
+        }
+        Step::Again
+    }
+
+    fn read_again(&mut self) -> Step {
+        self.layer.as_raw.store(true, Ordering::SeqCst);
+        self.forget_attempt();
+        if let Some(ticket) = &self.ticket {
+            ticket.again();
+        }
+        Step::Again
+    }
+
+    /// Lets go of everything that the attempt holds, so that the next one finds room.
+    fn forget_attempt(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            reading.attempt.items().queue.clear();
+            self.layer.forget(&reading.attempt);
+        }
+    }
+
+    fn end_cancelled(&mut self) -> Step {
+        self.forget_attempt();
+        if let Some(ticket) = self.ticket.take() {
+            ticket.cancelled();
+        }
+        Step::Done
+    }
+
+    fn end(&mut self, result: Result<(), Failure>) -> Step {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.finish(result);
+        }
+        Step::Done
+    }
+}
+
+enum Advance {
+    Again,
+    Dry,
+    Ended,
+}
+
+impl<H: FsVerityHashValue> Reading<H> {
+    fn new(context: &Context<H>, layer: &Arc<Layer<H>>, attempt: Arc<Attempt<H>>, ticket: &Ticket) -> Self {
+        let kind = attempt.kind;
+        let pool = ticket.pool().clone();
+        let writer =
+            Writer::new(context.store.clone(), layer.clone(), attempt.clone(), pool, ticket.priority());
+        Self {
+            input: None,
+            output: None,
+            inflate: (kind != LayerKind::Raw).then(Inflate::new),
+            blob: Sha256::default(),
+            tar: (kind == LayerKind::Tar).then(Sha256::default),
+            splitter: Splitter::new(kind, attempt.blob.size),
+            pieces: Vec::new(),
+            writer,
+            tree: Collector::new(layer.wants_tree),
+            last_file: None,
+            draining: false,
+            attempt,
+        }
+    }
+
+    /// Fills one buffer, if there is input and memory, and hands on what is in it.
+    fn advance(&mut self, context: &Context<H>, layer: &Layer<H>, ticket: &Ticket) -> Result<Advance, Fault> {
+        loop {
+            let Some((mut buffer, filled)) = self.take_output() else { return Ok(Advance::Dry) };
+            if filled == TAR_BUFFER {
+                self.hand_on(context, layer, ticket, buffer, filled)?;
+                return Ok(Advance::Again);
+            }
+            let Some((input, at_end)) = self.take_input() else {
+                self.output = Some((buffer, filled));
+                return Ok(Advance::Dry);
+            };
+            let bytes = input.as_ref().map_or(&[][..], |(bytes, used)| &bytes[*used..]);
+            let step = self.inflate_some(bytes, &mut buffer.as_mut()[filled..], at_end);
+            let (consumed, produced, ended) = step.map_err(Fault::Blob)?;
+            self.blob.update(&bytes[..consumed]);
+            self.input = input
+                .map(|(bytes, used)| (bytes, used + consumed))
+                .filter(|(bytes, used)| *used < bytes.len());
+            let filled = filled + produced;
+            if ended {
+                self.hand_on(context, layer, ticket, buffer, filled)?;
+                self.verify(layer)?;
+                self.dispatch(context, layer).map_err(Fault::Store)?;
+                return Ok(Advance::Ended);
+            }
+            self.output = Some((buffer, filled));
+        }
+    }
+
+    fn take_output(&mut self) -> Option<(Buffer, usize)> {
+        self.output.take().or_else(|| self.attempt.account.buffer(TAR_BUFFER).map(|buffer| (buffer, 0)))
+    }
+
+    /// The next input with the place in it, if there is more, and whether it is the last; `None` if nothing has
+    /// come yet.
+    fn take_input(&mut self) -> Option<(Option<Input>, bool)> {
+        let input = match self.input.take() {
+            Some(input) => Some(input),
+            None => match self.attempt.flow.pop() {
+                Next::Bytes(bytes) => Some((bytes, 0)),
+                Next::Ended => None,
+                Next::Dry => return None,
+            },
+        };
+        let at_end = self.attempt.flow.is_at_end();
+        Some((input, at_end))
+    }
+
+    fn inflate_some(
+        &mut self,
+        input: &[u8],
+        output: &mut [u8],
+        at_end: bool,
+    ) -> Result<(usize, usize, bool), BlobError> {
+        match &mut self.inflate {
+            _ if self.draining => Ok((input.len(), 0, at_end)),
+            Some(inflate) => {
+                let progress = inflate.step(input, output, at_end)?;
+                Ok((progress.consumed, progress.produced, progress.ended))
+            }
+            None => {
+                let len = input.len().min(output.len());
+                output[..len].copy_from_slice(&input[..len]);
+                Ok((len, len, at_end && len == input.len()))
+            }
+        }
+    }
+
+    fn hand_on(
+        &mut self,
+        context: &Context<H>,
+        layer: &Layer<H>,
+        ticket: &Ticket,
+        buffer: Buffer,
+        filled: usize,
+    ) -> Result<(), Fault> {
+        let slice = buffer.freeze(filled);
+        layer.counts.tar_bytes.fetch_add(filled as u64, Ordering::Relaxed);
+        ticket.progress(filled as u64);
+        if let Some(tar) = &mut self.tar {
+            tar.update(&slice);
+        }
+        if self.draining {
+            return Ok(());
+        }
+        self.splitter.feed(&slice, &mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
+        self.dispatch(context, layer).map_err(Fault::Store)
+    }
+
+    fn verify(&mut self, layer: &Layer<H>) -> Result<(), Fault> {
+        let found = std::mem::take(&mut self.blob).finish();
+        if found != self.attempt.blob.digest {
+            return Err(Fault::Blob(BlobError::Digest { wanted: self.attempt.blob.digest, found }));
+        }
+        if self.draining {
+            return Ok(());
+        }
+        self.splitter.finish(&mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
+        if let Some(tar) = self.tar.take() {
+            let found = tar.finish();
+            if found != layer.name {
+                return Err(Fault::Blob(BlobError::DiffId { found }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the pieces on their ways.
+    fn dispatch(&mut self, context: &Context<H>, layer: &Layer<H>) -> Result<(), StoreError> {
+        let mut items = Vec::with_capacity(self.pieces.len());
+        for piece in self.pieces.drain(..) {
+            match piece {
+                Piece::Inline(bytes) => items.push(Item::Inline(bytes)),
+                Piece::File { size, parts } => {
+                    let id = new_id(&mut items, &mut self.last_file, size);
+                    self.writer.file(id, parts);
+                }
+                Piece::Segment { size, index: 0, parts } => {
+                    let id = new_id(&mut items, &mut self.last_file, size);
+                    self.writer.first_segment(id, size, parts, context.hash_first_max)?;
+                }
+                Piece::Segment { index, parts, .. } => self.writer.next_segment(index, parts),
+                Piece::Entry(entry) => self.tree.push(entry, self.last_file.as_ref(), &context.budget),
+            }
+        }
+        self.writer.flush();
+        self.attempt.items().queue.extend(items);
+        layer.wake_encode();
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        self.output = None;
+        self.pieces.clear();
+        self.attempt.items().queue.clear();
+    }
+}
+
+fn new_id<H>(items: &mut Vec<Item<H>>, last: &mut Option<Id<H>>, size: u64) -> Id<H> {
+    let id = Arc::new(OnceLock::new());
+    items.push(Item::Object { id: id.clone(), size });
+    *last = Some(id.clone());
+    id
+}

@@ -1,0 +1,79 @@
+//! A layer's entries, collected while it is split so that no stream has to be read back. Knows what they weigh;
+//! ignores how layers are merged.
+
+use std::sync::Arc;
+
+use composefs::{
+    fsverity::FsVerityHashValue,
+    tree::{LeafContent, RegularFile},
+};
+
+use super::layer::Id;
+use crate::{
+    layer::entry::{Entry, Item},
+    types::{Budget, Hold},
+};
+
+/// How much memory is asked for at a time, in bytes.
+const STEP: usize = 256 << 10;
+
+/// Collects while memory allows; a tree that does not fit is read back from its stream instead.
+pub(super) struct Collector<H: FsVerityHashValue> {
+    tree: Option<Tree<H>>,
+    weight: usize,
+    held: usize,
+}
+
+/// A collected tree. Clones share it and the memory that is counted for it.
+pub(super) type Collected<H> = Arc<Tree<H>>;
+
+/// The entries of one layer in tar order, and the ids of its external files.
+pub(super) struct Tree<H: FsVerityHashValue> {
+    entries: Vec<(Entry<H>, Option<Id<H>>)>,
+    _memory: Vec<Hold>,
+}
+
+impl<H: FsVerityHashValue> Collector<H> {
+    /// A collector, or one that collects nothing if the tree is not `wanted`.
+    pub(super) fn new(wanted: bool) -> Self {
+        let tree = wanted.then(|| Tree { entries: Vec::new(), _memory: Vec::new() });
+        Self { tree, weight: 0, held: 0 }
+    }
+
+    /// Adds an entry; `file` is the id of the last external file before it.
+    pub(super) fn push(&mut self, entry: Entry<H>, file: Option<&Id<H>>, budget: &Budget) {
+        let Some(tree) = &mut self.tree else { return };
+        self.weight += entry.footprint();
+        if self.weight > self.held {
+            let Some(hold) = budget.spare(STEP) else {
+                self.tree = None;
+                return;
+            };
+            tree._memory.push(hold);
+            self.held += STEP;
+        }
+        let external = matches!(&entry.item, Item::Leaf(LeafContent::Regular(RegularFile::External(..))));
+        tree.entries.push((entry, file.filter(|_| external).cloned()));
+    }
+
+    /// What was collected, if all of it was.
+    pub(super) fn finish(self) -> Option<Collected<H>> {
+        self.tree.map(Arc::new)
+    }
+}
+
+impl<H: FsVerityHashValue> Tree<H> {
+    /// Hands over all entries in tar order, with their ids filled in.
+    pub(super) fn for_each<E>(&self, mut each: impl FnMut(Entry<H>) -> Result<(), E>) -> Result<(), E> {
+        for (entry, file) in &self.entries {
+            let mut entry = entry.clone();
+            if let Item::Leaf(LeafContent::Regular(RegularFile::External(id, _))) = &mut entry.item
+                && let Some(known) = file.as_ref().and_then(|file| file.get())
+            {
+                *id = known.clone();
+            }
+            each(entry)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! Which code does which kind of node. Knows every step by name; ignores how any of them works.
+
+use std::sync::Arc;
+
+use composefs::fsverity::FsVerityHashValue;
+use tokio::sync::Semaphore;
+
+use super::{
+    documents::{Config, Manifest},
+    encode::EncodeTask,
+    fetch::Fetch,
+    finalize,
+    image::Tree,
+    layer::Layer,
+    split::SplitTask,
+    tag::Name,
+};
+use crate::{
+    exec::{Actor, Failure, Ticket, Work},
+    store::{Commit, Store},
+    types::Budget,
+};
+
+/// What all steps of a run share.
+pub(super) struct Context<H: FsVerityHashValue> {
+    pub(super) store: Arc<Store<H>>,
+    pub(super) commit: Commit<H>,
+    pub(super) budget: Budget,
+    pub(super) downloads: Semaphore,
+    /// The largest file that is kept in memory until its id is known, in bytes.
+    pub(super) hash_first_max: u64,
+}
+
+/// One node's work.
+pub(super) enum Job<H: FsVerityHashValue> {
+    Fetch(Arc<Fetch<H>>),
+    Split(Arc<Layer<H>>),
+    Write(Arc<Layer<H>>),
+    Encode(Arc<Layer<H>>),
+    Finalize(Arc<Layer<H>>),
+    Image(Arc<Tree<H>>),
+    Config(Arc<Config<H>>),
+    Manifest(Arc<Manifest<H>>),
+    Tag(Arc<Name<H>>),
+    /// Done before the run.
+    Stored,
+}
+
+/// The work of a plan, by node.
+pub(super) struct Jobs<H: FsVerityHashValue> {
+    pub(super) context: Arc<Context<H>>,
+    pub(super) jobs: Vec<Job<H>>,
+}
+
+impl<H: FsVerityHashValue> Work for Jobs<H> {
+    fn start(&self, ticket: Ticket) {
+        let context = self.context.clone();
+        match &self.jobs[ticket.node().index()] {
+            Job::Fetch(fetch) => {
+                let (fetch, pool) = (fetch.clone(), ticket.pool().clone());
+                pool.spawn_async(fetch.run(context, ticket));
+            }
+            Job::Split(layer) => {
+                let actor = layer.split.get_or_init(|| Actor::new(ticket.pool(), ticket.priority()));
+                ticket.cancel().on_raise(actor.waker());
+                ticket.begin();
+                actor.start(SplitTask::new(context, layer.clone(), ticket));
+            }
+            Job::Write(layer) => {
+                let cancelled = layer.clone();
+                let cancel = ticket.cancel().clone();
+                ticket.begin();
+                layer.set_write(ticket);
+                cancel.on_raise(Arc::new(move || cancelled.end_write(Ok(()))));
+            }
+            Job::Encode(layer) => {
+                let actor = layer.encode.get_or_init(|| Actor::new(ticket.pool(), ticket.priority()));
+                ticket.cancel().on_raise(actor.waker());
+                ticket.begin();
+                actor.start(EncodeTask::new(context, layer.clone(), ticket));
+            }
+            Job::Finalize(layer) => {
+                let layer = layer.clone();
+                self.at_once(ticket, move || finalize::finalize(&context, &layer));
+            }
+            Job::Image(tree) => {
+                let tree = tree.clone();
+                self.at_once(ticket, move || tree.build(&context));
+            }
+            Job::Config(config) => {
+                let config = config.clone();
+                self.at_once(ticket, move || config.write(&context));
+            }
+            Job::Manifest(manifest) => {
+                let manifest = manifest.clone();
+                self.at_once(ticket, move || manifest.write(&context));
+            }
+            Job::Tag(name) => {
+                let (name, pool) = (name.clone(), ticket.pool().clone());
+                pool.spawn_async(name.publish(context, ticket));
+            }
+            Job::Stored => ticket.finish(Ok(())),
+        }
+    }
+}
+
+impl<H: FsVerityHashValue> Jobs<H> {
+    /// A node that is one piece of cpu work.
+    fn at_once(&self, ticket: Ticket, work: impl FnOnce() -> Result<(), Failure> + Send + 'static) {
+        let pool = ticket.pool().clone();
+        pool.spawn(ticket.priority(), move || {
+            if ticket.cancel().is_raised() {
+                return ticket.cancelled();
+            }
+            ticket.begin();
+            let result = work();
+            ticket.finish(result);
+        });
+    }
+}
