@@ -148,7 +148,11 @@ fn totals_text(totals: &Totals) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::render::sample;
+    use crate::{
+        graph::{Facts, ImageInput, Inputs, LayerInput, plan},
+        render::sample,
+        types::{Descriptor, LayerKind},
+    };
 
     #[test]
     fn two_images_that_share_a_layer() {
@@ -210,6 +214,54 @@ layers  1 new, 1 shared, 0 stored
 bytes   32 B to fetch, 32 B shared, 0 B stored
 ";
         assert_eq!(text(&sample::twice_the_same_layer()), expected);
+    }
+
+    #[test]
+    fn the_planner_makes_what_is_drawn_here() {
+        let layer = |blob: &str, size| LayerInput {
+            name: sample::digest("libs"),
+            kind: LayerKind::Tar,
+            blob: Descriptor { media_type: String::new(), digest: sample::digest(blob), size },
+        };
+        let image = |name: &str, layer| ImageInput {
+            name: name.into(),
+            reference: name.into(),
+            manifest: (sample::digest(&format!("{name} manifest")), 500),
+            config: (sample::digest(&format!("{name} config")), 700),
+            layers: vec![layer],
+            container: true,
+        };
+        let images = vec![image("a:v1", layer("libs.gz", 1000)), image("b:v1", layer("libs.zst", 800))];
+        let text = text(&plan(&Inputs { images, ..Inputs::default() }, &Facts::default()));
+        let expected = "\
+a:v1
+  manifest    cf31f2185c02           needed  document is new
+  config      3ba8db4d21a0           needed  document is new
+  layer 1     739a304e183a  1.00 kB  needed  layer is new, also in b:v1
+  filesystem  36d0f670d556           needed  filesystem is new
+  tag                                needed  name is new
+
+b:v1
+  manifest    70acb423cae0           needed  document is new
+  config      f428f1d7e63a           needed  document is new
+  layer 1     739a304e183a    800 B  shared  with a:v1
+  filesystem  36d0f670d556           shared  with a:v1
+  tag                                needed  name is new
+
+nodes       needed  standby
+  fetch          1        1
+  split          1        -
+  encode         1        -
+  write          1        -
+  finalize       1        -
+  config         2        -
+  manifest       2        -
+  image          1        -
+  tag            2        -
+layers  1 new, 1 shared, 0 stored
+bytes   1.00 kB to fetch, 800 B shared, 0 B stored
+";
+        assert_eq!(text, expected);
     }
 
     #[test]

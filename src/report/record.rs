@@ -90,15 +90,15 @@ impl Recorder {
         let node = nodes.entry(id).or_insert_with(|| NodeRecord::new(id));
         match event {
             Event::Started(_) => {
+                // A candidate whose bytes are wanted once more starts again after its end.
+                if node.end_ms.is_some() {
+                    node.restart();
+                }
                 node.start_ms.get_or_insert(at_ms);
                 (node.end_ms, node.outcome) = (None, NodeOutcome::Unfinished);
             }
             Event::Progress { bytes, .. } => node.bytes = node.bytes.saturating_add(bytes),
-            Event::Restarted(_) => {
-                node.lost_bytes = node.lost_bytes.saturating_add(node.bytes);
-                node.bytes = 0;
-                node.restarts += 1;
-            }
+            Event::Restarted(_) => node.restart(),
             Event::Finished(_) => node.end(at_ms, NodeOutcome::Finished),
             Event::Cancelled(_) => node.end(at_ms, NodeOutcome::Cancelled),
             Event::Failed(_, error) => {
@@ -137,6 +137,12 @@ impl NodeRecord {
             outcome: NodeOutcome::Unfinished,
             error: None,
         }
+    }
+
+    fn restart(&mut self) {
+        self.lost_bytes = self.lost_bytes.saturating_add(self.bytes);
+        self.bytes = 0;
+        self.restarts += 1;
     }
 
     fn end(&mut self, at_ms: u64, outcome: NodeOutcome) {
