@@ -4,10 +4,15 @@
 //! and the size make the descriptor, whose digest is the file's. Only chains of parents wait for one another, so each
 //! level of all files at hand goes as one wave through the lanes of `lanes.rs`, blocks of all files side by side.
 //! Source: kernel doc, filesystems/fsverity, "Merkle tree" and "fs-verity descriptor".
+//!
+//! Blocks of zeros have no shortcut: they were 0.25 % of the blocks of a Debian `/usr`.
 
+mod constants;
 mod cpu;
 mod lanes;
-mod sha2;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod rounds;
 #[cfg(target_arch = "x86_64")]
 mod sha_ni;
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::sha2::{Words, sigmas};
+use super::rounds::{Words, sigmas};
 
 /// Writes a [`Words`] type over one register: what all of them have in common.
 macro_rules! words {
@@ -36,7 +36,10 @@ macro_rules! words {
             #[inline(always)]
             unsafe fn read(data: &[&[u8]; $lanes], at: usize) -> [Self; 16] {
                 // SAFETY: the caller answers for the cpu.
-                unsafe { $read(data, at) }.map(Self)
+                let raw = unsafe { $read(data, at) };
+                let mut words = [Self(raw[0]); 16];
+                (1..16).for_each(|i| words[i] = Self(raw[i]));
+                words
             }
             #[inline(always)]
             fn store(self, words: &mut [$word; $lanes]) {
@@ -165,12 +168,14 @@ const TURN32: [u8; 16] = [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12];
 fn rows512<const N: usize>(data: &[&[u8]; N], at: usize, turn: [u8; 16]) -> [__m512i; N] {
     // SAFETY: `turn` is 16 bytes long.
     let turn = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(turn.as_ptr().cast()) });
-    data.map(|lane| {
-        let row = &lane[at..at + 64];
+    // A loop: `array::map` is not always inlined here, and then all rows go through memory; that cost 25 %.
+    let mut rows = [_mm512_setzero_si512(); N];
+    for (row, lane) in rows.iter_mut().zip(data) {
+        let bytes = &lane[at..at + 64];
         // SAFETY: the slice is 64 bytes long.
-        let row = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
-        _mm512_shuffle_epi8(row, turn)
-    })
+        *row = _mm512_shuffle_epi8(unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }, turn);
+    }
+    rows
 }
 
 /// The same for 32 bytes. Needs AVX2.
@@ -179,12 +184,13 @@ fn rows512<const N: usize>(data: &[&[u8]; N], at: usize, turn: [u8; 16]) -> [__m
 fn rows256<const N: usize>(data: &[&[u8]; N], at: usize, turn: [u8; 16]) -> [__m256i; N] {
     // SAFETY: `turn` is 16 bytes long.
     let turn = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(turn.as_ptr().cast()) });
-    data.map(|lane| {
-        let row = &lane[at..at + 32];
+    let mut rows = [_mm256_setzero_si256(); N];
+    for (row, lane) in rows.iter_mut().zip(data) {
+        let bytes = &lane[at..at + 32];
         // SAFETY: the slice is 32 bytes long.
-        let row = unsafe { _mm256_loadu_si256(row.as_ptr().cast()) };
-        _mm256_shuffle_epi8(row, turn)
-    })
+        *row = _mm256_shuffle_epi8(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }, turn);
+    }
+    rows
 }
 
 /// Turns two pairs of rows of 128-bit quarters into columns: quarter `q` of all four, for `q` from 0 to 3.
