@@ -20,6 +20,8 @@ mod open;
 mod repository;
 mod scratch;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use admin::{FsImageRow, GcMode, ImageDetails, ImageRow, RowDetails};
 pub use cache::{Output, Record};

@@ -54,13 +54,13 @@ pub enum Put {
 /// What is kept between calls: directory descriptors, ids met, what the filesystem cannot do.
 pub(super) struct Objects<H> {
     dirs: [OnceLock<OwnedFd>; 256],
-    known: Known<H>,
+    pub(super) known: Known<H>,
     /// Set once the filesystem said that it has no fs-verity: saves two system calls an object.
     no_verity: AtomicBool,
     /// Set once the filesystem said that it has no anonymous files.
-    no_tmpfile: AtomicBool,
+    pub(super) no_tmpfile: AtomicBool,
     /// Set once linking by descriptor alone was refused: older kernels want CAP_DAC_READ_SEARCH for it.
-    link_by_proc: AtomicBool,
+    pub(super) link_by_proc: AtomicBool,
 }
 
 impl<H> Default for Objects<H> {
@@ -460,7 +460,7 @@ impl Sealed {
 
 /// Ids that were seen complete in this run, up to a limit: a table of every file of a huge batch would be
 /// memory that grows with the input, and forgetting costs no more than a `stat`.
-struct Known<H> {
+pub(super) struct Known<H> {
     shards: [Mutex<HashSet<H>>; KNOWN_SHARDS],
 }
 
@@ -484,7 +484,7 @@ impl<H: FsVerityHashValue> Known<H> {
         self.shard(id).contains(id)
     }
 
-    fn insert(&self, id: &H) {
+    pub(super) fn insert(&self, id: &H) {
         let mut shard = self.shard(id);
         if shard.len() >= KNOWN_SHARD_LIMIT {
             shard.clear();
