@@ -30,6 +30,7 @@ pub use composefs::{
     erofs::format::{FormatConfig, FormatVersion},
     fsverity::{Algorithm, FsVerityHashValue, Sha256HashValue, Sha512HashValue},
 };
+pub use composefs_oci::tar::{TarEntry, TarItem};
 pub use documents::{DOCUMENT_LIMIT, Document, FsImages, StoredDocument};
 pub use error::StoreError;
 pub use images::{Image, Outdated, OutdatedImage, StoredImage};

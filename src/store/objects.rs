@@ -128,8 +128,8 @@ impl<H: FsVerityHashValue> Store<H> {
     pub fn put_file(&self, id: &H, file: File, size: u64) -> Result<Put, StoreError> {
         let found = fs::fstat(&file).map_err(|errno| self.object_fault(id, errno))?.st_size;
         if u64::try_from(found) != Ok(size) {
-            let detail = format!("the spooled file has {found} bytes instead of {size}");
-            return Err(StoreError::Damaged { what: object_path(id), detail });
+            let cause = io::Error::other(format!("the spooled file has {found} bytes instead of {size}"));
+            return Err(StoreError::Io { what: object_path(id), cause });
         }
         self.put_content(id, size, Content::File(file))
     }
@@ -209,8 +209,8 @@ impl<H: FsVerityHashValue> Store<H> {
                 Err(errno) => return Err(self.object_fault(id, errno)),
             }
         }
-        let detail = "its file changes all the time: is another program writing here?".to_owned();
-        Err(StoreError::Damaged { what: object_path(id), detail })
+        let cause = io::Error::other("its file changes all the time: is another program writing here?");
+        Err(StoreError::Io { what: object_path(id), cause })
     }
 
     /// What is under the name of `id`. In a secure repository a file without fs-verity is verified, and with
@@ -264,10 +264,7 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Makes a complete file of `content`, with fs-verity where there is any.
     fn seal(&self, dir: BorrowedFd<'_>, id: &H, mut content: Content<'_>) -> Result<Sealed, StoreError> {
-        let fault = |cause: io::Error| match Errno::from_io_error(&cause) {
-            Some(errno) => self.object_fault(id, errno),
-            None => StoreError::Io { what: object_path(id), cause },
-        };
+        let fault = |cause: io::Error| self.explain(object_path(id), cause);
         for _ in 0..SEAL_ATTEMPTS {
             let (sealed, rest) = self.write(dir, content)?;
             if self.is_insecure() && self.objects.no_verity.load(Ordering::Relaxed) {
@@ -301,10 +298,12 @@ impl<H: FsVerityHashValue> Store<H> {
     fn confirm(&self, id: &H, fd: BorrowedFd<'_>) -> Result<(), StoreError> {
         match measure_verity::<H>(fd) {
             Ok(found) if found == *id => Ok(()),
-            Ok(found) => Err(StoreError::Damaged {
-                what: object_path(id),
-                detail: format!("the kernel measured {} while we computed another digest", found.to_hex()),
-            }),
+            Ok(found) => {
+                let found = found.to_hex();
+                let cause =
+                    io::Error::other(format!("the kernel measured {found}: faulty memory, or our error"));
+                Err(StoreError::Io { what: object_path(id), cause })
+            }
             Err(error) => {
                 let what = format!("measuring {}", object_path(id));
                 Err(StoreError::Io { what, cause: io::Error::other(error) })
@@ -319,10 +318,7 @@ impl<H: FsVerityHashValue> Store<H> {
         content: Content<'a>,
     ) -> Result<(Sealed, Option<&'a [IoSlice<'a>]>), StoreError> {
         let fault = |errno| self.fault("writing an object", errno);
-        let io_fault = |cause: io::Error| match Errno::from_io_error(&cause) {
-            Some(errno) => fault(errno),
-            None => StoreError::Io { what: "writing an object".into(), cause },
-        };
+        let io_fault = |cause| self.explain("writing an object", cause);
         let content = match content {
             Content::File(file) if !self.objects.no_tmpfile.load(Ordering::Relaxed) => {
                 return Ok((Sealed::Anonymous(file.into()), None));

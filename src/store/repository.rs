@@ -155,6 +155,14 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(slot.insert(Arc::new(scratch)).clone())
     }
 
+    /// Words for an I/O error on one of this repository's files, a spool for example.
+    pub fn explain(&self, what: impl Into<String>, cause: std::io::Error) -> StoreError {
+        match Errno::from_io_error(&cause) {
+            Some(errno) => self.fault(what, errno),
+            None => StoreError::Io { what: what.into(), cause },
+        }
+    }
+
     /// A failed system call on `what`.
     pub(super) fn fault(&self, what: impl Into<String>, errno: Errno) -> StoreError {
         StoreError::errno(&self.path, what, errno)

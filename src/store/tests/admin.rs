@@ -104,9 +104,9 @@ fn a_record_counts_while_its_outputs_are_there() {
     };
     let key = "0123abcd".repeat(8);
     scene.store.remember(&key, &record).unwrap();
-    assert_eq!(scene.store.record_of(&key), Some(record.clone()));
+    assert_eq!(scene.store.remembered(&key), Some(record.clone()));
     let scene = reopen(scene);
-    assert_eq!(scene.store.record_of(&key), Some(record.clone()));
+    assert_eq!(scene.store.remembered(&key), Some(record.clone()));
     let file = scene.path(&format!("cfs-dag/nodes/01/{key}.json"));
     let text = fs::read_to_string(&file).unwrap();
     let alien = [
@@ -116,13 +116,13 @@ fn a_record_counts_while_its_outputs_are_there() {
     ];
     for text in alien {
         fs::write(&file, text).unwrap();
-        assert_eq!(scene.store.record_of(&key), None);
+        assert_eq!(scene.store.remembered(&key), None);
     }
     scene.store.remember(&key, &record).unwrap();
     assert!(scene.store.remember("../../etc", &record).is_err());
     // A gc knows nothing of records: they end with their outputs.
     scene.store.gc(GcMode::Remove, || ()).unwrap();
-    assert_eq!(scene.store.record_of(&key), None);
+    assert_eq!(scene.store.remembered(&key), None);
     assert!(!file.exists());
     scene.fsck_is_clean();
 }

@@ -252,7 +252,7 @@ fn reading_and_planning_create_nothing() {
     scene.store.layer(&digest, LayerKind::Tar).unwrap();
     scene.store.config(&digest).unwrap();
     assert!(!scene.store.contains(&compute_verity(b"x"), 1).unwrap());
-    assert!(scene.store.record_of(&"ab".repeat(32)).is_none());
+    assert!(scene.store.remembered(&"ab".repeat(32)).is_none());
     assert!(scene.store.list_images().unwrap().is_empty());
     assert_eq!(fs::read_dir(scene.path("")).unwrap().count(), 1, "meta.json alone");
 }

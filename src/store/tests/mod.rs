@@ -4,6 +4,7 @@ mod admin;
 mod commit;
 mod documents;
 mod images;
+mod mounts;
 mod objects;
 mod opening;
 
