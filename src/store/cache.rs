@@ -60,7 +60,7 @@ struct Stored<R> {
 impl<H: FsVerityHashValue> Store<H> {
     /// The record of the node `key` (hexadecimal), if there is one whose objects are all there. Anything
     /// unreadable counts as none. Writes nothing.
-    pub fn record_of(&self, key: &str) -> Option<Record> {
+    pub fn remembered(&self, key: &str) -> Option<Record> {
         let path = record_path(key)?;
         let file = fs::openat(self.root(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let mut text = Vec::new();
@@ -115,8 +115,7 @@ impl<H: FsVerityHashValue> Store<H> {
             for file in std::fs::read_dir(dir.map_err(io_fault)?.path()).map_err(io_fault)? {
                 let path = file.map_err(io_fault)?.path();
                 let key = path.file_stem().unwrap_or_default().to_string_lossy();
-                if self.record_of(&key).is_none() {
-                    std::fs::remove_file(&path).map_err(io_fault)?;
+                if self.remembered(&key).is_none() && std::fs::remove_file(&path).is_ok() {
                     removed += 1;
                 }
             }

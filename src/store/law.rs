@@ -108,7 +108,9 @@ pub fn breaches<H: FsVerityHashValue>(
     let mut in_barrier: HashSet<String> = HashSet::new();
     for op in ops {
         match op {
-            Op::Complete(id) => drop(complete.insert(id.clone())),
+            Op::Complete(id) => {
+                complete.insert(id.clone());
+            }
             Op::BarrierBegin => in_barrier = complete.clone(),
             Op::BarrierEnd => durable.extend(in_barrier.drain()),
             Op::DirSynced(_) => {}
@@ -175,7 +177,9 @@ fn reach<H: FsVerityHashValue>(
     match store.open_stream(id)? {
         Opened::Stream(mut stream) => {
             stream
-                .get_object_refs(|object| drop(reached.insert(object.to_hex())))
+                .get_object_refs(|object| {
+                    reached.insert(object.to_hex());
+                })
                 .map_err(|error| StoreError::upstream("reading a stream", &error))?;
             for (_, other) in stream.iter_named_refs() {
                 named.push(other.clone());
@@ -202,7 +206,9 @@ fn unsynced(ops: &[Op]) -> Vec<String> {
             Op::Linked { path, .. } => {
                 dirty.extend(path.rsplit_once('/').map(|(dir, _)| dir));
             }
-            Op::DirSynced(dir) => drop(dirty.remove(dir.as_str())),
+            Op::DirSynced(dir) => {
+                dirty.remove(dir.as_str());
+            }
             _ => {}
         }
     }

@@ -204,6 +204,8 @@ impl<H: FsVerityHashValue> Store<H> {
 fn references<H: FsVerityHashValue>(stream: &mut SplitStreamReader<H>) -> HashSet<H> {
     let mut ids = HashSet::new();
     // Cannot fail: it only walks a table in memory.
-    let _ = stream.get_object_refs(|id| drop(ids.insert(id.clone())));
+    let _ = stream.get_object_refs(|id| {
+        ids.insert(id.clone());
+    });
     ids
 }

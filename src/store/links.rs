@@ -77,7 +77,7 @@ impl Tag {
             name if encode_tag(name).len() > 255 => "is longer than 255 bytes when stored",
             name => return Ok(Self(name.to_owned())),
         };
-        Err(StoreError::Refused(format!("the name {name:?} {why}: choose another with --name")))
+        Err(StoreError::Refused(format!("the name {name:?} {why}: choose another")))
     }
 
     /// The name as the user knows it.

@@ -22,6 +22,8 @@ mod repository;
 mod scratch;
 mod splitstream;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use admin::{FsImageRow, GcMode, ImageDetails, ImageRow, RowDetails};
 pub use cache::{Output, Record};

@@ -54,13 +54,13 @@ pub enum Put {
 /// What is kept between calls: directory descriptors, ids met, what the filesystem cannot do.
 pub(super) struct Objects<H> {
     dirs: [OnceLock<OwnedFd>; 256],
-    known: Known<H>,
+    pub(super) known: Known<H>,
     /// Set once the filesystem said that it has no fs-verity: saves two system calls an object.
     no_verity: AtomicBool,
     /// Set once the filesystem said that it has no anonymous files.
-    no_tmpfile: AtomicBool,
+    pub(super) no_tmpfile: AtomicBool,
     /// Set once linking by descriptor alone was refused: older kernels want CAP_DAC_READ_SEARCH for it.
-    link_by_proc: AtomicBool,
+    pub(super) link_by_proc: AtomicBool,
 }
 
 impl<H> Default for Objects<H> {
@@ -128,8 +128,8 @@ impl<H: FsVerityHashValue> Store<H> {
     pub fn put_file(&self, id: &H, file: File, size: u64) -> Result<Put, StoreError> {
         let found = fs::fstat(&file).map_err(|errno| self.object_fault(id, errno))?.st_size;
         if u64::try_from(found) != Ok(size) {
-            let detail = format!("the spooled file has {found} bytes instead of {size}");
-            return Err(StoreError::Damaged { what: object_path(id), detail });
+            let cause = io::Error::other(format!("the spooled file has {found} bytes instead of {size}"));
+            return Err(StoreError::Io { what: object_path(id), cause });
         }
         self.put_content(id, size, Content::File(file))
     }
@@ -209,8 +209,8 @@ impl<H: FsVerityHashValue> Store<H> {
                 Err(errno) => return Err(self.object_fault(id, errno)),
             }
         }
-        let detail = "its file changes all the time: is another program writing here?".to_owned();
-        Err(StoreError::Damaged { what: object_path(id), detail })
+        let cause = io::Error::other("its file changes all the time: is another program writing here?");
+        Err(StoreError::Io { what: object_path(id), cause })
     }
 
     /// What is under the name of `id`. In a secure repository a file without fs-verity is verified, and with
@@ -264,10 +264,7 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Makes a complete file of `content`, with fs-verity where there is any.
     fn seal(&self, dir: BorrowedFd<'_>, id: &H, mut content: Content<'_>) -> Result<Sealed, StoreError> {
-        let fault = |cause: io::Error| match Errno::from_io_error(&cause) {
-            Some(errno) => self.object_fault(id, errno),
-            None => StoreError::Io { what: object_path(id), cause },
-        };
+        let fault = |cause: io::Error| self.explain(object_path(id), cause);
         for _ in 0..SEAL_ATTEMPTS {
             let (sealed, rest) = self.write(dir, content)?;
             if self.is_insecure() && self.objects.no_verity.load(Ordering::Relaxed) {
@@ -301,10 +298,12 @@ impl<H: FsVerityHashValue> Store<H> {
     fn confirm(&self, id: &H, fd: BorrowedFd<'_>) -> Result<(), StoreError> {
         match measure_verity::<H>(fd) {
             Ok(found) if found == *id => Ok(()),
-            Ok(found) => Err(StoreError::Damaged {
-                what: object_path(id),
-                detail: format!("the kernel measured {} while we computed another digest", found.to_hex()),
-            }),
+            Ok(found) => {
+                let found = found.to_hex();
+                let cause =
+                    io::Error::other(format!("the kernel measured {found}: faulty memory, or our error"));
+                Err(StoreError::Io { what: object_path(id), cause })
+            }
             Err(error) => {
                 let what = format!("measuring {}", object_path(id));
                 Err(StoreError::Io { what, cause: io::Error::other(error) })
@@ -319,10 +318,7 @@ impl<H: FsVerityHashValue> Store<H> {
         content: Content<'a>,
     ) -> Result<(Sealed, Option<&'a [IoSlice<'a>]>), StoreError> {
         let fault = |errno| self.fault("writing an object", errno);
-        let io_fault = |cause: io::Error| match Errno::from_io_error(&cause) {
-            Some(errno) => fault(errno),
-            None => StoreError::Io { what: "writing an object".into(), cause },
-        };
+        let io_fault = |cause| self.explain("writing an object", cause);
         let content = match content {
             Content::File(file) if !self.objects.no_tmpfile.load(Ordering::Relaxed) => {
                 return Ok((Sealed::Anonymous(file.into()), None));
@@ -460,7 +456,7 @@ impl Sealed {
 
 /// Ids that were seen complete in this run, up to a limit: a table of every file of a huge batch would be
 /// memory that grows with the input, and forgetting costs no more than a `stat`.
-struct Known<H> {
+pub(super) struct Known<H> {
     shards: [Mutex<HashSet<H>>; KNOWN_SHARDS],
 }
 
@@ -484,7 +480,7 @@ impl<H: FsVerityHashValue> Known<H> {
         self.shard(id).contains(id)
     }
 
-    fn insert(&self, id: &H) {
+    pub(super) fn insert(&self, id: &H) {
         let mut shard = self.shard(id);
         if shard.len() >= KNOWN_SHARD_LIMIT {
             shard.clear();

@@ -247,11 +247,11 @@ fn read_meta(dir: &OwnedFd, path: &Path) -> Result<Option<Meta>, StoreError> {
     {
         Ok(fd) => File::from(fd),
         Err(Errno::NOENT) if fs::statat(dir, "objects", AtFlags::empty()).is_ok() => {
-            return Err(refused(
-                path,
-                "a repository of an old format, without meta.json: let cfsctl upgrade it first \
-                 (`cfsctl --repo PATH images`)",
-            ));
+            let shown = path.display();
+            return Err(StoreError::Refused(format!(
+                "{shown}: a repository of an old format, without meta.json: let cfsctl upgrade it first, for \
+                 example by `cfsctl --repo {shown} images`"
+            )));
         }
         Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(fault(errno)),

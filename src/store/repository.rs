@@ -165,6 +165,14 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(slot.insert(Arc::new(scratch)).clone())
     }
 
+    /// Words for an I/O error on one of this repository's files, a spool for example.
+    pub fn explain(&self, what: impl Into<String>, cause: std::io::Error) -> StoreError {
+        match Errno::from_io_error(&cause) {
+            Some(errno) => self.fault(what, errno),
+            None => StoreError::Io { what: what.into(), cause },
+        }
+    }
+
     /// A failed system call on `what`.
     /// `cause`, met while doing `what`, in words for people.
     pub fn io_error(&self, what: &str, cause: std::io::Error) -> StoreError {

@@ -19,6 +19,8 @@ use rustix::{
 /// Our folder in a repository; upstream's gc and fsck leave it alone.
 pub(super) const OWN_DIR: &str = "cfs-dag";
 const TMP_DIR: &str = "cfs-dag/tmp";
+/// How often a folder may be swept away before it is locked: each time takes another run that starts just then.
+const ATTEMPTS: usize = 16;
 
 /// The folder of this run, removed with everything in it when dropped.
 pub(super) struct Scratch {
@@ -35,16 +37,23 @@ impl Scratch {
         make_dir(repo, TMP_DIR)?;
         let parent = open_dir(repo, TMP_DIR)?;
         sweep_dir(&parent)?;
-        loop {
+        for _ in 0..ATTEMPTS {
             let name = fresh_name();
             fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o700))?;
-            // A sweeping run may have taken the folder between mkdir and lock: then it is gone, or locked by it.
-            let Ok(dir) = open_dir(parent.as_fd(), &name) else { continue };
-            let locked = fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
-            if locked && fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            // A sweeping run may take the folder between mkdir and lock: then it is gone, or locked by it.
+            let dir = match open_dir(parent.as_fd(), &name) {
+                Err(Errno::NOENT) => continue,
+                opened => opened?,
+            };
+            match fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => continue,
+                locked => locked?,
+            }
+            if fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
                 return Ok(Self { parent, dir, name, next: AtomicU64::new(0) });
             }
         }
+        Err(Errno::AGAIN)
     }
 
     /// The folder itself.

@@ -1,0 +1,128 @@
+//! The verbs, and the node cache.
+
+use super::*;
+
+#[test]
+fn images_are_listed_with_what_they_are() {
+    let scene = repo::<Sha512HashValue>();
+    let (manifest, _) = scene.stored_image(1, "docker://example.com/a%b:1");
+    scene.stored_image(2, "other");
+    let rows = scene.store.list_images().unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!((&*rows[0].name, rows[0].manifest_digest), ("docker://example.com/a%b:1", manifest));
+    let RowDetails::Read(details) = &rows[0].details else { panic!() };
+    assert!(details.is_container);
+    assert_eq!((details.layer_count, details.compressed_bytes), (1, 10_240));
+    assert_eq!(details.stored_bytes, tar(&borrowed(&usr_files(1))).len() as u64);
+    assert_eq!(details.fs_images.len(), 1);
+    let text = serde_json::to_string(&rows[0]).unwrap();
+    assert!(text.contains("\"manifestDigest\":\"sha256:") && text.contains("\"configDigest\""), "{text}");
+    let id = scene.store.linked(&StreamName::Manifest(manifest)).unwrap().unwrap();
+    fs::write(scene.object(&id), "torn").unwrap();
+    assert!(matches!(scene.store.list_images().unwrap()[0].details, RowDetails::Unreadable { .. }));
+}
+
+#[test]
+fn tags_come_and_go_and_unknown_names_are_named() {
+    let scene = repo::<Sha256HashValue>();
+    let (manifest, _) = scene.stored_image(1, "app");
+    scene.store.tag("app", "again").unwrap();
+    scene.store.tag(&format!("@{manifest}"), "third").unwrap();
+    assert_eq!(scene.store.resolve("again").unwrap(), manifest);
+    assert_eq!(scene.store.resolve(&manifest.to_string()).unwrap(), manifest);
+    assert!(scene.store.inspect("third").unwrap()["manifest"]["layers"].is_array());
+    scene.store.untag("app").unwrap();
+    for error in [
+        scene.store.untag("app").unwrap_err(),
+        scene.store.tag("app", "x").unwrap_err(),
+        scene.store.inspect("app").unwrap_err(),
+        scene.store.untag("..").unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("no image \""), "{error}");
+    }
+    assert!(scene.store.tag("again", "@bad").is_err());
+    assert_eq!(scene.store.tags().unwrap().len(), 2);
+    scene.fsck_is_clean();
+}
+
+#[test]
+fn gc_removes_what_no_tag_reaches_and_nothing_else() {
+    let scene = repo::<Sha256HashValue>();
+    scene.stored_image(1, "stays");
+    let names = scene.names();
+    scene.stored_image(2, "goes");
+    scene.store.put_bytes(&[0x66; 900]).unwrap();
+    scene.store.untag("goes").unwrap();
+    let would = scene.store.gc(GcMode::DryRun, || ()).unwrap();
+    assert!(would.objects_removed > 3);
+    let gone = scene.store.gc(GcMode::Remove, || ()).unwrap();
+    assert_eq!(gone.objects_removed, would.objects_removed);
+    assert_eq!(scene.names().into_iter().filter(|name| name.len() > 10).collect::<Vec<_>>(), {
+        names.into_iter().filter(|name| name.len() > 10).collect::<Vec<_>>()
+    });
+    scene.fsck_is_clean();
+    // What was known before is looked at again.
+    assert!(!scene.store.contains(&compute_verity(&[0x66; 900]), 900).unwrap());
+}
+
+#[test]
+fn gc_waits_for_another_user_and_says_so() {
+    let scene = repo::<Sha256HashValue>();
+    let other = open_as::<Sha256HashValue>(scene.store.path());
+    let (sender, receiver) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let store = &scene.store;
+        let collector = scope.spawn(move || store.gc(GcMode::Remove, || sender.send(()).unwrap()));
+        receiver.recv().unwrap();
+        assert!(!is_locked(scene.store.path()), "a waiting gc does not hold it yet");
+        drop(other);
+        collector.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn fsck_may_be_called_from_inside_a_runtime() {
+    let scene = repo::<Sha256HashValue>();
+    scene.stored_image(1, "app");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async { scene.fsck_is_clean() });
+    fs::remove_file(scene.object(&compute_verity(&[1; 5000]))).unwrap();
+    assert!(!scene.store.fsck().unwrap().is_ok());
+}
+
+#[test]
+fn a_record_counts_while_its_outputs_are_there() {
+    let scene = repo::<Sha512HashValue>();
+    let data = vec![1; 3000];
+    let id = scene.store.put_bytes(&data).unwrap();
+    let record = Record {
+        kind: "split".into(),
+        outputs: vec![Output { id: id.to_hex(), size: 3000 }],
+        links: vec!["streams/x".into()],
+        counts: BTreeMap::from([("files".into(), 7)]),
+        millis: 12,
+    };
+    let key = "0123abcd".repeat(8);
+    scene.store.remember(&key, &record).unwrap();
+    assert_eq!(scene.store.remembered(&key), Some(record.clone()));
+    let scene = reopen(scene);
+    assert_eq!(scene.store.remembered(&key), Some(record.clone()));
+    let file = scene.path(&format!("cfs-dag/nodes/01/{key}.json"));
+    let text = fs::read_to_string(&file).unwrap();
+    let alien = [
+        text.replace("\"format\":1", "\"format\":2"),
+        text.replace(&key[..8], "ffffffff"),
+        text[..20].into(),
+    ];
+    for text in alien {
+        fs::write(&file, text).unwrap();
+        assert_eq!(scene.store.remembered(&key), None);
+    }
+    scene.store.remember(&key, &record).unwrap();
+    assert!(scene.store.remember("../../etc", &record).is_err());
+    // A gc knows nothing of records: they end with their outputs.
+    scene.store.gc(GcMode::Remove, || ()).unwrap();
+    assert_eq!(scene.store.remembered(&key), None);
+    assert!(!file.exists());
+    scene.fsck_is_clean();
+}

@@ -1,0 +1,119 @@
+//! Configs and manifests against upstream's own.
+
+use std::collections::HashMap;
+
+use super::*;
+
+fn agrees_with_upstream<H: FsVerityHashValue>() {
+    let scene = repo::<H>();
+    let layers = [scene.usr_layer(1), scene.usr_layer(2), scene.usr_layer(1)];
+    let (config, manifest) = documents(&layers);
+    let pairs: Vec<_> = layers.iter().map(|layer| (layer.diff_id, layer.id.clone())).collect();
+    let refs: HashMap<Box<str>, H> =
+        pairs.iter().map(|(digest, id)| (digest.to_string().into(), id.clone())).collect();
+    let object = |text: &str| scene.store.put_bytes(text.repeat(100).as_bytes()).unwrap();
+    let (v1, v2, boot) = (object("one"), object("two"), object("boot"));
+    // More than one boot image has no fixed order upstream.
+    let boots = BTreeMap::from([("composefs.image.boot.v1".to_owned(), boot.clone())]);
+    let their_boots: HashMap<Box<str>, H> = HashMap::from([("composefs.image.boot.v1".into(), boot)]);
+    for (one, two) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut images = FsImages::default();
+        if one {
+            images.set(FormatVersion::V1, v1.clone());
+        }
+        if two {
+            images.set(FormatVersion::V2, v2.clone());
+        }
+        let (one, two) = (one.then_some(&v1), two.then_some(&v2));
+        let ours = scene.store.put_config(&config, &pairs, &images, &boots).unwrap();
+        let repo = scene.store.upstream();
+        let (digest, theirs) =
+            composefs_oci::write_config_raw(repo, &config, refs.clone(), two, one, &their_boots).unwrap();
+        assert_eq!(ours, theirs);
+        let digest: Digest = digest.to_string().parse().unwrap();
+        let StoredDocument::Whole(stored) = scene.store.config(&digest).unwrap() else { panic!() };
+        assert_eq!((stored.json, stored.id), (config.clone(), ours));
+    }
+    // Upstream's manifests are reproducible when there is one layer.
+    let pairs = &pairs[..1];
+    let config_digest = Digest::of(&config);
+    let ours = scene.store.put_manifest(&manifest, (&config_digest, &v1), pairs).unwrap();
+    let parsed = composefs_oci_manifest(&manifest);
+    let layer_refs: Vec<(String, H)> =
+        pairs.iter().map(|(digest, id)| (digest.to_string(), id.clone())).collect();
+    let text = parsed.to_string().unwrap();
+    let digest = Digest::of(text.as_bytes());
+    let (_, theirs) = composefs_oci::oci_image::write_manifest(
+        scene.store.upstream(),
+        &parsed,
+        &digest.to_string().parse().unwrap(),
+        &v1,
+        &layer_refs,
+        None,
+    )
+    .unwrap();
+    if text.as_bytes() == manifest {
+        assert_eq!(ours, theirs);
+    } else {
+        let ours = scene.store.put_manifest(text.as_bytes(), (&config_digest, &v1), pairs).unwrap();
+        assert_eq!(ours, theirs);
+    }
+}
+
+fn composefs_oci_manifest(json: &[u8]) -> containers_image_proxy::oci_spec::image::ImageManifest {
+    containers_image_proxy::oci_spec::image::ImageManifest::from_reader(json).unwrap()
+}
+
+#[test]
+fn streams_equal_upstreams_in_both_algorithms() {
+    agrees_with_upstream::<Sha256HashValue>();
+    agrees_with_upstream::<Sha512HashValue>();
+}
+
+#[test]
+fn a_raw_layers_stream_equals_upstreams() {
+    let scene = repo::<Sha256HashValue>();
+    let blob = scene.store.put_bytes(&[1; 700]).unwrap();
+    let mut stream = scene.store.upstream().create_stream(Content::Blob.code()).unwrap();
+    stream.add_external_size(700);
+    stream.write_reference(blob.clone()).unwrap();
+    assert_eq!(stream.done().unwrap(), scene.store.put_blob_stream(&blob, 700).unwrap());
+}
+
+#[test]
+fn a_damaged_document_is_broken_and_no_panic() {
+    let scene = repo::<Sha512HashValue>();
+    let (manifest, _) = scene.stored_image(1, "app");
+    let id = scene.store.linked(&StreamName::Manifest(manifest)).unwrap().unwrap();
+    let whole = fs::read(scene.object(&id)).unwrap();
+    let broken = |bytes: &[u8]| {
+        fs::write(scene.object(&id), bytes).unwrap();
+        let stored = scene.store.manifest(&manifest).unwrap();
+        assert!(matches!(&stored, StoredDocument::Broken { .. }), "{stored:?}");
+        assert_eq!(stored.id(), Some(&id));
+    };
+    for length in [0, 1, 31, 111, 112, 200, whole.len() - 1] {
+        broken(&whole[..length]);
+    }
+    broken(&vec![0; whole.len()]);
+    broken(b"SplitStream but nothing else that would be one, and long enough to hold both of its fixed headers, \
+             which this text is, at last");
+    // A range that claims more than there is must not be believed.
+    let mut huge = whole.clone();
+    huge[40..48].copy_from_slice(&u64::MAX.to_le_bytes());
+    broken(&huge);
+    fs::remove_file(scene.object(&id)).unwrap();
+    assert!(matches!(scene.store.manifest(&manifest).unwrap(), StoredDocument::Broken { .. }));
+}
+
+#[test]
+fn a_document_with_other_bytes_is_broken() {
+    let scene = repo::<Sha256HashValue>();
+    let json = documents::<Sha256HashValue>(&[]).0;
+    let id = scene.store.put_config(&json, &[], &FsImages::default(), &BTreeMap::new()).unwrap();
+    let wrong = Digest::of(b"another config");
+    let name = StreamName::Config(wrong);
+    let set = LinkSet { documents: vec![DocumentLink { name, id, seen: None }], ..LinkSet::default() };
+    scene.commit(set);
+    assert!(matches!(scene.store.config(&wrong).unwrap(), StoredDocument::Broken { .. }));
+}
