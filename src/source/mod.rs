@@ -3,18 +3,21 @@
 //! [`Sources`] opens [`Reference`]s, each as a [`Source`]: its manifest and config come back verified, as
 //! [`Resolved`]; its blobs come through [`BlobReader`]s, unverified, since whoever splits a blob hashes it anyway.
 
+mod access;
 mod error;
 mod layout;
 mod platform;
-
+mod proxy;
 mod reference;
 mod resolved;
 
 use std::{future::Future, pin::Pin};
 
+pub use access::{Access, Options, Sources};
 pub use error::{ErrorKind, Result, SourceError};
 pub use layout::LayoutSource;
 pub use platform::{ParsePlatformError, Platform};
+pub use proxy::ProxySource;
 pub use reference::{ParseReferenceError, Reference, Selector, Transport};
 pub use resolved::{MAX_DOCUMENT, Resolved};
 

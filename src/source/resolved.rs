@@ -173,11 +173,16 @@ pub(super) fn capped(what: impl fmt::Display, size: u64) -> Result<()> {
 
 /// Our descriptor from oci-spec's.
 pub(super) fn descriptor(from: &oci::Descriptor) -> Result<Descriptor> {
-    let digest = from.digest().as_ref().parse().map_err(|error| SourceError::corrupt(format!("{error}")))?;
-    if from.size() > MAX_BLOB {
-        return Err(SourceError::corrupt(format!("a blob of {} bytes is not credible", from.size())));
+    blob_descriptor(from.media_type().as_ref(), from.digest().as_ref(), from.size())
+}
+
+/// A descriptor whose digest is a sha256 and whose size is credible.
+pub(super) fn blob_descriptor(media_type: &str, digest: &str, size: u64) -> Result<Descriptor> {
+    let digest = digest.parse().map_err(|error| SourceError::corrupt(format!("{error}")))?;
+    if size > MAX_BLOB {
+        return Err(SourceError::corrupt(format!("a blob of {size} bytes is not credible")));
     }
-    Ok(Descriptor { media_type: from.media_type().to_string(), digest, size: from.size() })
+    Ok(Descriptor { media_type: media_type.to_owned(), digest, size })
 }
 
 /// Layers from a list, an error naming the layer by its place.

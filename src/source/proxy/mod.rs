@@ -1,0 +1,125 @@
+//! Images through skopeo: registries, archives, directories and the storage of podman. Knows the order of requests;
+//! ignores how processes are kept and bytes are moved.
+
+mod pool;
+mod process;
+mod transfer;
+
+use std::{future::Future, sync::Arc};
+
+use containers_image_proxy::ConvertedLayerInfo;
+use tokio::sync::Mutex;
+
+use self::{pool::Image, process::Fault, transfer::Transfer};
+pub(super) use self::{pool::Pool, process::Launch};
+use super::{
+    BlobReader, BoxFuture, ErrorKind, Platform, Reference, Resolved, Result, Source, SourceError, Transport,
+    resolved::{Manifest, blob_descriptor, numbered},
+};
+use crate::types::{Descriptor, Digest};
+
+/// How often a request moves to another process because its own was retired before it was asked.
+const MOVES: usize = 4;
+
+/// An image that skopeo can open.
+pub struct ProxySource {
+    reference: Reference,
+    platform: Option<Platform>,
+    pool: Arc<Pool>,
+    /// Where the image is open; opened again elsewhere when that process is retired.
+    image: Mutex<Option<Arc<Image>>>,
+}
+
+impl ProxySource {
+    /// Nothing is opened yet. The pool must have been made for the same platform.
+    pub(super) fn new(reference: &Reference, platform: Option<Platform>, pool: Arc<Pool>) -> Self {
+        Self { reference: reference.clone(), platform, pool, image: Mutex::default() }
+    }
+
+    /// The image, open. Others who want it wait, lest an archive be unpacked twice.
+    async fn image(&self) -> std::result::Result<Arc<Image>, Fault> {
+        let mut slot = self.image.lock().await;
+        if let Some(image) = slot.as_ref().filter(|image| !image.process.is_retired()) {
+            return Ok(image.clone());
+        }
+        let image = self.pool.open(&self.reference).await?;
+        Ok(slot.insert(image).clone())
+    }
+
+    async fn resolve_once(&self) -> std::result::Result<Resolved, Fault> {
+        let image = self.image().await?;
+        let (name, bytes) =
+            image.request("GetManifest", |proxy, id| Box::pin(proxy.fetch_manifest_raw_oci(id))).await?;
+        let name: Digest =
+            name.parse().map_err(|error| SourceError::corrupt(format!("the manifest's name: {error}")))?;
+        // skopeo converts docker's schema 2 and still gives the original's digest. It has checked the original,
+        // also against a digest in the reference, which may be that of an index above it.
+        let manifest = Manifest::parse(bytes)?.known_as(name);
+        let config = if manifest.is_converted() {
+            // The registry knows nothing of the converted config. For others this call would write it anew.
+            image.request("GetFullConfig", |proxy, id| Box::pin(proxy.fetch_config_raw(id))).await?
+        } else {
+            document(&image, &manifest.config).await?
+        };
+        let blobs = match self.reference.transport() {
+            Transport::ContainersStorage => Some(stored_layers(&image).await?),
+            _ => None,
+        };
+        Ok(manifest.with_config(config, blobs)?.expect_platform(self.platform.as_ref())?)
+    }
+}
+
+impl Source for ProxySource {
+    fn resolve(&self) -> BoxFuture<'_, Result<Resolved>> {
+        Box::pin(moving(move || self.resolve_once()))
+    }
+
+    fn open_blob(&self, blob: &Descriptor) -> BoxFuture<'_, Result<Box<dyn BlobReader>>> {
+        let blob = blob.clone();
+        Box::pin(async move {
+            let begin = || async { Transfer::begin(&self.image().await?, &blob).await };
+            Ok(Box::new(moving(begin).await?) as Box<dyn BlobReader>)
+        })
+    }
+
+    fn describe(&self) -> String {
+        self.reference.to_string()
+    }
+}
+
+/// Tries again on another process if the first was retired before it was asked.
+async fn moving<T, F>(mut attempt: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = std::result::Result<T, Fault>>,
+{
+    for _ in 0..MOVES {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(Fault::Error(error)) => return Err(error),
+            Err(Fault::Retired) => {}
+        }
+    }
+    Err(SourceError::new(ErrorKind::Transient, "skopeo is held up by other transfers again and again"))
+}
+
+/// A small blob, whole. Its digest is checked by whoever asked.
+async fn document(image: &Arc<Image>, blob: &Descriptor) -> std::result::Result<Vec<u8>, Fault> {
+    let mut transfer = Transfer::begin(image, blob).await?;
+    // The size was capped when the manifest was parsed.
+    let mut bytes = vec![0; blob.size as usize];
+    let filled = transfer.fill(&mut bytes).await?;
+    bytes.truncate(filled);
+    transfer.finish().await?;
+    Ok(bytes)
+}
+
+/// The uncompressed layers that `containers-storage:` serves instead of the manifest's.
+async fn stored_layers(image: &Arc<Image>) -> std::result::Result<Vec<Descriptor>, Fault> {
+    let layers = image.request("GetLayerInfo", |proxy, id| Box::pin(proxy.get_layer_info(id))).await?;
+    let layers =
+        layers.ok_or_else(|| SourceError::new(ErrorKind::TooOld, "skopeo does not list stored layers"))?;
+    let layer = |layer: &ConvertedLayerInfo| {
+        blob_descriptor(&layer.media_type.to_string(), layer.digest.as_ref(), layer.size)
+    };
+    Ok(numbered(layers.iter().map(layer))?)
+}

@@ -1,0 +1,404 @@
+//! One skopeo process. Knows how it is started, asked and ended; ignores what images are.
+//!
+//! What makes this intricate, all of it true of skopeo 1.9.3 and containers-image-proxy 0.11.2:
+//!
+//! - The kernel sends the death signal when the *thread* that started the child ends, and a tokio worker may end
+//!   any time. So one thread that never ends starts them all.
+//! - The client keeps the child to itself. We need its pid to kill it: the child writes it into a pipe.
+//! - skopeo answers one request after the other, and a request that waits for a network waits for ever. The client
+//!   waits for the answer in a blocking thread that cannot be called back. So each request runs in a task of its
+//!   own to its end or to its time-out; after a time-out the process is *retired*: what streams from it goes on,
+//!   nobody asks it any more, and it is killed when the last user lets go.
+//! - After the client has noticed that the child is dead, the next request panics. So a process whose
+//!   conversation broke is retired as well.
+
+use std::{
+    future::Future,
+    io,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    pin::Pin,
+    process::Command,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use containers_image_proxy::{Error as ProxyError, GetBlobError, ImageProxy, ImageProxyConfig};
+use rustix::{
+    pipe::PipeFlags,
+    process::{Pid, PidfdFlags, Signal},
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{Mutex, OwnedMutexGuard, oneshot, watch},
+    time::{sleep, timeout},
+};
+
+use super::super::{Access, BoxFuture, ErrorKind, Platform, Result, SourceError};
+
+/// A version of the proxy protocol.
+pub(super) type Version = (u64, u64, u64);
+
+/// How skopeo is started.
+#[derive(Debug, Clone)]
+pub(in crate::source) struct Launch {
+    pub(in crate::source) platform: Option<Platform>,
+    pub(in crate::source) access: Access,
+    /// Inside podman's user namespace: containers/skopeo issue 2563.
+    pub(in crate::source) unshare: bool,
+}
+
+impl Launch {
+    /// The command and its options; the client adds `experimental-image-proxy` and `access`'s.
+    fn config(&self, pid_out: OwnedFd) -> ImageProxyConfig {
+        let skopeo = &self.access.skopeo;
+        let mut command = Command::new(if self.unshare { "podman".as_ref() } else { skopeo.as_path() });
+        if self.unshare {
+            command.arg("unshare").arg(skopeo);
+        }
+        if let Some(platform) = self.platform.as_ref().filter(|p| !p.is_same(&Platform::host())) {
+            command.args(["--override-os", &platform.os, "--override-arch", &platform.architecture]);
+            command.args(platform.variant.iter().flat_map(|variant| ["--override-variant", variant]));
+        }
+        if let Some(policy) = &self.access.policy {
+            command.arg("--policy").arg(policy);
+        }
+        // A group of its own, so that a Ctrl-C at the terminal reaches us alone and we end it in good order.
+        command.process_group(0);
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are three plain system
+        // calls (prctl, getpid, write) without allocation or locks.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+                let pid = rustix::process::getpid().as_raw_nonzero().get();
+                rustix::io::write(&pid_out, &pid.to_ne_bytes())?;
+                Ok(())
+            });
+        }
+        let mut config = ImageProxyConfig::default();
+        config.authfile = self.access.authfile.clone();
+        config.certificate_directory = self.access.cert_dir.clone();
+        config.insecure_skip_tls_verification = Some(!self.access.tls_verify);
+        config.skopeo_cmd = Some(command);
+        config
+    }
+
+    fn spawn_error(&self, error: &io::Error) -> SourceError {
+        let program = if self.unshare { "podman".as_ref() } else { self.access.skopeo.as_path() }.display();
+        if error.kind() != io::ErrorKind::NotFound {
+            return SourceError::local(format!("{program} cannot be started: {error}"));
+        }
+        let instead = if self.unshare { "run as root" } else { "use oci:, which needs none" };
+        SourceError::local(format!(
+            "{program} is not installed: install it (package {program}), or {instead}"
+        ))
+    }
+}
+
+type Starting = Pin<Box<dyn Future<Output = std::result::Result<ImageProxy, ProxyError>> + Send>>;
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The thread that starts every skopeo. Never ends, see above; `None` if it could not be made.
+static STARTER: LazyLock<Option<mpsc::Sender<Job>>> = LazyLock::new(|| {
+    let (jobs, todo) = mpsc::channel::<Job>();
+    let thread = std::thread::Builder::new().name("skopeo-starter".into());
+    thread.spawn(move || todo.into_iter().for_each(|job| job())).ok().map(|_| jobs)
+});
+
+/// Polls the client's start once in the starter thread, which is where it forks.
+async fn start_in_thread(config: ImageProxyConfig, pid_in: OwnedFd) -> Result<(Starting, Option<Child>)> {
+    let runtime = tokio::runtime::Handle::current();
+    let (started, answer) = oneshot::channel();
+    let job: Job = Box::new(move || {
+        let _runtime = runtime.enter();
+        let mut starting: Starting = Box::pin(ImageProxy::new_with_config(config));
+        if let Poll::Ready(done) = starting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            starting = Box::pin(std::future::ready(done));
+        }
+        // If nobody waits any more, all this is dropped here, and the child dies.
+        let _ = started.send((starting, Child::announced(&pid_in)));
+    });
+    let gone = || SourceError::local("the thread that starts skopeo cannot be had");
+    STARTER.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())
+}
+
+/// A running child. Dropping it kills it, unless it was told to leave by itself.
+struct Child {
+    pid: Pid,
+    /// Refers to this very process even after its pid is used again.
+    pidfd: OwnedFd,
+    leaves: AtomicBool,
+}
+
+impl Child {
+    /// The child whose pid stands in the pipe, if one got as far as that.
+    fn announced(pipe: &OwnedFd) -> Option<Self> {
+        let mut pid = [0; 4];
+        let count = rustix::io::read(pipe, &mut pid).ok()?;
+        let pid = Pid::from_raw(i32::from_ne_bytes(pid)).filter(|_| count == pid.len())?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        Some(Self { pid, pidfd, leaves: AtomicBool::new(false) })
+    }
+
+    fn kill(&self) {
+        // The group holds what podman starts; it exists for sure only while its leader does.
+        if rustix::process::pidfd_send_signal(&self.pidfd, Signal::TERM).is_ok() {
+            let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+        }
+    }
+
+    /// Waits until the process has ended.
+    async fn exited(pidfd: &OwnedFd) -> io::Result<()> {
+        let pidfd = pidfd.try_clone()?;
+        // SAFETY: an OwnedFd stays open and the same for as long as it exists, and here nobody else closes it.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        pidfd.readable().await.map(drop)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !*self.leaves.get_mut() {
+            self.kill();
+        }
+    }
+}
+
+/// Why a request was not made or came to nothing.
+pub(super) enum Fault {
+    /// The process is retired and was not asked: ask another one.
+    Retired,
+    /// It failed.
+    Error(SourceError),
+}
+
+impl From<SourceError> for Fault {
+    fn from(error: SourceError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// The right to ask a process.
+pub(super) type Turn = OwnedMutexGuard<()>;
+
+/// A skopeo that runs, and the conversation with it.
+pub(super) struct Process {
+    // The socket closes before the child is judged: fields are dropped in this order.
+    proxy: ImageProxy,
+    child: Option<Child>,
+    turns: Arc<Mutex<()>>,
+    retired: watch::Sender<bool>,
+    /// Whether an answer is outstanding: then skopeo does not see that its socket closes.
+    asked: AtomicBool,
+}
+
+impl Process {
+    /// Starts skopeo and learns its version.
+    pub(super) async fn start(launch: &Launch, limit: Duration) -> Result<Self> {
+        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+        let (pid_in, pid_out) = rustix::pipe::pipe_with(flags)
+            .map_err(|error| SourceError::local(format!("no pipe for skopeo: {error}")))?;
+        let (starting, child) = start_in_thread(launch.config(pid_out), pid_in).await?;
+        let proxy = match timeout(limit, starting).await {
+            Ok(Ok(proxy)) => proxy,
+            Ok(Err(ProxyError::SkopeoSpawnError(error))) => return Err(launch.spawn_error(&error)),
+            Ok(Err(error)) => return Err(broken(error)),
+            Err(_) => return Err(stalled("to be started", limit)),
+        };
+        let (retired, _) = watch::channel(false);
+        let process = Self { proxy, child, turns: Arc::default(), retired, asked: AtomicBool::new(false) };
+        if launch.access.policy.is_some() {
+            process.require((0, 2, 6), "enforcing --policy")?;
+        }
+        Ok(process)
+    }
+
+    /// The negotiated protocol.
+    pub(super) fn version(&self) -> Version {
+        let version = self.proxy.protocol_version();
+        (version.major, version.minor, version.patch)
+    }
+
+    /// # Errors
+    /// This skopeo speaks an older protocol than `needed`, which `what` needs.
+    pub(super) fn require(&self, needed: Version, what: &str) -> Result<()> {
+        let found = self.version();
+        if found >= needed {
+            return Ok(());
+        }
+        let text = |(major, minor, patch)| format!("{major}.{minor}.{patch}");
+        let (needed, found) = (text(needed), text(found));
+        Err(SourceError::new(
+            ErrorKind::TooOld,
+            format!(
+                "{what} needs a skopeo that speaks proxy protocol {needed}, this one speaks {found}: upgrade skopeo"
+            ),
+        ))
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        *self.retired.borrow()
+    }
+
+    /// No more requests. Whoever waits for a turn is sent away.
+    pub(super) fn retire(&self) {
+        self.retired.send_replace(true);
+    }
+
+    /// How many ask it or wait to.
+    pub(super) fn load(&self) -> usize {
+        Arc::strong_count(&self.turns) - 1
+    }
+
+    /// A turn if nobody else has one.
+    pub(super) fn try_turn(&self) -> Option<Turn> {
+        self.turns.clone().try_lock_owned().ok().filter(|_| !self.is_retired())
+    }
+
+    /// Waits for a turn; `None` if the process is retired. The wait counts as nobody's stall: whoever has the
+    /// turn is under a timer.
+    pub(super) async fn turn(&self) -> Option<Turn> {
+        let mut retired = self.retired.subscribe();
+        tokio::select! {
+            biased;
+            _ = retired.wait_for(|retired| *retired) => None,
+            turn = self.turns.clone().lock_owned() => Some(turn).filter(|_| !self.is_retired()),
+        }
+    }
+
+    /// Makes a request to its end, also if the caller goes away meanwhile.
+    pub(super) async fn request<T, F>(
+        self: &Arc<Self>,
+        turn: Turn,
+        what: &'static str,
+        limit: Duration,
+        ask: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'a> FnOnce(&'a ImageProxy) -> BoxFuture<'a, std::result::Result<T, ProxyError>>
+            + Send
+            + 'static,
+    {
+        let process = self.clone();
+        let exchange = tokio::spawn(async move {
+            let answer = process.exchange(what, limit, ask(&process.proxy)).await;
+            drop(turn);
+            answer
+        });
+        exchange
+            .await
+            .unwrap_or_else(|_| Err(SourceError::local("the request was cut short: the program is ending")))
+    }
+
+    /// Waits for one answer. For those who have the turn.
+    pub(super) async fn exchange<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        answer: impl Future<Output = std::result::Result<T, ProxyError>>,
+    ) -> Result<T> {
+        match timeout(limit, self.asked(answer)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.retire();
+                Err(stalled(&format!("to answer {what}"), limit))
+            }
+        }
+    }
+
+    /// Waits for an answer as long as it takes. A caller who gives up must retire the process.
+    pub(super) async fn asked<T>(
+        &self,
+        answer: impl Future<Output = std::result::Result<T, ProxyError>>,
+    ) -> Result<T> {
+        self.asked.store(true, Ordering::Relaxed);
+        let answer = answer.await;
+        self.asked.store(false, Ordering::Relaxed);
+        answer.map_err(|error| self.failure(error))
+    }
+
+    /// Sorts the client's errors: an answer that says no, or the end of the conversation.
+    pub(super) fn failure(&self, error: ProxyError) -> SourceError {
+        match error {
+            ProxyError::RequestInitiationFailure { error, .. } => SourceError::from_skopeo(&error),
+            ProxyError::RetryableRequestFailure { error, .. } => retryable(&error),
+            ProxyError::BlobError(GetBlobError::Retryable(error)) => retryable(&error),
+            ProxyError::BlobError(GetBlobError::Other(error)) => SourceError::from_skopeo(&error),
+            error => {
+                self.retire();
+                broken(error)
+            }
+        }
+    }
+
+    /// The client, for those who have the turn.
+    pub(super) fn proxy(&self) -> &ImageProxy {
+        &self.proxy
+    }
+
+    /// Whether skopeo is gone, or goes within `limit`.
+    pub(super) async fn exits_within(&self, limit: Duration) -> bool {
+        let Some(child) = &self.child else { return true };
+        timeout(limit, Child::exited(&child.pidfd)).await.is_ok()
+    }
+
+    /// Ends the process: gives it and its users `grace` to finish, then kills it.
+    pub(super) async fn end(mut self: Arc<Self>, grace: Duration) {
+        let Some(pidfd) = self.child.as_ref().and_then(|child| child.pidfd.try_clone().ok()) else { return };
+        let leave = async {
+            // Closing the socket is the request to leave, and the last user closes it. Images that were let go
+            // just now are being closed in tasks of their own.
+            while let Err(shared) = Arc::try_unwrap(self) {
+                self = shared;
+                sleep(Duration::from_millis(2)).await;
+            }
+            let _ = Child::exited(&pidfd).await;
+        };
+        if timeout(grace, leave).await.is_err() {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            child.leaves.store(!*self.asked.get_mut(), Ordering::Relaxed);
+        }
+    }
+}
+
+fn retryable(text: &str) -> SourceError {
+    SourceError::new(ErrorKind::Transient, SourceError::from_skopeo(text).to_string())
+}
+
+fn stalled(what: &str, limit: Duration) -> SourceError {
+    SourceError::new(
+        ErrorKind::Stalled,
+        format!("skopeo took longer than {limit:?} {what}: is the registry up?"),
+    )
+}
+
+/// The conversation is over: skopeo died, or says what is not in the protocol.
+fn broken(error: ProxyError) -> SourceError {
+    match error {
+        ProxyError::ProxyTooOld { requested_version, found_version } => SourceError::new(
+            ErrorKind::TooOld,
+            format!(
+                "skopeo speaks proxy protocol {found_version}, {requested_version} is needed: upgrade skopeo"
+            ),
+        ),
+        // An empty answer: its end of the socket is closed.
+        ProxyError::SerDe(error) if error.is_eof() => SourceError::new(ErrorKind::Transient, "skopeo died"),
+        error => {
+            let text = SourceError::from_skopeo(&error.to_string()).to_string();
+            SourceError::new(ErrorKind::Transient, format!("the conversation with skopeo broke: {text}"))
+        }
+    }
+}
