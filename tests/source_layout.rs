@@ -5,11 +5,14 @@ mod support;
 use std::{fs, os::unix::fs::symlink};
 
 use cfs_dag::{
-    source::{ErrorKind, LayoutSource, Platform, Resolved, Result, Source, SourceError},
-    types::{Budget, Descriptor, Digest},
+    source::{ErrorKind, LayoutSource, Platform, Resolved, Result, Source},
+    types::{Budget, Digest},
 };
 use serde_json::json;
-use support::layout::*;
+use support::{
+    layout::*,
+    source::{failure, host, read},
+};
 
 fn source(reference: &str, platform: Option<&str>) -> LayoutSource {
     LayoutSource::new(&reference.parse().unwrap(), platform.map(|p| p.parse::<Platform>().unwrap()))
@@ -19,37 +22,10 @@ async fn resolve(reference: &str) -> Result<Resolved> {
     source(reference, None).resolve().await
 }
 
-/// Reads a blob in pieces of `piece` bytes.
-async fn read(source: &dyn Source, blob: &Descriptor, piece: usize) -> Result<Vec<u8>> {
-    let account = Budget::new(1 << 20).open(piece, std::sync::Arc::new(|| {})).unwrap();
-    let mut reader = source.open_blob(blob).await?;
-    let mut bytes = Vec::new();
-    loop {
-        let (mut buffer, filled) = reader.read(account.buffer(piece).unwrap()).await?;
-        bytes.extend_from_slice(&buffer.as_mut()[..filled]);
-        if filled < piece {
-            break;
-        }
-    }
-    reader.finish().await?;
-    Ok(bytes)
-}
-
-fn failure<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind, part: &str) {
-    let error: SourceError = result.unwrap_err();
-    assert!(error.to_string().contains(part), "{error}");
-    assert_eq!(error.kind(), kind, "{error}");
-    assert!(!error.to_string().contains('\n'), "{error}");
-}
-
 fn scratch() -> (tempfile::TempDir, Layout) {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::new(dir.path().join("images"));
     (dir, layout)
-}
-
-fn host() -> String {
-    Platform::host().architecture
 }
 
 #[tokio::test]

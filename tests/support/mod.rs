@@ -4,3 +4,5 @@
 #![allow(dead_code)]
 
 pub mod layout;
+pub mod registry;
+pub mod source;

@@ -59,7 +59,7 @@ impl ProxySource {
             // The registry knows nothing of the converted config. For others this call would write it anew.
             image.request("GetFullConfig", |proxy, id| Box::pin(proxy.fetch_config_raw(id))).await?
         } else {
-            document(&image, &manifest.config).await?
+            document(&image, &manifest.config).await.map_err(|fault| fault.within("the config"))?
         };
         let blobs = match self.reference.transport() {
             Transport::ContainersStorage => Some(stored_layers(&image).await?),

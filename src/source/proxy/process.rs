@@ -177,6 +177,16 @@ pub(super) enum Fault {
     Error(SourceError),
 }
 
+impl Fault {
+    /// Says what was being done, see [`SourceError::within`].
+    pub(super) fn within(self, context: &str) -> Self {
+        match self {
+            Self::Retired => Self::Retired,
+            Self::Error(error) => Self::Error(error.within(context)),
+        }
+    }
+}
+
 impl From<SourceError> for Fault {
     fn from(error: SourceError) -> Self {
         Self::Error(error)

@@ -118,18 +118,22 @@ impl Transfer {
             return read.map_err(pipe_error);
         }
         self.driver.ask();
-        let read_or_verdict = async {
-            tokio::select! {
-                biased;
-                read = self.pipe.read(out) => return read.map_err(pipe_error),
-                verdict = self.driver.verdict() => if let Verdict::Bad(error) = verdict {
-                    return Err(error);
-                }
+        match timeout(self.limit - doubt, self.some_in_doubt(out)).await {
+            Ok(read) => read,
+            Err(_) => Err(self.stalled()),
+        }
+    }
+
+    async fn some_in_doubt(&mut self, out: &mut [u8]) -> Result<usize> {
+        tokio::select! {
+            biased;
+            read = self.pipe.read(out) => return read.map_err(pipe_error),
+            verdict = self.driver.verdict() => if let Verdict::Bad(error) = verdict {
+                return Err(self.ended(error));
             }
-            // All is sent, the rest is in the pipe.
-            self.pipe.read(out).await.map_err(pipe_error)
-        };
-        timeout(self.limit - doubt, read_or_verdict).await.unwrap_or_else(|_| Err(self.stalled()))
+        }
+        // All is sent, the rest is in the pipe.
+        self.pipe.read(out).await.map_err(pipe_error)
     }
 
     /// After the last byte: nothing may follow, and skopeo should be content.
@@ -165,7 +169,7 @@ impl Transfer {
         self.driver.ask();
         match timeout(self.limit, self.driver.verdict()).await {
             Err(_) => self.stalled(),
-            Ok(Verdict::Bad(error)) => error,
+            Ok(Verdict::Bad(error)) => self.ended(error),
             // A pipe without `FinishPipe` ends, without a word, when its writer is killed as well.
             Ok(_) if self.process.exits_within(PROMPT / 4).await || self.process.is_retired() => {
                 self.process.retire();
@@ -178,6 +182,11 @@ impl Transfer {
                 SourceError::corrupt(format!("the blob ends after {} of {} bytes", self.received, self.size))
             }
         }
+    }
+
+    /// An error with what came before it. By now skopeo sends no more, and what it sent was read.
+    fn ended(&self, error: SourceError) -> SourceError {
+        error.within(format_args!("the blob ends after {} of {} bytes", self.received, self.size))
     }
 
     fn too_long(&self) -> SourceError {

@@ -1,0 +1,44 @@
+//! Reading from a source in tests. Knows the room's public interface; ignores transports.
+
+use std::{fmt::Debug, sync::Arc};
+
+use cfs_dag::{
+    source::{BlobReader, ErrorKind, Platform, Result, Source},
+    types::{Budget, Descriptor},
+};
+
+/// Reads a blob in pieces of `piece` bytes.
+pub async fn read(source: &dyn Source, blob: &Descriptor, piece: usize) -> Result<Vec<u8>> {
+    let mut reader = source.open_blob(blob).await?;
+    let mut bytes = Vec::new();
+    loop {
+        let part = read_part(&mut *reader, piece).await?;
+        bytes.extend_from_slice(&part);
+        if part.len() < piece {
+            break;
+        }
+    }
+    reader.finish().await?;
+    Ok(bytes)
+}
+
+/// One read into a buffer of `piece` bytes.
+pub async fn read_part(reader: &mut dyn BlobReader, piece: usize) -> Result<Vec<u8>> {
+    let account = Budget::new(piece).open(piece, Arc::new(|| {})).unwrap();
+    let (mut buffer, filled) = reader.read(account.buffer(piece).unwrap()).await?;
+    Ok(buffer.as_mut()[..filled].to_vec())
+}
+
+/// Checks kind and text of an error, and that it is one line.
+#[track_caller]
+pub fn failure<T: Debug>(result: Result<T>, kind: ErrorKind, part: &str) {
+    let error = result.unwrap_err();
+    assert!(error.to_string().contains(part), "{error}");
+    assert_eq!(error.kind(), kind, "{error}");
+    assert!(!error.to_string().contains('\n'), "{error}");
+}
+
+/// This machine, in OCI's terms.
+pub fn host() -> String {
+    Platform::host().architecture
+}
