@@ -9,7 +9,7 @@
 use std::{
     fs,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -97,6 +97,11 @@ impl Layout {
         self.path().join("blobs").join(digest.replace(':', "/"))
     }
 
+    /// Takes a blob away, so that a pull that reads it would fail.
+    pub fn remove_blob(&self, digest: &str) {
+        fs::remove_file(self.blob(digest)).unwrap_or_else(|error| panic!("{digest}: {error}"));
+    }
+
     /// Starts an image for this platform; `tag` may be empty for one that only an index names.
     pub fn image(&self, tag: &str) -> ImageBuilder<'_> {
         let platform = this_platform();
@@ -150,8 +155,15 @@ impl Layout {
     fn put_json(&self, media_type: &str, value: &Value) -> Value {
         let bytes = value.to_string().into_bytes();
         let digest = sha256(&bytes);
-        fs::write(self.blob(&digest), &bytes).unwrap();
+        self.put(&digest, &bytes);
         descriptor(media_type, &digest, bytes.len() as u64)
+    }
+
+    fn put(&self, digest: &str, bytes: &[u8]) {
+        let path = self.blob(digest);
+        let same = fs::read(&path).map_or(true, |there| there == bytes);
+        assert!(same, "another image of this layout lies about {digest}: give the liar a layout of its own");
+        fs::write(path, bytes).unwrap();
     }
 }
 
@@ -224,7 +236,7 @@ fn skippable(content: &[u8]) -> Vec<u8> {
 /// What a layer may be wrong about.
 #[derive(Debug, Clone)]
 enum Lie {
-    /// The blob's last byte is not what its digest says.
+    /// The blob unpacks to a tar with one bit changed; its size is right, its digest is that of the honest one.
     BlobDigest,
     /// The descriptor's size is this much off.
     Size(i64),
@@ -314,7 +326,7 @@ impl ImageBuilder<'_> {
         self
     }
 
-    /// The blob does not match its digest.
+    /// The blob does not match its digest: it unpacks well, to a tar whose last file has one bit changed.
     pub fn wrong_blob_digest(self) -> Self {
         self.lying(Lie::BlobDigest)
     }
@@ -354,7 +366,7 @@ impl ImageBuilder<'_> {
     pub fn write(self) -> Image {
         let built = self.build(CONFIG, MANIFEST, None);
         for (digest, bytes) in &built.blobs {
-            fs::write(self.layout.blob(digest), bytes).unwrap();
+            self.layout.put(digest, bytes);
         }
         let image = Image { reference: self.layout.reference(&self.tag), ..built.image };
         if !self.tag.is_empty() {
@@ -476,7 +488,10 @@ impl LayerPlan {
         let mut missing = false;
         for lie in &self.lies {
             match lie {
-                Lie::BlobDigest => *bytes.last_mut().unwrap() ^= 1,
+                Lie::BlobDigest => {
+                    bytes = self.packing.pack(&with_a_bit_changed(&self.bytes));
+                    layer.size = bytes.len() as u64;
+                }
                 Lie::Size(off_by) => layer.size = layer.size.checked_add_signed(*off_by).unwrap(),
                 Lie::DiffId(other) => layer.diff_id = other.clone(),
                 Lie::Truncated => bytes.truncate(bytes.len() / 2),
@@ -488,6 +503,12 @@ impl LayerPlan {
         }
         layer
     }
+}
+
+fn with_a_bit_changed(tar: &[u8]) -> Vec<u8> {
+    let mut changed = tar.to_vec();
+    *changed.iter_mut().rev().find(|byte| **byte != 0).expect("a tar with a file") ^= 1;
+    changed
 }
 
 impl Image {
@@ -504,7 +525,9 @@ impl Image {
     /// Copies the image into a file of this `transport` beside `layout`, and returns the file's reference.
     pub fn as_archive(&self, layout: &Layout, transport: &str) -> String {
         let file = layout.dir.path().join(format!("{transport}-{}.tar", &self.manifest[7..19]));
-        let reference = format!("{transport}:{}:{}", file.display(), "example.org/app:v1");
+        // A docker-archive wants a whole name; upstream reads only a plain tag in an oci-archive.
+        let name = if transport == "docker-archive" { "example.org/app:v1" } else { "v1" };
+        let reference = format!("{transport}:{}:{name}", file.display());
         self.copy_to(&reference);
         reference
     }
@@ -529,10 +552,4 @@ pub fn skopeo(args: &[&str]) -> String {
         .unwrap_or_else(|error| panic!("skopeo does not start: {error}"));
     assert!(output.status.success(), "skopeo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Whether the file of a blob is there, for tests that take blobs away.
-pub fn remove_blob(layout: &Layout, digest: &str) {
-    let path: &Path = &layout.blob(digest);
-    fs::remove_file(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }

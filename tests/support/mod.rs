@@ -4,5 +4,7 @@
 pub mod corpus;
 pub mod image;
 pub mod oracle;
+pub mod registry_real;
 pub mod repo;
 pub mod tar;
+pub mod tree;

@@ -238,6 +238,14 @@ pub fn algorithm_of(path: &Path) -> Algorithm {
     }
 }
 
+/// The EROFS format that a mount uses: V1 or V2.
+pub fn default_format(path: &Path) -> Formats {
+    match with_repo!(path, repo => repo.erofs_version()) {
+        FormatVersion::V2 => Formats::V2,
+        _ => Formats::V1,
+    }
+}
+
 /// Opens the repository at `path`; close it before the next call here.
 pub fn open<Id: FsVerityHashValue>(path: &Path) -> Arc<Repository<Id>> {
     Arc::new(Repository::open_path(CWD, path).unwrap_or_else(|error| panic!("{}: {error:#}", path.display())))
