@@ -8,6 +8,7 @@ use support::{
     corpus,
     image::{self, ImageBuilder, layout, sha256, skopeo},
     oracle::{self, Algorithm, DEFAULT_KIND, Formats, RepoKind, oracle},
+    real::{NAMES, real_image, tars_of},
     registry_real::real_registry,
     repo::{assert_same_repo, cfs_dag, command, difference, repo_manifest, scratch},
     tar::*,
@@ -253,4 +254,20 @@ fn the_built_program_runs_at_a_fixed_umask() {
         command("sh", ["-c", "umask; echo oops >&2; exit 3"]).expect_failure(3).says(&["oo", "ps"]);
     assert_eq!(finished.stdout, "0022\n");
     assert!(cfs_dag(["--version"]).run().code.is_some());
+}
+
+#[test]
+fn real_images_share_layers_and_mount_as_the_trees_of_their_tars() {
+    let scratch = scratch();
+    let repo = scratch.path("repo");
+    oracle::create(&repo, DEFAULT_KIND);
+    let pulled = NAMES.map(|name| oracle::upstream_pull(&repo, &real_image(name), name).unwrap());
+    let layers: BTreeSet<_> = pulled.iter().flat_map(|image| &image.layer_streams).collect();
+    assert_eq!(layers.len(), 8, "base is shared by three");
+    oracle::assert_clean(&repo);
+    if tree::can_mount() {
+        for name in ["web", "python"] {
+            tree::assert_mounts(&repo, name, tars_of(name));
+        }
+    }
 }

@@ -4,6 +4,7 @@
 pub mod corpus;
 pub mod image;
 pub mod oracle;
+pub mod real;
 pub mod registry_real;
 pub mod repo;
 pub mod tar;
