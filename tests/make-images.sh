@@ -7,8 +7,9 @@
 #   rebuilt  python with every time changed: new layers, the same files
 #   small    twenty thousand small files
 # and for benches/ only, because they are large:
-#   fat      one layer of compilers, 400 MB
-#   zstd     the same layer as zstd
+#   large    base + three layers of compilers and libraries, 400 MB in few files
+#   zstd     the same as zstd
+#   fat      the same files in one layer
 #   many     a hundred thousand small files
 #
 # Without names: the first five, about 150 MB unpacked. Each layer is made once: run it again after any failure.
@@ -65,7 +66,10 @@ files_of() {
     web)  unpack nginx-common; mkdir -p usr/share/doc bin; touch usr/share/doc/.wh.bash bin/.wh.mktemp;;
     small) small_files 20000;;
     many) small_files 100000;;
-    fat)  unpack gcc-12 g++-12 cpp-12 libllvm14 libicu72 git libstdc++-12-dev libperl5.36 golang-1.19-go libgcc-12-dev;;
+    gcc)  unpack gcc-12 g++-12 cpp-12;;
+    llvm) unpack libllvm14 libclang-cpp14;;
+    node) unpack libnode108 libicu72 libperl5.36;;
+    fat)  for part in base gcc llvm node; do files_of $part; done;;
   esac
 }
 
@@ -118,8 +122,9 @@ for name in "${want[@]}"; do
              image rebuilt new-base new-py new-app;;
     small) layer small small gzip; image small small;;
     many) layer many many gzip; image many many;;
+    large) for part in base gcc llvm node; do layer $part $part gzip; done; image large base gcc llvm node;;
+    zstd) for part in base gcc llvm node; do layer "zstd-$part" $part zstd; done; image zstd zstd-{base,gcc,llvm,node};;
     fat) layer fat fat gzip; image fat fat;;
-    zstd) layer fat-zstd fat zstd; image zstd fat-zstd;;
     *) echo "make-images.sh: no image is called $name" >&2; exit 2;;
   esac
 done
