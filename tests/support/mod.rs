@@ -1,8 +1,14 @@
-//! What several test programs share: tiny images, a scripted registry. Know nothing of cfs-dag itself.
+//! What the tests share: archives, images, repositories, registries, and upstream as the judge.
+#![allow(dead_code)] // every test binary uses a part
 
-// Each test program uses its own part.
-#![allow(dead_code)]
-
+pub mod corpus;
+pub mod image;
 pub mod layout;
+pub mod oracle;
+pub mod real;
 pub mod registry;
+pub mod registry_real;
+pub mod repo;
 pub mod source;
+pub mod tar;
+pub mod tree;

@@ -1,0 +1,338 @@
+//! Running the built program, and comparing repositories byte for byte.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs::{self, File},
+    os::unix::{
+        fs::FileExt as _, fs::PermissionsExt as _, process::CommandExt as _, process::ExitStatusExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Once,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::image::sha256;
+
+/// What a command gets before it counts as hung.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// Fixes this process's umask at 022, so that modes are comparable; what we start inherits it.
+pub fn fix_umask() {
+    static FIXED: Once = Once::new();
+    FIXED.call_once(|| {
+        rustix::process::umask(0o022.into());
+    });
+}
+
+/// The built `cfs-dag` with `args`, not started yet.
+pub fn cfs_dag<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Invocation {
+    command(env!("CARGO_BIN_EXE_cfs-dag"), args)
+}
+
+/// Any other program, under the same limits.
+pub fn command<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Invocation {
+    let mut command = Command::new(program);
+    command.args(args);
+    Invocation { command, time_limit: TIME_LIMIT }
+}
+
+/// A command that is about to run.
+pub struct Invocation {
+    command: Command,
+    time_limit: Duration,
+}
+
+impl Invocation {
+    /// One more argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// `--repo PATH`.
+    pub fn repo(self, path: impl AsRef<Path>) -> Self {
+        self.arg("--repo").arg(path.as_ref())
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    /// Runs in `folder`.
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
+    /// Another limit than two minutes.
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = limit;
+        self
+    }
+
+    /// Starts it, in a process group of its own, without standard input.
+    pub fn start(mut self) -> Running {
+        fix_umask();
+        // Files, not pipes: nobody has to read along, and a stray grandchild cannot hold us up.
+        let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        self.command
+            .stdin(Stdio::null())
+            .stdout(stdout.try_clone().unwrap())
+            .stderr(stderr.try_clone().unwrap())
+            .process_group(0);
+        let shown = format!("{:?}", self.command);
+        let child = self.command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
+        Running { child, stdout, stderr, shown, deadline: Instant::now() + self.time_limit, ended: false }
+    }
+
+    /// Runs it to its end, however that may be.
+    pub fn run(self) -> Finished {
+        self.start().wait()
+    }
+
+    /// Runs it and asserts exit code 0.
+    #[track_caller]
+    pub fn expect_success(self) -> Finished {
+        self.run().assert_code(0)
+    }
+
+    /// Runs it and asserts exit code `code`, and that it said something on stderr.
+    #[track_caller]
+    pub fn expect_failure(self, code: i32) -> Finished {
+        let finished = self.run().assert_code(code);
+        assert!(!finished.stderr.trim().is_empty(), "{} failed without a word", finished.shown);
+        finished
+    }
+}
+
+/// A command that runs; killed with its whole process group when dropped.
+pub struct Running {
+    child: Child,
+    stdout: File,
+    stderr: File,
+    shown: String,
+    deadline: Instant,
+    ended: bool,
+}
+
+impl Running {
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// When the time limit is reached, with what was said so far; nothing of the process group survives.
+    #[track_caller]
+    pub fn wait(mut self) -> Finished {
+        loop {
+            if let Some(status) = self.poll() {
+                return self.finish(status);
+            }
+            if Instant::now() > self.deadline {
+                self.signal(Signal::KILL);
+                let status = self.child.wait().unwrap();
+                let finished = self.finish(status);
+                panic!("{finished}\nhung: killed at its time limit");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Kills the process group as a crash would (SIGKILL) and waits.
+    pub fn kill(mut self) -> Finished {
+        self.signal(Signal::KILL);
+        let status = self.child.wait().unwrap();
+        self.finish(status)
+    }
+
+    /// Sends SIGINT to the program alone.
+    pub fn interrupt(&self) {
+        rustix::process::kill_process(self.pid(), Signal::INT).unwrap();
+    }
+
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.poll().is_none()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// What it has written to stderr until now.
+    pub fn stderr(&self) -> String {
+        read_all(&self.stderr)
+    }
+
+    fn poll(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Gone already is fine.
+        let _ = kill_process_group(self.pid(), signal);
+    }
+
+    fn finish(&mut self, status: ExitStatus) -> Finished {
+        self.ended = true;
+        let (stdout, stderr) = (read_all(&self.stdout), read_all(&self.stderr));
+        Finished { code: status.code(), signal: status.signal(), stdout, stderr, shown: self.shown.clone() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn read_all(file: &File) -> String {
+    // By position: the child writes through the same file offset.
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// The exit code, if no signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// All of standard output.
+    pub stdout: String,
+    /// All of standard error.
+    pub stderr: String,
+    shown: String,
+}
+
+impl Finished {
+    /// Asserts the exit code.
+    #[track_caller]
+    pub fn assert_code(self, code: i32) -> Self {
+        assert!(self.code == Some(code), "{self}\nexpected exit code {code}");
+        self
+    }
+
+    /// Asserts that one line of stderr has all of `words`.
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Self {
+        let fits = |line: &str| words.iter().all(|word| line.contains(word));
+        assert!(self.stderr.lines().any(fits), "{self}\nexpected one line with {words:?}");
+        self
+    }
+
+    /// Standard output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{self}\nno JSON: {error}"))
+    }
+}
+
+impl std::fmt::Display for Finished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { code, signal, stdout, stderr, shown } = self;
+        write!(
+            f,
+            "{shown}\nexit code {code:?}, signal {signal:?}\n--- stdout\n{stdout}--- stderr\n{stderr}---"
+        )
+    }
+}
+
+/// Everything below `path` but `cfs-dag/`, one line each, sorted: path, type, mode, link target or size and sha256.
+pub fn repo_manifest(path: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    describe_folder(path, Path::new(""), &mut lines);
+    lines.sort();
+    lines
+}
+
+fn describe_folder(root: &Path, below: &Path, lines: &mut Vec<String>) {
+    let folder = root.join(below);
+    for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let name = below.join(entry.unwrap().file_name());
+        if name == Path::new("cfs-dag") {
+            continue;
+        }
+        lines.push(format!("{} {}", name.display(), describe(&root.join(&name))));
+        if root.join(&name).symlink_metadata().unwrap().is_dir() {
+            describe_folder(root, &name, lines);
+        }
+    }
+}
+
+fn describe(path: &Path) -> String {
+    let metadata = path.symlink_metadata().unwrap();
+    let mode = metadata.permissions().mode() & 0o7777;
+    let kind = metadata.file_type();
+    if kind.is_symlink() {
+        format!("link -> {}", fs::read_link(path).unwrap().display())
+    } else if kind.is_dir() {
+        format!("dir {mode:04o}")
+    } else if kind.is_file() {
+        format!("file {mode:04o} {} {}", metadata.len(), sha256(&fs::read(path).unwrap()))
+    } else {
+        format!("{kind:?} {mode:04o}")
+    }
+}
+
+/// Asserts that two repositories are the same outside of `cfs-dag/`.
+#[track_caller]
+pub fn assert_same_repo(expected: &Path, actual: &Path) {
+    assert_same_lines("repository", &repo_manifest(expected), &repo_manifest(actual));
+}
+
+/// Asserts that two sorted lists are the same; if not, shows what each has alone (at most 40 lines).
+#[track_caller]
+pub fn assert_same_lines(what: &str, expected: &[String], actual: &[String]) {
+    let difference = difference(expected, actual);
+    if !difference.is_empty() {
+        let shown: Vec<&str> = difference.iter().take(40).map(String::as_str).collect();
+        let more = difference.len().saturating_sub(40);
+        panic!(
+            "{what}: {} lines differ (- expected, + found)\n{}\n({more} more)",
+            difference.len(),
+            shown.join("\n")
+        );
+    }
+}
+
+/// The lines that only one of two lists has: `- expected`, `+ found`, in the order of their text.
+pub fn difference(expected: &[String], actual: &[String]) -> Vec<String> {
+    let mut balance: BTreeMap<&str, i64> = BTreeMap::new();
+    for (lines, weight) in [(expected, -1), (actual, 1)] {
+        for line in lines {
+            *balance.entry(line).or_default() += weight;
+        }
+    }
+    let sign = |(line, balance): (&str, i64)| match balance {
+        0 => None,
+        ..0 => Some(format!("- {line}")),
+        _ => Some(format!("+ {line}")),
+    };
+    balance.into_iter().filter_map(sign).collect()
+}
+
+/// A folder for repositories that do not exist yet; gone with the value.
+pub fn scratch() -> Scratch {
+    Scratch(tempfile::tempdir().unwrap())
+}
+
+/// See [`scratch`].
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
