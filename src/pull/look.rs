@@ -173,7 +173,7 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
         if self.known.trees.contains_key(&key) {
             return;
         }
-        let remembered = || remembered_images(self.store, &self.store.record_of(&key.hex())?);
+        let remembered = || remembered_images(self.store, &self.store.remembered(&key.hex())?);
         if let Some(images) = named().or_else(remembered) {
             self.facts.trees.insert(key);
             self.known.trees.insert(key, images);
