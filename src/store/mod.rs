@@ -12,6 +12,7 @@ mod documents;
 mod error;
 mod images;
 mod kept;
+mod known;
 pub mod law;
 mod layers;
 mod links;
@@ -19,6 +20,7 @@ mod objects;
 mod open;
 mod repository;
 mod scratch;
+mod seal;
 mod stream;
 #[cfg(test)]
 mod tests;
