@@ -95,7 +95,7 @@ impl<H: FsVerityHashValue> CpuTask for EncodeTask<H> {
             }
             Ok(step) => step,
             Err(cause) => {
-                let failure = self.context.store.io_error("encoding a layer's stream", cause);
+                let failure = self.context.store.explain("encoding a layer's stream", cause);
                 self.end(Err(failure.into()))
             }
         }

@@ -21,7 +21,7 @@ pub(super) fn finalize<H: FsVerityHashValue>(
     layer: &Arc<Layer<H>>,
 ) -> Result<(), Failure> {
     let Some(stream) = layer.take_stream() else { return Err(NoStream.into()) };
-    let fault = |cause: io::Error| context.store.io_error("storing a layer's stream", cause);
+    let fault = |cause: io::Error| context.store.explain("storing a layer's stream", cause);
     let stream = stream.finish().map_err(fault)?;
     let id = if stream.len() <= IN_MEMORY {
         let mut bytes = Vec::with_capacity(stream.len() as usize);
@@ -44,7 +44,7 @@ fn store_spooled<H: FsVerityHashValue>(
     context: &Context<H>,
     stream: &FinishedStream<H>,
 ) -> Result<H, StoreError> {
-    let fault = |cause: io::Error| context.store.io_error("storing a layer's stream", cause);
+    let fault = |cause: io::Error| context.store.explain("storing a layer's stream", cause);
     let mut file = context.store.spool().map_err(fault)?;
     let mut digests: Vec<SegmentDigests<H>> = Vec::new();
     let mut segment = Vec::with_capacity(SEGMENT);

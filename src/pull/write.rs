@@ -127,7 +127,7 @@ impl<H: FsVerityHashValue> Writer<H> {
     }
 
     fn spool(&self) -> Result<File, StoreError> {
-        self.store.spool().map_err(|cause| self.store.io_error("making a temporary file", cause))
+        self.store.spool().map_err(|cause| self.store.explain("making a temporary file", cause))
     }
 
     fn job(&self, work: impl FnOnce(&Store<H>, &Layer<H>) -> Result<(), StoreError> + Send + 'static) {
@@ -228,7 +228,7 @@ fn write_segment<H: FsVerityHashValue>(
         }
         Ok(())
     };
-    write().map_err(|cause| store.io_error("writing a large file", cause))
+    write().map_err(|cause| store.explain("writing a large file", cause))
 }
 
 fn complete<H: FsVerityHashValue>(

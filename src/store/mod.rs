@@ -13,6 +13,7 @@ mod error;
 mod filesystem;
 mod images;
 mod kept;
+mod known;
 pub mod law;
 mod layers;
 mod links;
@@ -20,6 +21,7 @@ mod objects;
 mod open;
 mod repository;
 mod scratch;
+mod seal;
 mod splitstream;
 mod stream;
 #[cfg(test)]

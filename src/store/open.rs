@@ -24,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{AnyStore, Store, StoreError, objects::reopen_read_only};
+use super::{AnyStore, Store, StoreError, seal::reopen_read_only};
 
 /// The path that `--repo`, `--user` or `--system` mean; without any, the system's repository for root and the
 /// user's for everyone else, as in `cfsctl` (its `resolve_repo_path`).

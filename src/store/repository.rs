@@ -174,14 +174,6 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     /// A failed system call on `what`.
-    /// `cause`, met while doing `what`, in words for people.
-    pub fn io_error(&self, what: &str, cause: std::io::Error) -> StoreError {
-        match Errno::from_io_error(&cause) {
-            Some(errno) => self.fault(what, errno),
-            None => StoreError::Io { what: what.to_owned(), cause },
-        }
-    }
-
     pub(super) fn fault(&self, what: impl Into<String>, errno: Errno) -> StoreError {
         StoreError::errno(&self.path, what, errno)
     }

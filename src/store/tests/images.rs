@@ -256,3 +256,63 @@ fn reading_and_planning_create_nothing() {
     assert!(scene.store.list_images().unwrap().is_empty());
     assert_eq!(fs::read_dir(scene.path("")).unwrap().count(), 1, "meta.json alone");
 }
+
+/// An artifact of one raw layer; its config is the empty one that all artifacts share.
+fn artifact(
+    scene: &Scene<Sha256HashValue>,
+    data: &[u8],
+    name: fn(Digest) -> StreamName,
+) -> (Digest, LinkSet<Sha256HashValue>) {
+    let (config, layer) = (Digest::of(b"{}"), Digest::of(data));
+    let manifest = serde_json::to_vec(&serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": config.to_string(), "size": 2 },
+        "layers": [{ "mediaType": "text/plain", "digest": layer.to_string(), "size": data.len() }],
+    }))
+    .unwrap();
+    let digest = Digest::of(&manifest);
+    let blob = scene.store.put_bytes(data).unwrap();
+    let id = scene.store.put_blob_stream(&blob, data.len() as u64).unwrap();
+    let config_id = match scene.store.config(&config).unwrap() {
+        StoredDocument::Whole(document) => document.id,
+        _ => scene.store.put_config(b"{}", &[], &FsImages::default(), &BTreeMap::new()).unwrap(),
+    };
+    let manifest =
+        scene.store.put_manifest(&manifest, (&config, &config_id), &[(layer, id.clone())]).unwrap();
+    let document = |name, id| DocumentLink { name, id, seen: None };
+    let set = LinkSet {
+        layers: vec![LayerLink { name: name(layer), content: Content::Blob, id }],
+        documents: vec![
+            document(StreamName::Config(config), config_id),
+            document(StreamName::Manifest(digest), manifest),
+        ],
+        tags: vec![(Tag::new(&layer.short()).unwrap(), digest)],
+        ..LinkSet::default()
+    };
+    (digest, set)
+}
+
+#[test]
+fn artifacts_share_a_config_and_keep_their_layers() {
+    let scene = repo::<Sha256HashValue>();
+    // The second one's layer name is taken by a split layer of the same digest.
+    let (image, layer) = scene.stored_image(1, "app");
+    let taken = tar(&borrowed(&usr_files(1)));
+    assert_eq!(Digest::of(&taken), layer.diff_id);
+    let (first, set) = artifact(&scene, &[7; 300], StreamName::Layer);
+    assert_eq!(scene.commit(set), Outcome::Linked);
+    let (second, set) = artifact(&scene, &taken, StreamName::Blob);
+    assert_eq!(scene.commit(set), Outcome::Linked);
+    let scene = reopen(scene);
+    for manifest in [first, second, image] {
+        is_whole(&scene, &manifest);
+    }
+    assert!(is_whole(&scene, &first).images.iter().next().is_none());
+    scene.fsck_is_clean();
+    assert_eq!(scene.store.gc(GcMode::Remove, || ()).unwrap().objects_removed, 0);
+    for row in scene.store.list_images().unwrap() {
+        let RowDetails::Read(details) = row.details else { panic!() };
+        assert!(details.stored_bytes > 0);
+        assert_eq!(details.is_container, row.name == "app");
+    }
+}
