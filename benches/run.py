@@ -1,0 +1,311 @@
+#!/usr/bin/env python3
+"""cfs-dag beside upstream's pull (composefs-oci 0.9.4): whole processes, the same images, alternating.
+
+Every pair of runs pulls into two fresh, numbered repositories; nothing is deleted before the end of a case, because a
+mass deletion slows an ext4 without journal down for minutes. Measured of each run: wall time, user + system time of
+the process and of everything it started (also what it left behind: we adopt and wait for it), and the peak memory of
+each program by itself (VmHWM, sampled).
+Ratios are theirs / ours, by pairs: above 1, we are faster.
+"""
+
+import argparse, ctypes, json, os, platform, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+BATCH = ["base", "python", "web", "small", "large"]
+
+# name, what it shows, images, options: before (pulled first, unmeasured), algorithm, docker, quick
+CASES = [
+    dict(name="1 large", says="one large image, few files", images=["large"]),
+    dict(name="1 large sha256", says="the same, SHA-256 repository", images=["large"], algorithm="sha256"),
+    dict(name="2 small files", says="a hundred thousand small files", images=["many"]),
+    dict(name="3 fat layer", says="one fat layer", images=["fat"]),
+    dict(name="3 fat layer sha256", says="the same, SHA-256 repository", images=["fat"], algorithm="sha256"),
+    dict(name="4 zstd", says="the large image, zstd layers", images=["zstd"]),
+    dict(name="5 batch", says="five images at once; theirs one after another", images=BATCH),
+    dict(name="6 warm", says="the same five again", images=BATCH, before=BATCH),
+    dict(name="7 rebuilt", says="same files, new layers", images=["rebuilt"], before=["python"]),
+    dict(name="8 docker", says="the large image from a registry on loopback", images=["large"], docker=True),
+]
+QUICK = [
+    dict(name="1 several layers", says="one image of three layers", images=["python"]),
+    dict(name="2 small files", says="twenty thousand small files", images=["small"]),
+    dict(name="5 batch", says="four images at once; theirs one after another", images=["base", "python", "web", "small"]),
+    dict(name="6 warm", says="the same image again", images=["python"], before=["python"]),
+    dict(name="7 rebuilt", says="same files, new layers", images=["rebuilt"], before=["python"]),
+    dict(name="8 docker", says="from a registry on loopback", images=["python"], docker=True),
+]
+
+
+def main():
+    options = parse_options()
+    cases = [case for case in (QUICK if options.quick else CASES) if options.case in case["name"]]
+    if not cases:
+        sys.exit(f"no case is called {options.case!r}")
+    build(options)
+    layout = make_images({image for case in cases for image in case["images"] + case.get("before", [])})
+    registry = Registry(layout) if any(case.get("docker") for case in cases) else None
+    results = []
+    try:
+        for place, folder in places(options):
+            for case in cases:
+                results.append(dict(case, place=place, **measure(case, folder, layout, registry, options)))
+                print(table(results[-1:], header=len(results) == 1), flush=True)
+    finally:
+        if registry:
+            registry.stop()
+    write_reports(results, options, layout)
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small images, 2 pairs, tmpfs only: a first look, not a result")
+    parser.add_argument("--pairs", type=int, help="pairs of runs for each case (5; quick: 2)")
+    parser.add_argument("--case", default="", help="only cases whose name has this in it")
+    parser.add_argument("--on", choices=["tmpfs", "disk", "both"], help="where the repositories are (both; quick: tmpfs)")
+    parser.add_argument("--disk", type=Path, default=TARGET / "bench", help="the folder on disk (target/bench)")
+    parser.add_argument("--out", type=Path, default=TARGET / "bench-results", help="where results.{json,md,svg} go")
+    parser.add_argument("--ours", type=Path, help="another cfs-dag than the release build")
+    options = parser.parse_args()
+    options.pairs = options.pairs or (2 if options.quick else 5)
+    options.on = options.on or ("tmpfs" if options.quick else "both")
+    return options
+
+
+def build(options):
+    print("building both sides", file=sys.stderr)
+    cargo = ["cargo", "build", "--release", "--quiet"]
+    if not options.ours:
+        subprocess.run(cargo, cwd=ROOT, check=True)
+        options.ours = TARGET / "release/cfs-dag"
+    # A target folder of its own: other features of the same crates, so nothing could be shared.
+    upstream = ["--manifest-path", ROOT / "benches/upstream/Cargo.toml", "--target-dir", TARGET / "upstream", "--locked"]
+    subprocess.run(cargo + upstream, check=True)
+    options.theirs = TARGET / "upstream/release/upstream-pull"
+
+
+def make_images(names):
+    print("making images out of Debian packages", file=sys.stderr)
+    subprocess.run([ROOT / "tests/make-images.sh", TARGET / "images", *sorted(names)], check=True, stdin=subprocess.DEVNULL)
+    return TARGET / "images/oci"
+
+
+def places(options):
+    if options.on in ("tmpfs", "both"):
+        yield "tmpfs", Path("/dev/shm")
+    if options.on in ("disk", "both"):
+        options.disk.mkdir(parents=True, exist_ok=True)
+        yield "disk", options.disk
+
+
+# --- measuring
+
+
+def measure(case, folder, layout, registry, options):
+    """All pairs of one case: {side: {metric: [by pair]}}."""
+    runs = {"ours": [], "theirs": []}
+    series = Path(tempfile.mkdtemp(prefix="cfs-dag-bench-", dir=folder))
+    try:
+        for pair in range(options.pairs):
+            for side in ("ours", "theirs") if pair % 2 == 0 else ("theirs", "ours"):
+                repo = series / f"{pair}-{side}"
+                if before := case.get("before"):
+                    run(command(side, case, before, repo, layout, None, options))
+                os.sync()  # what others left to write is not this run's
+                images = registry if case.get("docker") else None
+                runs[side].append(run(command(side, case, case["images"], repo, layout, images, options)))
+                runs[side][-1]["objects"] = sum(len(files) for _, _, files in os.walk(repo / "objects"))
+    finally:
+        shutil.rmtree(series)
+    return runs
+
+
+def command(side, case, images, repo, layout, registry, options):
+    references = [registry.reference(name) if registry else f"oci:{layout}:{name}" for name in images]
+    algorithm = case.get("algorithm", "sha512")
+    if side == "theirs":
+        return [options.theirs, "--algorithm", algorithm, "--repo", repo, *references]
+    # The flags of init count only where there is no repository yet.
+    init = [] if repo.exists() else ["--insecure", "--algorithm", algorithm]
+    return [options.ours, "pull", "--progress=none", "--repo", repo, *init, "--tls-verify=false", *references]
+
+
+def run(arguments):
+    with tempfile.TemporaryFile() as said:
+        bystanders = children(os.getpid())
+        start = time.monotonic()
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        peaks = Peaks(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        cpu = usage.ru_utime + usage.ru_stime
+        for orphan in children(os.getpid()) - bystanders:  # skopeo, told to end, may still be at it
+            _, _, usage = os.wait4(orphan, 0)
+            cpu += usage.ru_utime + usage.ru_stime
+        memory = peaks.stop()
+        if process.returncode != 0:
+            said.seek(0)
+            sys.exit(f"{' '.join(map(str, arguments))}\nexit code {process.returncode}\n{said.read().decode(errors='replace')}")
+    own = memory.pop(process.pid, ("", 0))[1]
+    helpers = max((peak for _, peak in memory.values()), default=0)
+    return dict(wall_s=wall, cpu_s=cpu, peak_mib=own / 1024, helper_peak_mib=helpers / 1024)
+
+
+def children(pid):
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+
+
+class Peaks(threading.Thread):
+    """Samples VmHWM, which only grows, of a process and of everything below it: {pid: (name, kB)}."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.seen, self.ended = pid, {}, threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.ended.wait(0.005):
+            self.sample(self.pid)
+
+    def sample(self, pid):
+        try:
+            fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+            if "VmHWM" in fields:
+                self.seen[pid] = (fields["Name"], int(fields["VmHWM"].split()[0]))
+            for child in children(pid):
+                self.sample(child)
+        except (OSError, ValueError):
+            pass  # it ended meanwhile
+
+    def stop(self):
+        self.ended.set()
+        self.join()
+        return self.seen
+
+
+class Registry:
+    """Debian's docker-registry on a free port of 127.0.0.1, with every image of the layout."""
+
+    def __init__(self, layout):
+        self.folder = tempfile.TemporaryDirectory(prefix="cfs-dag-bench-registry-", dir="/dev/shm")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        config = Path(self.folder.name, "config.yml")
+        config.write_text(
+            "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {self.folder.name}/data}}}}\nhttp: {{addr: '127.0.0.1:{self.port}'}}\n"
+        )
+        self.process = subprocess.Popen(["docker-registry", "serve", config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(100):
+            with socket.socket() as connection:
+                if connection.connect_ex(("127.0.0.1", self.port)) == 0:
+                    break
+            time.sleep(0.1)
+        for entry in json.loads(Path(layout, "index.json").read_text())["manifests"]:
+            name = entry["annotations"]["org.opencontainers.image.ref.name"]
+            copy = ["skopeo", "copy", "-q", "--insecure-policy", "--preserve-digests", "--dest-tls-verify=false"]
+            subprocess.run(copy + [f"oci:{layout}:{name}", self.reference(name)], check=True)
+
+    def reference(self, name):
+        return f"docker://127.0.0.1:{self.port}/{name}:latest"
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+        self.folder.cleanup()
+
+
+# --- reporting
+
+
+def ratios(result, metric):
+    return [theirs[metric] / ours[metric] for ours, theirs in zip(result["ours"], result["theirs"])]
+
+
+def spread(values, form):
+    return "/".join(form.format(value) for value in (min(values), statistics.median(values), max(values)))
+
+
+def table(results, header=True):
+    """Markdown: min/median/max of each side, and of the ratios by pairs."""
+    lines = []
+    if header:
+        lines += ["| case | on | wall s, ours | theirs | ratio | cpu s, ours | theirs | ratio | peak MiB, ours | theirs |"]
+        lines += ["|" + "---|" * 10]
+    for result in results:
+        cells = [f"{result['name']}: {result['says']}", result["place"]]
+        for metric in ("wall_s", "cpu_s"):
+            cells += [spread([run[metric] for run in result[side]], "{:.2f}") for side in ("ours", "theirs")]
+            cells += [spread(ratios(result, metric), "{:.2f}")]
+        cells += [f"{max(run['peak_mib'] for run in result[side]):.0f}" for side in ("ours", "theirs")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def machine():
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    memory = int(open("/proc/meminfo").readline().split()[1]) / 2**20
+    return dict(cpu=cpu, cores=len(os.sched_getaffinity(0)), memory_gib=round(memory, 1), kernel=platform.release())
+
+
+def versions(options):
+    say = lambda *words: subprocess.run(words, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    return dict(
+        cfs_dag=say("git", "describe", "--always", "--dirty"), upstream="composefs-oci 0.9.4", rustc=say("rustc", "--version"),
+        skopeo=say("skopeo", "--version"), pairs=options.pairs,
+    )
+
+
+def image_sizes(layout):
+    blob = lambda digest: Path(layout, "blobs", digest.replace(":", "/"))
+    sizes = {}
+    for entry in json.loads(Path(layout, "index.json").read_text())["manifests"]:
+        layers = json.loads(blob(entry["digest"]).read_text())["layers"]
+        name = entry["annotations"]["org.opencontainers.image.ref.name"]
+        sizes[name] = dict(layers=len(layers), compressed_mb=round(sum(layer["size"] for layer in layers) / 1e6, 1))
+    return sizes
+
+
+def write_reports(results, options, layout):
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = dict(machine=machine(), versions=versions(options), images=image_sizes(layout), results=results)
+    (options.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+    facts = [f"{key}: {value}" for part in ("machine", "versions") for key, value in report[part].items()]
+    (options.out / "results.md").write_text(
+        "Values are min/median/max; ratios are theirs / ours, by pairs.\n\n" + table(results) + "\n\n" + "; ".join(facts) + "\n"
+    )
+    (options.out / "results.svg").write_text(bars(results))
+    print(f"\nwritten: {options.out}/results.json, .md, .svg", file=sys.stderr)
+
+
+def bars(results):
+    """Median ratios as bars, wall and cpu, with a line at 1: no faster than upstream."""
+    label, width, row = 250, 420, 40
+    medians = [(r, statistics.median(ratios(r, "wall_s")), statistics.median(ratios(r, "cpu_s"))) for r in results]
+    longest = max(value for _, *pair in medians for value in pair)
+    shown = min(longest, 8.0)  # the warm case would squeeze all others: its bars are cut
+    at = lambda value: width * min(value, shown) / shown
+    height = row * len(results) + 50
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{label + width + 70}" height="{height}" font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{label}" y="18">upstream / cfs-dag: <tspan fill="#2b6cb0">wall time</tspan>, <tspan fill="#c05621">cpu time</tspan></text>',
+    ]
+    for index, (result, wall, cpu) in enumerate(medians):
+        top = 30 + row * index
+        parts.append(f'<text x="{label - 8}" y="{top + 20}" text-anchor="end">{result["name"]}, {result["place"]}</text>')
+        for offset, value, colour in ((2, wall, "#2b6cb0"), (17, cpu, "#c05621")):
+            parts.append(f'<rect x="{label}" y="{top + offset}" width="{at(value):.1f}" height="13" fill="{colour}"/>')
+            parts.append(f'<text x="{label + at(value) + 5:.1f}" y="{top + offset + 11}">{value:.2f}</text>')
+    parts.append(f'<line x1="{label + at(1):.1f}" y1="26" x2="{label + at(1):.1f}" y2="{height - 15}" stroke="black" stroke-dasharray="3"/>')
+    return "\n".join(parts + ["</svg>"]) + "\n"
+
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans of what we measure become our children
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    main()
