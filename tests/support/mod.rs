@@ -5,6 +5,7 @@ pub mod corpus;
 pub mod image;
 pub mod layout;
 pub mod oracle;
+pub mod pulls;
 pub mod real;
 pub mod registry;
 pub mod registry_real;
