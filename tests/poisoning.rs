@@ -164,9 +164,7 @@ fn the_outcome_depends_on_the_order_of_the_request_and_not_on_the_workers() {
             assert_eq!(pulled.outcomes(), [first_is_honest, true, true], "{order:?} -j{jobs}");
             assert_eq!(pulled.finished.code, Some(if first_is_honest { 0 } else { 3 }), "{order:?}");
             if first_is_honest {
-                support::repo::cfs_dag(["untag", &images[0].reference])
-                    .repo(pulled.repo())
-                    .expect_success();
+                support::repo::cfs_dag(["untag", &images[0].reference]).repo(pulled.repo()).expect_success();
             }
             assert_only(&pulled.repo(), &[&images[1], &images[2]]);
         }

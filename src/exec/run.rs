@@ -499,7 +499,8 @@ impl Ticket {
         self.shared.tell(told);
     }
 
-    /// Asks for the stream of the current producer once more, from its start; it has been read to its end.
+    /// Asks for the stream of the current producer once more, from its start. It has been read to its end, or was
+    /// told to end it.
     pub fn again(&self) {
         let mut state = self.shared.lock();
         let Some(producer) = self.shared.current_candidate(&state, self.node) else { return };

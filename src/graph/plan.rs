@@ -158,10 +158,11 @@ impl Builder<'_> {
     }
 
     /// The blob as one more way to the layer. A fetch belongs to one layer: two layers that claim the same blob
-    /// cannot both be right, and each is checked by itself.
+    /// cannot both be right, and each is checked by itself. So are two sizes of one blob.
     fn fetch(&mut self, ix: ImageIx, layer: &LayerInput, split: NodeId, layer_state: State) {
         let split_key = self.plan.graph[split].key;
-        let key = Key::new("fetch", [layer.blob.digest.as_bytes(), split_key.as_bytes()]);
+        let size = layer.blob.size.to_le_bytes();
+        let key = Key::new("fetch", [layer.blob.digest.as_bytes().as_slice(), &size, split_key.as_bytes()]);
         let before = self.plan.graph.neighbors_directed(split, petgraph::Direction::Incoming).count();
         let (state, reason) = match (layer_state, before) {
             (State::Stored, _) => (State::Stored, Reason::BlobNotRead),

@@ -1,18 +1,21 @@
 //! The fetch step: a blob from the first place that gives it, into its layer's flow. Knows slots, memory and
 //! places; ignores what the bytes are.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Notify;
 
 use super::{
     flow::BLOB_BUFFER,
-    layer::{Attempt, Layer, RESERVE},
+    layer::{Attempt, Layer, Place, RESERVE},
     work::Context,
 };
 use crate::{
-    exec::{Failure, Ticket},
+    exec::{Cancel, Failure, Ticket},
     source::{Source, SourceError},
     types::{Account, Buffer, Descriptor},
 };
@@ -21,8 +24,10 @@ use crate::{
 pub(super) struct Fetch<H: FsVerityHashValue> {
     pub(super) layer: Arc<Layer<H>>,
     pub(super) blob: Descriptor,
-    /// In the order of the request; each is tried until one delivers.
+    /// In the order of the request; each is tried until one delivers what has the blob's digest.
     pub(super) places: Vec<Arc<dyn Source>>,
+    /// How many of them gave nothing of use.
+    pub(super) useless: Arc<AtomicUsize>,
 }
 
 impl<H: FsVerityHashValue> Fetch<H> {
@@ -45,25 +50,36 @@ impl<H: FsVerityHashValue> Fetch<H> {
 
     async fn transfer(&self, context: &Context<H>, ticket: &Ticket) -> Result<(), Failure> {
         let _slot = context.downloads.acquire().await?;
-        let mut tries = self.places.iter().peekable();
         let memory = Arc::new(Notify::new());
         loop {
-            let Some(place) = tries.next() else { return Err(NoPlace.into()) };
-            let account = self.account(context, &memory).await;
-            let attempt = self.layer.attach(self.blob.clone(), account);
-            ticket.begin();
-            let result = self.deliver(&**place, &attempt, &memory, ticket).await;
-            match result {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    self.layer.forget(&attempt);
-                    self.layer.wake_split();
-                    if tries.peek().is_none() {
-                        return Err(error.into());
-                    }
-                    ticket.restarted();
-                }
+            let at = self.useless.load(Ordering::SeqCst);
+            let Some(source) = self.places.get(at) else { return Err(NoPlace.into()) };
+            let place = Place {
+                has_next: at + 1 < self.places.len(),
+                useless: self.useless.clone(),
+                refused: Cancel::default(),
+            };
+            if at > 0 {
+                ticket.restarted();
             }
+            let account = self.account(context, &memory).await;
+            let attempt = self.layer.attach(self.blob.clone(), account, place.clone());
+            ticket.begin();
+            let result = tokio::select! {
+                biased;
+                () = place.refused.raised() => return Ok(()),
+                result = self.deliver(&**source, &attempt, &memory, ticket) => result,
+            };
+            let Err(error) = result else { return Ok(()) };
+            if !self.layer.forget(&attempt) {
+                // The split refused these bytes at the same moment: it says how to go on.
+                return Ok(());
+            }
+            self.layer.wake_split();
+            if !place.has_next {
+                return Err(error.into());
+            }
+            place.refuse();
         }
     }
 

@@ -17,7 +17,7 @@ use composefs::fsverity::FsVerityHashValue;
 
 use super::{flow::Flow, look::KnownLayer, tree::Collected, write::LargeFile};
 use crate::{
-    exec::{Actor, Failure, Ticket},
+    exec::{Actor, Cancel, Failure, Ticket},
     store::{Content, LayerLink, StreamName, StreamWriter},
     types::{Account, Descriptor, Digest, LayerKind, Slice},
 };
@@ -81,6 +81,27 @@ pub(super) struct Attempt<H: FsVerityHashValue> {
     pub(super) items: Mutex<Items<H>>,
     /// Pieces of work that may still write objects; the split counts as one.
     pub(super) writers: AtomicUsize,
+    /// Where the bytes come from.
+    pub(super) place: Place,
+}
+
+/// One of the places that have a blob, as an attempt sees it.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// Whether another can be asked after this one.
+    pub(super) has_next: bool,
+    /// Places of the blob that gave nothing of use, shared with its fetch.
+    pub(super) useless: Arc<AtomicUsize>,
+    /// Raised when this one is among them: its transfer ends then.
+    pub(super) refused: Cancel,
+}
+
+impl Place {
+    /// Gives this place up for the next one.
+    pub(super) fn refuse(&self) {
+        self.useless.fetch_add(1, Ordering::SeqCst);
+        self.refused.raise();
+    }
 }
 
 #[derive(Default)]
@@ -148,8 +169,8 @@ impl<H: FsVerityHashValue> Layer<H> {
         if raw { Content::Blob } else { Content::Layer }
     }
 
-    /// Starts over with `blob`.
-    pub(super) fn attach(&self, blob: Descriptor, account: Account) -> Arc<Attempt<H>> {
+    /// Starts over with `blob` from `place`.
+    pub(super) fn attach(&self, blob: Descriptor, account: Account, place: Place) -> Arc<Attempt<H>> {
         account.keep(KEPT);
         let as_raw = self.as_raw.load(Ordering::SeqCst);
         let attempt = Arc::new(Attempt {
@@ -159,6 +180,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             flow: Flow::default(),
             items: Mutex::new(Items { queue: VecDeque::new(), complete: false }),
             writers: AtomicUsize::new(1),
+            place,
         });
         self.lock().attempt = Some(attempt.clone());
         self.wake_split();
@@ -232,9 +254,10 @@ impl<H: FsVerityHashValue> Layer<H> {
         self.lock().tree.clone()
     }
 
-    /// Gives up an attempt, with all that it holds.
-    pub(super) fn forget(&self, attempt: &Arc<Attempt<H>>) {
-        self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt));
+    /// Gives up an attempt, with all that it holds; false if someone else has done so. Who gives it up sees to it
+    /// that the run goes on.
+    pub(super) fn forget(&self, attempt: &Arc<Attempt<H>>) -> bool {
+        self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt)).is_some()
     }
 
     /// Gives back everything but the id and the collected tree.

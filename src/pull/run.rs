@@ -334,7 +334,8 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
             Kind::Fetch => {
                 let images = graph[node].wanted_by.iter();
                 let places = images.map(|ix| self.task.resolution.images[ix.0].source.clone()).collect();
-                Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places }))
+                let useless = Arc::default();
+                Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places, useless }))
             }
             Kind::Split => Job::Split(layer),
             Kind::Write => Job::Write(layer),

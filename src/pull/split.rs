@@ -140,10 +140,21 @@ impl<H: FsVerityHashValue> SplitTask<H> {
         self.layer.kind == LayerKind::ArtifactTar && !self.layer.as_raw.load(Ordering::SeqCst)
     }
 
+    /// Turns to the next place that has the blob, or else to the next candidate. If the blob has its digest, every
+    /// place gives the same.
     fn reject(&mut self, error: BlobError) -> Step {
-        self.forget_attempt();
-        if let Some(ticket) = &self.ticket {
-            ticket.reject(error.into());
+        let place = self.reading.as_ref().map(|reading| reading.attempt.place.clone());
+        // If the fetch has given up as well, it knows what comes next.
+        if !self.forget_attempt() {
+            return Step::Again;
+        }
+        match (place, &self.ticket) {
+            (Some(place), Some(ticket)) if place.has_next && !matches!(error, BlobError::DiffId { .. }) => {
+                place.refuse();
+                ticket.again();
+            }
+            (_, Some(ticket)) => ticket.reject(error.into()),
+            (_, None) => {}
         }
         Step::Again
     }
@@ -157,12 +168,12 @@ impl<H: FsVerityHashValue> SplitTask<H> {
         Step::Again
     }
 
-    /// Lets go of everything that the attempt holds, so that the next one finds room.
-    fn forget_attempt(&mut self) {
-        if let Some(reading) = self.reading.take() {
-            reading.attempt.items().queue.clear();
-            self.layer.forget(&reading.attempt);
-        }
+    /// Lets go of everything that the attempt holds, so that the next one finds room; false if the layer has
+    /// given it up already.
+    fn forget_attempt(&mut self) -> bool {
+        let Some(reading) = self.reading.take() else { return false };
+        reading.attempt.items().queue.clear();
+        self.layer.forget(&reading.attempt)
     }
 
     fn end_cancelled(&mut self) -> Step {
