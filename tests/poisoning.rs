@@ -245,6 +245,23 @@ fn a_false_copy_of_a_blob_does_not_harm_who_has_a_true_one() {
 }
 
 #[test]
+fn a_false_copy_is_given_up_at_its_first_wrong_byte_and_the_true_one_is_read() {
+    // Much larger than what is under way between fetch and split, so that the transfer has to be stopped.
+    let large = tar([dir("usr"), file("usr/large", noise(3, 6_000_000))]);
+    let (false_layout, true_layout) = (layout(), layout());
+    let image = |layout: &Layout, tag| layout.image(tag).layer(large.as_slice()).layer(own(tag)).write();
+    let (bad, good) = (image(&false_layout, "bad"), image(&true_layout, "good"));
+    let blob = &bad.layers[0];
+    std::fs::write(false_layout.blob(&blob.blob), noise(4, blob.size as usize)).unwrap();
+    for jobs in ["1", "8"] {
+        let pulled = pull_fresh(&[&bad, &good], jobs);
+        assert_eq!(pulled.outcomes(), [true, true], "{}", pulled.finished);
+        support::repo::cfs_dag(["untag", &bad.reference]).repo(pulled.repo()).expect_success();
+        assert_only(&pulled.repo(), &[&good]);
+    }
+}
+
+#[test]
 fn one_blob_that_is_claimed_to_be_two_layers_is_the_one_that_it_is() {
     let layout = layout();
     let evil = layout.image("evil").layer(truth()).claims_diff_id_of(&lie()).layer(own("evil")).write();

@@ -101,16 +101,22 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
     let interrupt = Interrupt::default();
     watch_signals(&runtime, interrupt.clone());
     let sources = Sources::new(args.options());
-    let resolution = {
-        let resolving = pull::resolve(asked, &sources, usize::from(args.downloads));
-        runtime.block_on(resolving)
+    let resolution = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            // A registry that is silent would hold us up for as long as it likes.
+            () = interrupt.raised() => None,
+            resolution = pull::resolve(asked, &sources, usize::from(args.downloads)) => Some(resolution),
+        }
+    });
+    let puller = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose };
+    let result = match resolution {
+        Some(resolution) => puller.go(resolution, &path, store, repository_text(&target, args)),
+        None => {
+            eprintln!("cfs-dag: interrupted: nothing was pulled yet");
+            Ok(Exit::Interrupted)
+        }
     };
-    let result = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose }.go(
-        resolution,
-        &path,
-        store,
-        repository_text(&target, args),
-    );
     runtime.block_on(sources.close());
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

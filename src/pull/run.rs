@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use composefs::fsverity::FsVerityHashValue;
@@ -21,7 +21,7 @@ use super::{
     work::{Context, Job, Jobs},
 };
 use crate::{
-    exec::{self, Initial, Observer, Pool, Run},
+    exec::{self, Cancel, Initial, Observer, Pool, Run},
     graph::{ImageIx, Inputs, Kind, LayerInput, NodeId, Plan, State},
     store::{Commit, Store, StoreError, StoredDocument, StreamName, Tag},
     types::{Budget, Digest, LayerKind},
@@ -71,22 +71,17 @@ pub struct Ended {
 
 /// Interrupts a run from elsewhere, also before it begins.
 #[derive(Clone, Default)]
-pub struct Interrupt(Arc<Mutex<Interruptible>>);
-
-#[derive(Default)]
-struct Interruptible {
-    raised: bool,
-    run: Option<Run>,
+pub struct Interrupt {
+    flag: Cancel,
+    run: Arc<Mutex<Option<Run>>>,
 }
 
 impl Interrupt {
     /// Tells the run to stop admitting work.
     pub fn raise(&self) {
-        let run = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.raised = true;
-            state.run.clone()
-        };
+        self.flag.raise();
+        // Either we see the run here, or it sees the flag when it is attached.
+        let run = self.lock().clone();
         if let Some(run) = run {
             run.interrupt();
         }
@@ -94,22 +89,27 @@ impl Interrupt {
 
     /// Whether it was raised.
     pub fn is_raised(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).raised
+        self.flag.is_raised()
+    }
+
+    /// Ends when it is raised.
+    pub async fn raised(&self) {
+        self.flag.raised().await;
     }
 
     fn attach(&self, run: &Run) {
-        let raised = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.run = Some(run.clone());
-            state.raised
-        };
-        if raised {
+        *self.lock() = Some(run.clone());
+        if self.is_raised() {
             run.interrupt();
         }
     }
 
     fn detach(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).run = None;
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Run>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,7 +13,12 @@ use super::{
 
 /// A pull of `references` into the repository at `repo`, which need not exist; without progress, the result as JSON.
 pub fn pull(repo: &Path, references: &[&str]) -> Invocation {
-    let flags = ["pull", "--insecure", "--tls-verify=false", "--progress=none", "--format=json"];
+    pull_showing("none", repo, references)
+}
+
+/// The same with progress.
+pub fn pull_showing(progress: &str, repo: &Path, references: &[&str]) -> Invocation {
+    let flags = ["pull", "--insecure", "--tls-verify=false", "--format=json", "--progress", progress];
     cfs_dag(flags.iter().chain(references)).repo(repo)
 }
 
