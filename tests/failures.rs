@@ -365,7 +365,7 @@ fn skopeo_dies_in_the_middle_of_a_transfer() {
         kill_process(skopeo, Signal::KILL).unwrap();
     }
     let finished = running.wait().assert_code(3);
-    finished.says(&["cfs-dag: ", &image.reference, &second(&image), "skopeo died"]);
+    finished.says(&["cfs-dag: ", &image.reference, &second(&image), "1500000 of", "skopeo"]);
     assert_absent(&repo, &image, &[1]);
     oracle::assert_clean(&repo);
     healthy.assert_there(&repo);

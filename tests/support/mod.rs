@@ -4,6 +4,7 @@
 pub mod corpus;
 pub mod image;
 pub mod layout;
+pub mod moments;
 pub mod oracle;
 pub mod pulls;
 pub mod real;
