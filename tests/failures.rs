@@ -96,19 +96,18 @@ impl<'a> Broken<'a> {
 /// An image without fault, in a layout of its own.
 struct Healthy {
     image: Image,
-    layout: Layout,
+    _layout: Layout,
 }
 
 impl Healthy {
     fn new() -> Self {
         let layout = layout();
         let image = layout.image("healthy").layer(base()).layer(tar([file("usr/mine", "x")])).write();
-        Self { image, layout }
+        Self { image, _layout: layout }
     }
 
     #[track_caller]
     fn assert_there(&self, repo: &Path) {
-        assert!(self.layout.path().exists());
         assert_stored(repo, &self.image.reference, &self.image.reference);
         let clean = scratch();
         pull(&clean.path("repo"), &[&self.image.reference]).expect_success();

@@ -81,6 +81,7 @@ fn assert_only(repo: &Path, images: &[&Image]) {
         assert_stored(repo, &image.reference, &image.reference);
     }
     let clean = pull_fresh(images, "2");
+    assert_eq!(clean.finished.code, Some(0), "{}", clean.finished);
     assert_same_when_swept(&clean.repo(), repo);
     oracle::assert_clean(repo);
 }
