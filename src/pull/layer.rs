@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use composefs::fsverity::FsVerityHashValue;
@@ -53,6 +54,8 @@ struct State<H: FsVerityHashValue> {
     tree: Option<Collected<H>>,
     /// The stream's id, once it is stored, and what the stream holds.
     stream_id: Option<(H, Content)>,
+    /// When the first attempt began.
+    begun: Option<Instant>,
     /// Filesystems that are still to be built from it.
     tree_users: usize,
 }
@@ -65,6 +68,20 @@ pub(super) struct Counts {
     pub(super) objects_new: AtomicU64,
     pub(super) objects_present: AtomicU64,
     pub(super) written_bytes: AtomicU64,
+}
+
+impl Counts {
+    /// All counts with their names.
+    pub(super) fn named(&self) -> [(&'static str, u64); 5] {
+        [
+            ("fetched_bytes", &self.fetched_bytes),
+            ("tar_bytes", &self.tar_bytes),
+            ("objects_new", &self.objects_new),
+            ("objects_present", &self.objects_present),
+            ("written_bytes", &self.written_bytes),
+        ]
+        .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+    }
 }
 
 /// One try to get the layer out of one blob.
@@ -111,6 +128,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             stream: None,
             tree: None,
             stream_id: known.stream.clone(),
+            begun: None,
             tree_users,
         };
         Self {
@@ -160,10 +178,19 @@ impl<H: FsVerityHashValue> Layer<H> {
             items: Mutex::new(Items { queue: VecDeque::new(), complete: false }),
             writers: AtomicUsize::new(1),
         });
-        self.lock().attempt = Some(attempt.clone());
+        let mut state = self.lock();
+        state.attempt = Some(attempt.clone());
+        state.begun.get_or_insert_with(Instant::now);
+        drop(state);
         self.wake_split();
         self.wake_encode();
         attempt
+    }
+
+    /// Milliseconds since the first attempt began.
+    pub(super) fn millis(&self) -> u64 {
+        let begun = self.lock().begun;
+        begun.map_or(0, |begun| u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The attempt that is under way.

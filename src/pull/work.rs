@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     exec::{Actor, Failure, Ticket, Work},
+    graph::Key,
     store::{Commit, Store},
     types::Budget,
 };
@@ -37,7 +38,7 @@ pub(super) enum Job<H: FsVerityHashValue> {
     Split(Arc<Layer<H>>),
     Write(Arc<Layer<H>>),
     Encode(Arc<Layer<H>>),
-    Finalize(Arc<Layer<H>>),
+    Finalize(Arc<Layer<H>>, Key),
     Image(Arc<Tree<H>>),
     Config(Arc<Config<H>>),
     Manifest(Arc<Manifest<H>>),
@@ -79,9 +80,9 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 ticket.begin();
                 actor.start(EncodeTask::new(context, layer.clone(), ticket));
             }
-            Job::Finalize(layer) => {
-                let layer = layer.clone();
-                self.at_once(ticket, move || finalize::finalize(&context, &layer));
+            Job::Finalize(layer, key) => {
+                let (layer, key) = (layer.clone(), *key);
+                self.at_once(ticket, move || finalize::finalize(&context, &layer, key));
             }
             Job::Image(tree) => {
                 let tree = tree.clone();
