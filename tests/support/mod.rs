@@ -5,4 +5,5 @@
 
 pub mod layout;
 pub mod registry;
+pub mod skopeo;
 pub mod source;
