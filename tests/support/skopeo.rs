@@ -126,8 +126,10 @@ struct Server {
     dir: PathBuf,
     layout: PathBuf,
     /// Writers and write ends that wait for a `FinishPipe`; the pipe's id is the place plus one.
-    pipes: Vec<Option<(thread::JoinHandle<Result<(), String>>, OwnedFd)>>,
+    pipes: Vec<Option<(Writer, OwnedFd)>>,
 }
+
+type Writer = thread::JoinHandle<Result<(), String>>;
 
 impl Server {
     fn answer(&mut self, method: &str, args: &Value) {
