@@ -9,7 +9,7 @@ use std::{
 
 use petgraph::{Direction, graph::DiGraph, visit::EdgeRef};
 
-use super::{Cancel, Event, Observer, Pool, priority};
+use super::{Cancel, Event, Observer, Pool, Priority, priority};
 use crate::types::{Edge, NodeId};
 
 /// A graph to run.
@@ -101,7 +101,7 @@ impl Status {
 
 struct Shared {
     graph: Graph,
-    priorities: Vec<u64>,
+    priorities: Vec<Priority>,
     pool: Pool,
     observer: Arc<dyn Observer>,
     work: Box<dyn Work>,
@@ -445,7 +445,7 @@ impl Ticket {
     }
 
     /// How urgent it is, for [`Pool::spawn`].
-    pub fn priority(&self) -> u64 {
+    pub fn priority(&self) -> Priority {
         self.shared.priorities[self.node.index()]
     }
 

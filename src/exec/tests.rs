@@ -262,7 +262,7 @@ fn a_slow_consumer_holds_its_producer_back() {
         let flow = Arc::new(Flow { items: Mutex::new(VecDeque::new()), most: AtomicUsize::new(0) });
         let bench = bench(jobs);
         let pool = Pool::new(jobs, bench.runtime.handle().clone()).unwrap();
-        let (actor_p, actor_c) = (Actor::new(&pool, 2), Actor::new(&pool, 1));
+        let (actor_p, actor_c) = (Actor::new(&pool, Priority::new(2)), Actor::new(&pool, Priority::new(1)));
         let (f, p, c) = (flow.clone(), actor_p.clone(), actor_c.clone());
         script.on(producer, move |ticket| {
             ticket.begin();
@@ -350,4 +350,10 @@ fn a_panic_ends_the_run() {
     script.on(node, |_ticket| panic!("a bug"));
     let outcome = bench(2).go(graph, 1, &script);
     assert!(outcome.goals[0].is_some() || outcome.defect.is_some());
+}
+
+#[test]
+fn what_gives_memory_back_goes_first() {
+    assert!(Priority::new(1).draining() > Priority::new(1000));
+    assert!(Priority::new(2).draining() > Priority::new(1).draining());
 }

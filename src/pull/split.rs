@@ -191,8 +191,13 @@ impl<H: FsVerityHashValue> Reading<H> {
     fn new(context: &Context<H>, layer: &Arc<Layer<H>>, attempt: Arc<Attempt<H>>, ticket: &Ticket) -> Self {
         let kind = attempt.kind;
         let pool = ticket.pool().clone();
-        let writer =
-            Writer::new(context.store.clone(), layer.clone(), attempt.clone(), pool, ticket.priority());
+        let writer = Writer::new(
+            context.store.clone(),
+            layer.clone(),
+            attempt.clone(),
+            pool,
+            ticket.priority().draining(),
+        );
         Self {
             input: None,
             output: None,

@@ -75,7 +75,8 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 cancel.on_raise(Arc::new(move || cancelled.end_write(Ok(()))));
             }
             Job::Encode(layer) => {
-                let actor = layer.encode.get_or_init(|| Actor::new(ticket.pool(), ticket.priority()));
+                let actor =
+                    layer.encode.get_or_init(|| Actor::new(ticket.pool(), ticket.priority().draining()));
                 ticket.cancel().on_raise(actor.waker());
                 ticket.begin();
                 actor.start(EncodeTask::new(context, layer.clone(), ticket));

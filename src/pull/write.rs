@@ -19,7 +19,7 @@ use composefs::fsverity::FsVerityHashValue;
 
 use super::layer::{Attempt, Id, Large, Layer};
 use crate::{
-    exec::{Failure, Pool},
+    exec::{Failure, Pool, Priority},
     layer::verity::{self, SEGMENT, SegmentDigests},
     store::{Put, Store, StoreError},
     types::{Hold, Slice},
@@ -35,7 +35,7 @@ pub(super) struct Writer<H: FsVerityHashValue> {
     pub(super) layer: Arc<Layer<H>>,
     pub(super) attempt: Arc<Attempt<H>>,
     pub(super) pool: Pool,
-    pub(super) priority: u64,
+    pub(super) priority: Priority,
     batch: Vec<SmallFile<H>>,
     batch_bytes: usize,
     large: Option<Large<H>>,
@@ -69,7 +69,7 @@ impl<H: FsVerityHashValue> Writer<H> {
         layer: Arc<Layer<H>>,
         attempt: Arc<Attempt<H>>,
         pool: Pool,
-        priority: u64,
+        priority: Priority,
     ) -> Self {
         Self { store, layer, attempt, pool, priority, batch: Vec::new(), batch_bytes: 0, large: None }
     }
