@@ -7,9 +7,9 @@ use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Notify;
 
 use super::{
+    context::Context,
     flow::BLOB_BUFFER,
     layer::{Attempt, Layer, RESERVE},
-    work::Context,
 };
 use crate::{
     exec::{Failure, Ticket},

@@ -5,7 +5,7 @@ use std::{io, io::IoSlice, io::Write, sync::Arc};
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{layer::Layer, work::Context};
+use super::{context::Context, layer::Layer};
 use crate::{
     exec::Failure,
     graph::{Key, Kind},

@@ -6,7 +6,6 @@
 //! are, without a name, until the next gc.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -16,11 +15,15 @@ use std::{
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{flow::Flow, look::KnownLayer, tree::Collected, write::LargeFile};
+use super::{
+    flow::{Flow, Items},
+    look::KnownLayer,
+    tree::Collected,
+};
 use crate::{
     exec::{Actor, Failure, Ticket},
     store::{Content, LayerLink, StreamName, StreamWriter},
-    types::{Account, Descriptor, Digest, LayerKind, Slice},
+    types::{Account, Descriptor, Digest, LayerKind},
 };
 
 /// Memory that an active layer may always have, in bytes: its flow (1 MiB), a file of one segment across its
@@ -100,25 +103,6 @@ pub(super) struct Attempt<H: FsVerityHashValue> {
     pub(super) writers: AtomicUsize,
 }
 
-#[derive(Default)]
-pub(super) struct Items<H> {
-    pub(super) queue: VecDeque<Item<H>>,
-    /// Set when the whole tar was verified and nothing will follow.
-    pub(super) complete: bool,
-}
-
-/// An item of a stream: bytes, or an object whose id may not be known yet.
-pub(super) enum Item<H> {
-    Inline(Slice),
-    Object { id: Id<H>, size: u64 },
-}
-
-/// An id that is known as soon as the file is hashed.
-pub(super) type Id<H> = Arc<OnceLock<H>>;
-
-/// A large file in the making, shared by the jobs of its segments.
-pub(super) type Large<H> = Arc<LargeFile<H>>;
-
 impl<H: FsVerityHashValue> Layer<H> {
     /// A layer that `tree_users` filesystems will be built from.
     pub(super) fn new(name: Digest, kind: LayerKind, known: &KnownLayer<H>, tree_users: usize) -> Self {
@@ -175,7 +159,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             kind: if as_raw { LayerKind::Raw } else { self.kind },
             account,
             flow: Flow::default(),
-            items: Mutex::new(Items { queue: VecDeque::new(), complete: false }),
+            items: Mutex::new(Items::default()),
             writers: AtomicUsize::new(1),
         });
         let mut state = self.lock();

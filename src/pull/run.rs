@@ -10,6 +10,7 @@ use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Semaphore;
 
 use super::{
+    context::Context,
     documents::{Config, Manifest},
     fetch::Fetch,
     image::Tree,
@@ -18,7 +19,7 @@ use super::{
     report::{self, ImageEnd},
     resolve::Resolution,
     tag::Name,
-    work::{Context, Job, Jobs},
+    work::{Job, Jobs},
 };
 use crate::{
     exec::{self, Cancel, Initial, Observer, Pool, Run},

@@ -9,10 +9,10 @@ use std::sync::{Arc, OnceLock, atomic::Ordering};
 use composefs::fsverity::FsVerityHashValue;
 
 use super::{
-    flow::Next,
-    layer::{Attempt, Id, Item, Layer},
+    context::Context,
+    flow::{Id, Item, Next},
+    layer::{Attempt, Layer},
     tree::Collector,
-    work::Context,
     write::Writer,
 };
 use crate::{

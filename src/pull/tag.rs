@@ -6,7 +6,7 @@ use std::sync::Arc;
 use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::oneshot;
 
-use super::{documents::Manifest, layer::Layer, work::Context};
+use super::{context::Context, documents::Manifest, layer::Layer};
 use crate::{
     exec::{Failure, Ticket},
     store::{LinkSet, Outcome, StoreError, StoredLayer, StreamName, Tag},

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use composefs::fsverity::FsVerityHashValue;
-use tokio::sync::Semaphore;
 
 use super::{
+    context::Context,
     documents::{Config, Manifest},
     encode::EncodeTask,
     fetch::Fetch,
@@ -18,19 +18,7 @@ use super::{
 use crate::{
     exec::{Actor, Failure, Ticket, Work},
     graph::Key,
-    store::{Commit, Store},
-    types::Budget,
 };
-
-/// What all steps of a run share.
-pub(super) struct Context<H: FsVerityHashValue> {
-    pub(super) store: Arc<Store<H>>,
-    pub(super) commit: Commit<H>,
-    pub(super) budget: Budget,
-    pub(super) downloads: Semaphore,
-    /// The largest file that is kept in memory until its id is known, in bytes.
-    pub(super) hash_first_max: u64,
-}
 
 /// One node's work.
 pub(super) enum Job<H: FsVerityHashValue> {

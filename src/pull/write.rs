@@ -17,7 +17,10 @@ use std::{
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::layer::{Attempt, Id, Large, Layer};
+use super::{
+    flow::Id,
+    layer::{Attempt, Layer},
+};
 use crate::{
     exec::{Failure, Pool, Priority},
     layer::verity::{self, SEGMENT, SegmentDigests},
@@ -38,7 +41,7 @@ pub(super) struct Writer<H: FsVerityHashValue> {
     pub(super) priority: Priority,
     batch: Vec<SmallFile<H>>,
     batch_bytes: usize,
-    large: Option<Large<H>>,
+    large: Option<Arc<LargeFile<H>>>,
 }
 
 struct SmallFile<H> {
@@ -47,7 +50,7 @@ struct SmallFile<H> {
 }
 
 /// A file of several segments.
-pub(super) struct LargeFile<H> {
+struct LargeFile<H> {
     id: Id<H>,
     size: u64,
     digests: Mutex<Vec<Option<SegmentDigests<H>>>>,
