@@ -23,7 +23,7 @@ use super::{
 use crate::{
     exec::{Actor, Failure, Ticket},
     store::{Content, LayerLink, StreamName, StreamWriter},
-    types::{Account, Descriptor, Digest, LayerKind},
+    types::{Account, Descriptor, Digest, LayerKind, NodeId},
 };
 
 /// Memory that an active layer may always have, in bytes: its flow (1 MiB), a file of one segment across its
@@ -89,6 +89,8 @@ impl Counts {
 
 /// One try to get the layer out of one blob.
 pub(super) struct Attempt<H: FsVerityHashValue> {
+    /// The node that delivers it.
+    pub(super) fetch: NodeId,
     /// The blob that is read.
     pub(super) blob: Descriptor,
     /// How it is read.
@@ -150,11 +152,12 @@ impl<H: FsVerityHashValue> Layer<H> {
         if raw { Content::Blob } else { Content::Layer }
     }
 
-    /// Starts over with `blob`.
-    pub(super) fn attach(&self, blob: Descriptor, account: Account) -> Arc<Attempt<H>> {
+    /// Starts over with `blob`, which the node `fetch` delivers.
+    pub(super) fn attach(&self, fetch: NodeId, blob: Descriptor, account: Account) -> Arc<Attempt<H>> {
         account.keep(KEPT);
         let as_raw = self.as_raw.load(Ordering::SeqCst);
         let attempt = Arc::new(Attempt {
+            fetch,
             blob,
             kind: if as_raw { LayerKind::Raw } else { self.kind },
             account,
