@@ -215,7 +215,8 @@ fn a_dry_run_leaves_nothing_behind() {
     let (scratch, layout) = (scratch(), layout());
     let image = small_image(&layout, "a", 1);
     let repo = scratch.path("not/there");
-    let dry = |format: &str| pull([&image.reference]).arg("--dry-run").arg("--format").arg(format).repo(&repo);
+    let dry =
+        |format: &str| pull([&image.reference]).arg("--dry-run").arg("--format").arg(format).repo(&repo);
     let text = dry("text").expect_success();
     assert!(text.stdout.contains("layer is new"), "{text}");
     let plan = dry("json").expect_success().json();
@@ -329,7 +330,8 @@ fn exit_codes_tell_all_some_and_none() {
     code(&[&bad.reference, &gone], 1);
     code(&[&good.reference, &gone], 3).says(&[&gone, "no tag \"gone\""]);
     let some = code(&[&bad.reference, &good.reference], 3);
-    let some = some.says(&[&bad.reference, "layer 2 of 2", &bad.layers[1].blob[..19], "does not match its diff_id"]);
+    let some =
+        some.says(&[&bad.reference, "layer 2 of 2", &bad.layers[1].blob[..19], "does not match its diff_id"]);
     assert!(some.stdout.contains(&format!("{}: failed", bad.reference)), "{some}");
     oracle::assert_clean(&scratch.path("repo"));
 }
@@ -339,10 +341,8 @@ fn an_interrupted_pull_exits_with_130() {
     let (scratch, registry) = (scratch(), Registry::start());
     let image = registry.image("app", "v1", &support::source::host(), &[&small_layer(1)]);
     registry.fault("app", image.layers[0], Fault::StallAfter(100));
-    let running = pull([&registry.reference("app", "v1")])
-        .arg("--tls-verify=false")
-        .repo(scratch.path("repo"))
-        .start();
+    let running =
+        pull([&registry.reference("app", "v1")]).arg("--tls-verify=false").repo(scratch.path("repo")).start();
     registry.wait_for(image.layers[0]);
     running.interrupt();
     running.wait().assert_code(130).says(&["interrupted", "pull again"]);
@@ -457,8 +457,14 @@ fn images_and_inspect_tell_what_upstream_tells() {
     assert_eq!(lines.len(), 3, "{table}");
     assert!(lines[0].starts_with("NAME") && lines[0].ends_with("SIZE"), "{table}");
     let line = lines.iter().find(|line| line.starts_with(&image.reference)).unwrap();
-    assert!(line.contains(&image.manifest[..19]) && line.contains(&support::image::this_platform()), "{table}");
-    assert!(lines.iter().any(|line| line.starts_with(&artifact.reference) && line.contains("artifact")), "{table}");
+    assert!(
+        line.contains(&image.manifest[..19]) && line.contains(&support::image::this_platform()),
+        "{table}"
+    );
+    assert!(
+        lines.iter().any(|line| line.starts_with(&artifact.reference) && line.contains("artifact")),
+        "{table}"
+    );
 
     let expected = {
         let repo = oracle::open::<Sha512HashValue>(&repo);
@@ -616,7 +622,9 @@ fn a_reader_that_goes_away_is_no_error_and_a_full_disk_is() {
     let said = piped("\"$0\" pull --insecure \"$1\" --repo \"$2\" 2>/dev/null | true").expect_success();
     assert_eq!(said.stderr, "");
     assert_eq!(oracle::stored(&repo, &image.reference).manifest_digest, image.manifest);
-    piped("\"$0\" images --repo \"$2\" >/dev/full").expect_failure(1).says(&["could not be written to stdout"]);
+    piped("\"$0\" images --repo \"$2\" >/dev/full")
+        .expect_failure(1)
+        .says(&["could not be written to stdout"]);
     let pulled = piped("\"$0\" pull \"$1\" --repo \"$2\" >/dev/full").expect_failure(1);
     assert!(!pulled.stderr.contains("panicked"), "{pulled}");
     piped("\"$0\" pull \"$1\" --repo \"$2\" 2>/dev/full").expect_success();
