@@ -32,11 +32,11 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, Parser)]
 #[command(name = "cfs-dag", version, max_term_width = 100)]
 struct Cli {
-    #[command(flatten)]
-    repo: RepoArgs,
     /// Tell the causes of an error, one a line
     #[arg(long, short, global = true)]
     verbose: bool,
+    #[command(flatten)]
+    repo: RepoArgs,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -49,7 +49,7 @@ enum Verb {
     Init(InitArgs),
     /// List images
     Images(admin::ImagesArgs),
-    /// Show an image's manifest and config
+    /// Show what is known of an image
     Inspect(admin::InspectArgs),
     /// Give an image another name
     Tag(admin::TagArgs),
@@ -63,10 +63,11 @@ enum Verb {
     Mount(admin::MountArgs),
 }
 
-/// Which repository.
+/// Which repository; without any of these the system's for root, the user's for everyone else.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Repository")]
 struct RepoArgs {
-    /// The repository at PATH
+    /// The repository at PATH [default: the system's for root, else the user's]
     #[arg(long, global = true, value_name = "PATH", conflicts_with_all = ["user", "system"])]
     repo: Option<PathBuf>,
     /// The user's repository, ~/.var/lib/composefs
@@ -79,6 +80,7 @@ struct RepoArgs {
 
 /// How a repository is created.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "New repositories")]
 struct InitArgs {
     /// Digest of objects in a new repository: sha512 or sha256
     #[arg(long, value_name = "NAME", value_parser = store::parse_algorithm)]
@@ -179,8 +181,14 @@ fn tell(error: &dyn Error, verbose: bool) {
     }
 }
 
-/// Prints to stdout; a reader that has gone away is no error.
-fn print(text: &str) {
-    use std::io::Write;
-    let _ = std::io::stdout().write_all(text.as_bytes());
+/// Prints to stdout. A reader that has gone away is no error; a result that is lost otherwise (a full disk) is.
+fn print(text: &str) -> Result<(), Problem> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("the result could not be written to stdout: {error}").into())
+        }
+        _ => Ok(()),
+    }
 }

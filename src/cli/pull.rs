@@ -36,10 +36,6 @@ pub(super) struct PullArgs {
     /// The platform to choose from an image index: os/arch[/variant]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    #[command(flatten)]
-    init: InitArgs,
-    #[command(flatten)]
-    access: AccessArgs,
     /// Cpu threads [default: one for each core]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -55,10 +51,16 @@ pub(super) struct PullArgs {
     /// How to show progress on stderr
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     progress: Mode,
+    // Last, because a heading is for all that follows.
+    #[command(flatten)]
+    init: InitArgs,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// Access to registries.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Registries")]
 struct AccessArgs {
     /// Credentials, as skopeo login writes them
     #[arg(long, value_name = "FILE")]
@@ -227,7 +229,7 @@ impl Puller<'_> {
                 }
                 None => Facts::default(),
             };
-            self.show(&graph::plan(&inputs, &facts));
+            self.show(&graph::plan(&inputs, &facts))?;
             return Ok(exit_code(resolution.images.len(), resolution.failed.len()));
         }
         if resolution.images.is_empty() {
@@ -240,7 +242,7 @@ impl Puller<'_> {
         with_store!(&store, store => self.pull(store, &resolution, &inputs))
     }
 
-    fn show(&self, plan: &Plan) {
+    fn show(&self, plan: &Plan) -> Result<(), Problem> {
         match self.args.format {
             Format::Text => print(&render::text(plan)),
             Format::Json => print(&render::json(plan)),
@@ -286,7 +288,7 @@ impl Puller<'_> {
         match self.args.format {
             Format::Json => print(&summary.json()),
             Format::Text | Format::Dot => print(&summary.text()),
-        }
+        }?;
         if ended.interrupted {
             eprintln!("cfs-dag: interrupted: what was committed stays; pull again to go on from here");
             return Ok(Exit::Interrupted);

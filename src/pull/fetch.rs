@@ -44,6 +44,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
     }
 
     async fn transfer(&self, context: &Context<H>, ticket: &Ticket) -> Result<(), Failure> {
+        self.layer.require_link()?;
         let _slot = context.downloads.acquire().await?;
         let mut tries = self.places.iter().peekable();
         let memory = Arc::new(Notify::new());

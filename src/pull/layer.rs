@@ -43,6 +43,8 @@ pub(super) struct Layer<H: FsVerityHashValue> {
     state: Mutex<State<H>>,
     /// Its link, as it was found or will be made.
     link: StreamName,
+    /// The link belongs to content of another kind, so this layer cannot be stored here.
+    foreign: bool,
     /// Set when an artifact's layer turned out to be no tar.
     pub(super) as_raw: AtomicBool,
     pub(super) split: OnceLock<Actor>,
@@ -62,6 +64,14 @@ struct State<H: FsVerityHashValue> {
     /// Filesystems that are still to be built from it.
     tree_users: usize,
 }
+
+/// Somebody else's content has the name that ours must have.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} is taken by content of another kind in this repository: untag what uses it and collect garbage, or pull \
+     into another repository"
+)]
+pub(super) struct LinkTaken(pub(super) StreamName);
 
 /// What a layer has cost.
 #[derive(Default)]
@@ -122,6 +132,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             kind,
             wants_tree: tree_users > 0,
             link: known.link,
+            foreign: known.foreign,
             state: Mutex::new(state),
             as_raw: AtomicBool::new(false),
             split: OnceLock::new(),
@@ -138,6 +149,11 @@ impl<H: FsVerityHashValue> Layer<H> {
     /// Sets the stream's id and content: as it was stored, or as it was found when it should have been linked.
     pub(super) fn set_id(&self, id: H, content: Content) {
         self.lock().stream_id = Some((id, content));
+    }
+
+    /// Refuses a layer whose link has other content, before anything is spent on it.
+    pub(super) fn require_link(&self) -> Result<(), LinkTaken> {
+        if self.foreign { Err(LinkTaken(self.link)) } else { Ok(()) }
     }
 
     /// The link to ask for, once the stream is stored.

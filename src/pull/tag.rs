@@ -6,7 +6,11 @@ use std::sync::Arc;
 use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::oneshot;
 
-use super::{context::Context, documents::Manifest, layer::Layer};
+use super::{
+    context::Context,
+    documents::Manifest,
+    layer::{Layer, LinkTaken},
+};
 use crate::{
     exec::{Failure, Ticket},
     store::{LinkSet, Outcome, StoreError, StoredLayer, StreamName, Tag},
@@ -22,15 +26,8 @@ pub(super) struct Name<H: FsVerityHashValue> {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum PublishError {
-    #[error(
-        "{0} is taken by content of another kind in this repository: untag what uses it and collect garbage, \
-         or pull into another repository"
-    )]
-    Taken(StreamName),
-    #[error("another program keeps changing {0} while we link it: run again when it has ended")]
-    Contended(StreamName),
-}
+#[error("another program keeps changing {0} while we link it: run again when it has ended")]
+struct Contended(StreamName);
 
 impl<H: FsVerityHashValue> Name<H> {
     /// Links everything and sets the name. Waits for the barrier, not on a worker.
@@ -55,7 +52,7 @@ impl<H: FsVerityHashValue> Name<H> {
             let set = self.links(context)?;
             match commit(context, set).await? {
                 Outcome::Linked => return Ok(()),
-                Outcome::Taken { name } => return Err(PublishError::Taken(name).into()),
+                Outcome::Taken { name } => return Err(LinkTaken(name).into()),
                 Outcome::Adopted { name, id } => {
                     self.adopt(context, &name, id)?;
                     contended = Some(name);
@@ -63,7 +60,7 @@ impl<H: FsVerityHashValue> Name<H> {
             }
         }
         let name = contended.unwrap_or(StreamName::Manifest(self.manifest.digest));
-        Err(PublishError::Contended(name).into())
+        Err(Contended(name).into())
     }
 
     fn links(&self, context: &Context<H>) -> Result<LinkSet<H>, Failure> {
