@@ -142,6 +142,7 @@ pub fn main() -> ExitCode {
             return exit.into();
         }
     };
+    raise_file_limit();
     let result = match &cli.verb {
         Verb::Pull(args) => pull::run(args, &cli.repo, cli.verbose),
         Verb::Init(args) => init::run(args, &cli.repo),
@@ -160,6 +161,14 @@ pub fn main() -> ExitCode {
             problem.exit.into()
         }
     }
+}
+
+/// Asks for as many open files as we may have: a repository alone takes 256 directories.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without it a run works too, as long as few images are pulled at once.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Tells an error on one line, and with `verbose` what caused it, one cause a line.

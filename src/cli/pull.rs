@@ -103,16 +103,17 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
     let interrupt = Interrupt::default();
     watch_signals(&runtime, interrupt.clone());
     let sources = Sources::new(args.options());
-    let resolution = {
-        let resolving = pull::resolve(asked, &sources, usize::from(args.downloads));
-        runtime.block_on(resolving)
+    let resolution = runtime.block_on(async {
+        tokio::select! {
+            resolution = pull::resolve(asked, &sources, usize::from(args.downloads)) => Some(resolution),
+            () = interrupt.raised() => None,
+        }
+    });
+    let puller = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose };
+    let result = match resolution {
+        Some(resolution) => puller.go(resolution, &path, store, repository_text(&target, args)),
+        None => Ok(Exit::Interrupted),
     };
-    let result = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose }.go(
-        resolution,
-        &path,
-        store,
-        repository_text(&target, args),
-    );
     runtime.block_on(sources.close());
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -212,9 +213,6 @@ impl Puller<'_> {
         store: Option<AnyStore>,
         repository: String,
     ) -> Result<Exit, Problem> {
-        if self.interrupt.is_raised() {
-            return Ok(Exit::Interrupted);
-        }
         if let Some((name, one, other)) = resolution.clash() {
             return Err(Problem::usage(format!(
                 "{one} and {other} would both be named {name:?}: pull one of them with another --name"

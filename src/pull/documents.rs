@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{image::Tree, layer::Layer, work::Context};
+use super::{context::Context, image::Tree, layer::Layer};
 use crate::{
     exec::Failure,
     store::{DocumentLink, FsImages, Store, StoredDocument, StreamName},

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use composefs::fsverity::FsVerityHashValue;
 
 use super::{
-    layer::{Attempt, Item, Layer},
-    work::Context,
+    context::Context,
+    flow::Item,
+    layer::{Attempt, Layer},
 };
 use crate::{
     exec::{CpuTask, Failure, Step, Ticket},

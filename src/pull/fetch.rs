@@ -7,9 +7,9 @@ use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Notify;
 
 use super::{
+    context::Context,
     flow::BLOB_BUFFER,
     layer::{Attempt, Layer, RESERVE},
-    work::Context,
 };
 use crate::{
     exec::{Failure, Ticket},
@@ -51,7 +51,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
         loop {
             let Some(place) = tries.next() else { return Err(NoPlace.into()) };
             let account = self.account(context, &memory).await;
-            let attempt = self.layer.attach(self.blob.clone(), account);
+            let attempt = self.layer.attach(ticket.node(), self.blob.clone(), account);
             ticket.begin();
             let result = self.deliver(&**place, &attempt, &memory, ticket).await;
             match result {

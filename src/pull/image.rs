@@ -9,7 +9,7 @@ use std::{
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{layer::Layer, work::Context};
+use super::{context::Context, layer::Layer};
 use crate::{
     exec::Failure,
     graph::Key,

@@ -6,20 +6,24 @@
 //! are, without a name, until the next gc.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{flow::Flow, look::KnownLayer, tree::Collected, write::LargeFile};
+use super::{
+    flow::{Flow, Items},
+    look::KnownLayer,
+    tree::Collected,
+};
 use crate::{
     exec::{Actor, Failure, Ticket},
     store::{Content, LayerLink, StreamName, StreamWriter},
-    types::{Account, Descriptor, Digest, LayerKind, Slice},
+    types::{Account, Descriptor, Digest, LayerKind, NodeId},
 };
 
 /// Memory that an active layer may always have, in bytes: its flow (1 MiB), a file of one segment across its
@@ -55,6 +59,8 @@ struct State<H: FsVerityHashValue> {
     tree: Option<Collected<H>>,
     /// The stream's id, once it is stored, and what the stream holds.
     stream_id: Option<(H, Content)>,
+    /// When the first attempt began.
+    begun: Option<Instant>,
     /// Filesystems that are still to be built from it.
     tree_users: usize,
 }
@@ -77,8 +83,24 @@ pub(super) struct Counts {
     pub(super) written_bytes: AtomicU64,
 }
 
+impl Counts {
+    /// All counts with their names.
+    pub(super) fn named(&self) -> [(&'static str, u64); 5] {
+        [
+            ("fetched_bytes", &self.fetched_bytes),
+            ("tar_bytes", &self.tar_bytes),
+            ("objects_new", &self.objects_new),
+            ("objects_present", &self.objects_present),
+            ("written_bytes", &self.written_bytes),
+        ]
+        .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+    }
+}
+
 /// One try to get the layer out of one blob.
 pub(super) struct Attempt<H: FsVerityHashValue> {
+    /// The node that delivers it.
+    pub(super) fetch: NodeId,
     /// The blob that is read.
     pub(super) blob: Descriptor,
     /// How it is read.
@@ -93,25 +115,6 @@ pub(super) struct Attempt<H: FsVerityHashValue> {
     pub(super) writers: AtomicUsize,
 }
 
-#[derive(Default)]
-pub(super) struct Items<H> {
-    pub(super) queue: VecDeque<Item<H>>,
-    /// Set when the whole tar was verified and nothing will follow.
-    pub(super) complete: bool,
-}
-
-/// An item of a stream: bytes, or an object whose id may not be known yet.
-pub(super) enum Item<H> {
-    Inline(Slice),
-    Object { id: Id<H>, size: u64 },
-}
-
-/// An id that is known as soon as the file is hashed.
-pub(super) type Id<H> = Arc<OnceLock<H>>;
-
-/// A large file in the making, shared by the jobs of its segments.
-pub(super) type Large<H> = Arc<LargeFile<H>>;
-
 impl<H: FsVerityHashValue> Layer<H> {
     /// A layer that `tree_users` filesystems will be built from.
     pub(super) fn new(name: Digest, kind: LayerKind, known: &KnownLayer<H>, tree_users: usize) -> Self {
@@ -121,6 +124,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             stream: None,
             tree: None,
             stream_id: known.stream.clone(),
+            begun: None,
             tree_users,
         };
         Self {
@@ -164,22 +168,32 @@ impl<H: FsVerityHashValue> Layer<H> {
         if raw { Content::Blob } else { Content::Layer }
     }
 
-    /// Starts over with `blob`.
-    pub(super) fn attach(&self, blob: Descriptor, account: Account) -> Arc<Attempt<H>> {
+    /// Starts over with `blob`, which the node `fetch` delivers.
+    pub(super) fn attach(&self, fetch: NodeId, blob: Descriptor, account: Account) -> Arc<Attempt<H>> {
         account.keep(KEPT);
         let as_raw = self.as_raw.load(Ordering::SeqCst);
         let attempt = Arc::new(Attempt {
+            fetch,
             blob,
             kind: if as_raw { LayerKind::Raw } else { self.kind },
             account,
             flow: Flow::default(),
-            items: Mutex::new(Items { queue: VecDeque::new(), complete: false }),
+            items: Mutex::new(Items::default()),
             writers: AtomicUsize::new(1),
         });
-        self.lock().attempt = Some(attempt.clone());
+        let mut state = self.lock();
+        state.attempt = Some(attempt.clone());
+        state.begun.get_or_insert_with(Instant::now);
+        drop(state);
         self.wake_split();
         self.wake_encode();
         attempt
+    }
+
+    /// Milliseconds since the first attempt began.
+    pub(super) fn millis(&self) -> u64 {
+        let begun = self.lock().begun;
+        begun.map_or(0, |begun| u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The attempt that is under way.

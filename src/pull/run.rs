@@ -3,13 +3,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Semaphore;
 
 use super::{
+    context::Context,
     documents::{Config, Manifest},
     fetch::Fetch,
     image::Tree,
@@ -18,10 +19,10 @@ use super::{
     report::{self, ImageEnd},
     resolve::Resolution,
     tag::Name,
-    work::{Context, Job, Jobs},
+    work::{Job, Jobs},
 };
 use crate::{
-    exec::{self, Initial, Observer, Pool, Run},
+    exec::{self, Cancel, Initial, Observer, Pool, Run},
     graph::{ImageIx, Inputs, Kind, LayerInput, NodeId, Plan, State},
     store::{Commit, Store, StoreError, StoredDocument, StreamName, Tag},
     types::{Budget, Digest, LayerKind},
@@ -71,22 +72,19 @@ pub struct Ended {
 
 /// Interrupts a run from elsewhere, also before it begins.
 #[derive(Clone, Default)]
-pub struct Interrupt(Arc<Mutex<Interruptible>>);
+pub struct Interrupt(Arc<Interruptible>);
 
 #[derive(Default)]
 struct Interruptible {
-    raised: bool,
-    run: Option<Run>,
+    raised: Cancel,
+    run: Mutex<Option<Run>>,
 }
 
 impl Interrupt {
     /// Tells the run to stop admitting work.
     pub fn raise(&self) {
-        let run = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.raised = true;
-            state.run.clone()
-        };
+        self.0.raised.raise();
+        let run = self.run().clone();
         if let Some(run) = run {
             run.interrupt();
         }
@@ -94,22 +92,27 @@ impl Interrupt {
 
     /// Whether it was raised.
     pub fn is_raised(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).raised
+        self.0.raised.is_raised()
+    }
+
+    /// Ends when it is raised.
+    pub async fn raised(&self) {
+        self.0.raised.raised().await;
     }
 
     fn attach(&self, run: &Run) {
-        let raised = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.run = Some(run.clone());
-            state.raised
-        };
-        if raised {
+        *self.run() = Some(run.clone());
+        if self.is_raised() {
             run.interrupt();
         }
     }
 
     fn detach(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).run = None;
+        *self.run() = None;
+    }
+
+    fn run(&self) -> MutexGuard<'_, Option<Run>> {
+        self.0.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -339,7 +342,7 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
             Kind::Split => Job::Split(layer),
             Kind::Write => Job::Write(layer),
             Kind::Encode => Job::Encode(layer),
-            Kind::Finalize => Job::Finalize(layer),
+            Kind::Finalize => Job::Finalize(layer, graph[node].key),
             Kind::Config | Kind::Manifest | Kind::Image | Kind::Tag => return,
         };
     }

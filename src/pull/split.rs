@@ -9,10 +9,10 @@ use std::sync::{Arc, OnceLock, atomic::Ordering};
 use composefs::fsverity::FsVerityHashValue;
 
 use super::{
-    flow::Next,
-    layer::{Attempt, Id, Item, Layer},
+    context::Context,
+    flow::{Id, Item, Next},
+    layer::{Attempt, Layer},
     tree::Collector,
-    work::Context,
     write::Writer,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         split::{Piece, SplitError, Splitter},
     },
     store::StoreError,
-    types::{Buffer, Digest, LayerKind, Sha256, Slice},
+    types::{Buffer, Digest, LayerKind, NodeId, Sha256, Slice},
 };
 
 /// What is inflated, hashed and cut in one step: small enough to stay in a core's cache between the three.
@@ -141,28 +141,28 @@ impl<H: FsVerityHashValue> SplitTask<H> {
     }
 
     fn reject(&mut self, error: BlobError) -> Step {
-        self.forget_attempt();
-        if let Some(ticket) = &self.ticket {
-            ticket.reject(error.into());
+        let fetch = self.forget_attempt();
+        if let (Some(ticket), Some(fetch)) = (&self.ticket, fetch) {
+            ticket.reject(fetch, error.into());
         }
         Step::Again
     }
 
     fn read_again(&mut self) -> Step {
         self.layer.as_raw.store(true, Ordering::SeqCst);
-        self.forget_attempt();
-        if let Some(ticket) = &self.ticket {
-            ticket.again();
+        let fetch = self.forget_attempt();
+        if let (Some(ticket), Some(fetch)) = (&self.ticket, fetch) {
+            ticket.again(fetch);
         }
         Step::Again
     }
 
-    /// Lets go of everything that the attempt holds, so that the next one finds room.
-    fn forget_attempt(&mut self) {
-        if let Some(reading) = self.reading.take() {
-            reading.attempt.items().queue.clear();
-            self.layer.forget(&reading.attempt);
-        }
+    /// Lets go of everything that the attempt holds, so that the next one finds room; gives whose it was.
+    fn forget_attempt(&mut self) -> Option<NodeId> {
+        let attempt = self.reading.take()?.attempt;
+        attempt.items().queue.clear();
+        self.layer.forget(&attempt);
+        Some(attempt.fetch)
     }
 
     fn end_cancelled(&mut self) -> Step {
@@ -191,8 +191,13 @@ impl<H: FsVerityHashValue> Reading<H> {
     fn new(context: &Context<H>, layer: &Arc<Layer<H>>, attempt: Arc<Attempt<H>>, ticket: &Ticket) -> Self {
         let kind = attempt.kind;
         let pool = ticket.pool().clone();
-        let writer =
-            Writer::new(context.store.clone(), layer.clone(), attempt.clone(), pool, ticket.priority());
+        let writer = Writer::new(
+            context.store.clone(),
+            layer.clone(),
+            attempt.clone(),
+            pool,
+            ticket.priority().draining(),
+        );
         Self {
             input: None,
             output: None,

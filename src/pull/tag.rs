@@ -7,9 +7,9 @@ use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::oneshot;
 
 use super::{
+    context::Context,
     documents::Manifest,
     layer::{Layer, LinkTaken},
-    work::Context,
 };
 use crate::{
     exec::{Failure, Ticket},

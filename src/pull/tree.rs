@@ -8,7 +8,7 @@ use composefs::{
     tree::{LeafContent, RegularFile},
 };
 
-use super::layer::Id;
+use super::flow::Id;
 use crate::{
     layer::entry::{Entry, Item},
     types::{Budget, Hold},

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use composefs::fsverity::FsVerityHashValue;
-use tokio::sync::Semaphore;
 
 use super::{
+    context::Context,
     documents::{Config, Manifest},
     encode::EncodeTask,
     fetch::Fetch,
@@ -17,19 +17,8 @@ use super::{
 };
 use crate::{
     exec::{Actor, Failure, Ticket, Work},
-    store::{Commit, Store},
-    types::Budget,
+    graph::Key,
 };
-
-/// What all steps of a run share.
-pub(super) struct Context<H: FsVerityHashValue> {
-    pub(super) store: Arc<Store<H>>,
-    pub(super) commit: Commit<H>,
-    pub(super) budget: Budget,
-    pub(super) downloads: Semaphore,
-    /// The largest file that is kept in memory until its id is known, in bytes.
-    pub(super) hash_first_max: u64,
-}
 
 /// One node's work.
 pub(super) enum Job<H: FsVerityHashValue> {
@@ -37,7 +26,7 @@ pub(super) enum Job<H: FsVerityHashValue> {
     Split(Arc<Layer<H>>),
     Write(Arc<Layer<H>>),
     Encode(Arc<Layer<H>>),
-    Finalize(Arc<Layer<H>>),
+    Finalize(Arc<Layer<H>>, Key),
     Image(Arc<Tree<H>>),
     Config(Arc<Config<H>>),
     Manifest(Arc<Manifest<H>>),
@@ -74,14 +63,15 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 cancel.on_raise(Arc::new(move || cancelled.end_write(Ok(()))));
             }
             Job::Encode(layer) => {
-                let actor = layer.encode.get_or_init(|| Actor::new(ticket.pool(), ticket.priority()));
+                let actor =
+                    layer.encode.get_or_init(|| Actor::new(ticket.pool(), ticket.priority().draining()));
                 ticket.cancel().on_raise(actor.waker());
                 ticket.begin();
                 actor.start(EncodeTask::new(context, layer.clone(), ticket));
             }
-            Job::Finalize(layer) => {
-                let layer = layer.clone();
-                self.at_once(ticket, move || finalize::finalize(&context, &layer));
+            Job::Finalize(layer, key) => {
+                let (layer, key) = (layer.clone(), *key);
+                self.at_once(ticket, move || finalize::finalize(&context, &layer, key));
             }
             Job::Image(tree) => {
                 let tree = tree.clone();

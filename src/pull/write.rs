@@ -17,9 +17,12 @@ use std::{
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::layer::{Attempt, Id, Large, Layer};
+use super::{
+    flow::Id,
+    layer::{Attempt, Layer},
+};
 use crate::{
-    exec::{Failure, Pool},
+    exec::{Failure, Pool, Priority},
     layer::verity::{self, SEGMENT, SegmentDigests},
     store::{Put, Store, StoreError},
     types::{Hold, Slice},
@@ -35,10 +38,10 @@ pub(super) struct Writer<H: FsVerityHashValue> {
     pub(super) layer: Arc<Layer<H>>,
     pub(super) attempt: Arc<Attempt<H>>,
     pub(super) pool: Pool,
-    pub(super) priority: u64,
+    pub(super) priority: Priority,
     batch: Vec<SmallFile<H>>,
     batch_bytes: usize,
-    large: Option<Large<H>>,
+    large: Option<Arc<LargeFile<H>>>,
 }
 
 struct SmallFile<H> {
@@ -47,7 +50,7 @@ struct SmallFile<H> {
 }
 
 /// A file of several segments.
-pub(super) struct LargeFile<H> {
+struct LargeFile<H> {
     id: Id<H>,
     size: u64,
     digests: Mutex<Vec<Option<SegmentDigests<H>>>>,
@@ -69,7 +72,7 @@ impl<H: FsVerityHashValue> Writer<H> {
         layer: Arc<Layer<H>>,
         attempt: Arc<Attempt<H>>,
         pool: Pool,
-        priority: u64,
+        priority: Priority,
     ) -> Self {
         Self { store, layer, attempt, pool, priority, batch: Vec::new(), batch_bytes: 0, large: None }
     }
