@@ -76,7 +76,10 @@ fn a_second_pull_reads_the_documents_and_does_nothing() {
     let (first, _) = pulled(&reference, &repo);
     let mut read = registry.blobs_read();
     read.retain(|blob| *blob != image.config);
-    assert_eq!(read.len(), 2, "each layer once: {read:?}");
+    read.sort();
+    let mut blobs = [&image.layers[0].blob, &image.layers[1].blob];
+    blobs.sort();
+    assert_eq!(read.iter().collect::<Vec<_>>(), blobs, "each layer once");
     registry.forget_requests();
     assert_warm(&reference, &repo);
     let read = registry.blobs_read();
@@ -135,15 +138,9 @@ fn without_our_folder_a_pull_is_only_slower() {
     let (result, steps) = pulled(&reference, &repo);
     assert!(registry.blobs_read().iter().all(|blob| *blob == image.config));
     assert_eq!(result["totals"]["objects_new"], 0);
-    assert!(!steps.contains(&"fetch".to_owned()) && !steps.contains(&"split".to_owned()), "{steps:?}");
+    assert!(!steps.iter().any(|step| ["fetch", "split", "tag"].contains(&&**step)), "{steps:?}");
     assert_eq!(before, repo_manifest(&repo));
     assert_warm(&reference, &repo);
-    // Nonsense in it does no harm either.
-    fs::remove_dir_all(repo.join("cfs-dag")).unwrap();
-    fs::write(repo.join("cfs-dag"), "not a folder").unwrap();
-    pull(&reference, &repo).run();
-    fs::remove_file(repo.join("cfs-dag")).or_else(|_| fs::remove_dir_all(repo.join("cfs-dag"))).unwrap();
-    assert_eq!(before, repo_manifest(&repo));
 }
 
 #[test]
@@ -157,11 +154,8 @@ fn records_that_lie_are_not_believed() {
         pull(reference, &clean).expect_success();
     }
     // Every record says what another one says.
-    let records: Vec<_> = fs::read_dir(repo.join("cfs-dag/nodes"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_file())
-        .collect();
+    let files_in = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let records: Vec<_> = files_in(&repo.join("cfs-dag/nodes")).flat_map(|path| files_in(&path)).collect();
     assert!(records.len() >= 2, "{records:?}");
     let contents: Vec<_> = records.iter().map(|path| fs::read(path).unwrap()).collect();
     for (path, content) in records.iter().zip(contents.iter().cycle().skip(1)) {
@@ -224,8 +218,8 @@ fn a_tag_moves_with_its_registry() {
     registry.forget_requests();
     let (_, steps) = pulled(&reference, &repo);
     assert_eq!(oracle::stored(&repo, &reference).manifest_digest, new.manifest);
-    assert_eq!(registry.blobs_read().iter().filter(|blob| **blob != new.config).count(), 1, "gzip for zstd");
-    assert!(!steps.contains(&"image".to_owned()), "{steps:?}");
+    assert!(registry.blobs_read().iter().all(|blob| *blob == new.config), "the same layers in other blobs");
+    assert_eq!(steps, ["config", "manifest", "tag"]);
     // Back again, and under one more name: nothing but the name is to do.
     registry.push(&old.reference, "app:v1");
     let (_, steps) = pulled(&reference, &repo);
@@ -266,6 +260,8 @@ fn a_config_without_a_reference_that_the_repository_needs_is_completed() {
         oracle::upstream_pull(&repo, &image.reference, &image.reference).unwrap();
     }
     assert_eq!(oracle::stored(&repo, &one.reference).erofs_v2, None);
+    // Upstream writes documents twice, and leaves the first ones behind.
+    oracle::gc(&repo);
     fs::copy(wanted.join("meta.json"), repo.join("meta.json")).unwrap();
     layout.remove_blob(&one.layers[0].blob);
     let (_, steps) = pulled(&one.reference, &repo);
@@ -279,7 +275,7 @@ fn a_config_without_a_reference_that_the_repository_needs_is_completed() {
     }
     oracle::assert_clean(&repo);
     // The documents that were replaced go, and nothing else.
-    assert!(oracle::gc(&repo).objects_removed <= 3);
+    assert_eq!(oracle::gc(&repo).objects_removed, 3, "a config and two manifests");
     oracle::assert_clean(&repo);
     assert_warm(&one.reference, &repo);
     assert_warm(&two.reference, &repo);
