@@ -103,14 +103,18 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
     let sources = Sources::new(args.options());
     let resolution = {
         let resolving = pull::resolve(asked, &sources, usize::from(args.downloads));
-        runtime.block_on(resolving)
+        runtime.block_on(async {
+            tokio::select! {
+                resolution = resolving => Some(resolution),
+                () = interrupt.raised() => None,
+            }
+        })
     };
-    let result = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose }.go(
-        resolution,
-        &path,
-        store,
-        repository_text(&target, args),
-    );
+    let puller = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose };
+    let result = match resolution {
+        Some(resolution) => puller.go(resolution, &path, store, repository_text(&target, args)),
+        None => Ok(Exit::Interrupted),
+    };
     runtime.block_on(sources.close());
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

@@ -21,7 +21,7 @@ use super::{
     work::{Context, Job, Jobs},
 };
 use crate::{
-    exec::{self, Initial, Observer, Pool, Run},
+    exec::{self, Cancel, Initial, Observer, Pool, Run},
     graph::{ImageIx, Inputs, Kind, LayerInput, NodeId, Plan, State},
     store::{Commit, Store, StoreError, StoredDocument, StreamName, Tag},
     types::{Budget, Digest, LayerKind},
@@ -75,18 +75,18 @@ pub struct Interrupt(Arc<Mutex<Interruptible>>);
 
 #[derive(Default)]
 struct Interruptible {
-    raised: bool,
+    raised: Cancel,
     run: Option<Run>,
 }
 
 impl Interrupt {
     /// Tells the run to stop admitting work.
     pub fn raise(&self) {
-        let run = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.raised = true;
-            state.run.clone()
+        let (raised, run) = {
+            let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            (state.raised.clone(), state.run.clone())
         };
+        raised.raise();
         if let Some(run) = run {
             run.interrupt();
         }
@@ -94,16 +94,22 @@ impl Interrupt {
 
     /// Whether it was raised.
     pub fn is_raised(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).raised
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).raised.is_raised()
+    }
+
+    /// Ends when it is raised.
+    pub async fn raised(&self) {
+        let raised = self.0.lock().unwrap_or_else(PoisonError::into_inner).raised.clone();
+        raised.raised().await;
     }
 
     fn attach(&self, run: &Run) {
         let raised = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             state.run = Some(run.clone());
-            state.raised
+            state.raised.clone()
         };
-        if raised {
+        if raised.is_raised() {
             run.interrupt();
         }
     }
