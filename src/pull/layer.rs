@@ -15,7 +15,7 @@ use std::{
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{flow::Flow, look::KnownLayer, tree::Collected, write::LargeFile};
+use super::{fetch::Places, flow::Flow, look::KnownLayer, tree::Collected, write::LargeFile};
 use crate::{
     exec::{Actor, Failure, Ticket},
     store::{Content, LayerLink, StreamName, StreamWriter},
@@ -73,6 +73,8 @@ pub(super) struct Attempt<H: FsVerityHashValue> {
     pub(super) fetch: NodeId,
     /// The blob that is read.
     pub(super) blob: Descriptor,
+    /// Where it is read.
+    pub(super) places: Arc<Places>,
     /// How it is read.
     pub(super) kind: LayerKind,
     /// The memory of this attempt.
@@ -151,19 +153,27 @@ impl<H: FsVerityHashValue> Layer<H> {
     }
 
     /// Starts over with `blob`, which the node `fetch` delivers.
-    pub(super) fn attach(&self, fetch: NodeId, blob: Descriptor, account: Account) -> Arc<Attempt<H>> {
+    pub(super) fn attach(
+        &self,
+        fetch: NodeId,
+        blob: Descriptor,
+        places: Arc<Places>,
+        account: Account,
+    ) -> Arc<Attempt<H>> {
         account.keep(KEPT);
         let as_raw = self.as_raw.load(Ordering::SeqCst);
         let attempt = Arc::new(Attempt {
             fetch,
             blob,
+            places,
             kind: if as_raw { LayerKind::Raw } else { self.kind },
             account,
             flow: Flow::default(),
             items: Mutex::new(Items { queue: VecDeque::new(), complete: false }),
             writers: AtomicUsize::new(1),
         });
-        self.lock().attempt = Some(attempt.clone());
+        let before = self.lock().attempt.replace(attempt.clone());
+        drop(before);
         self.wake_split();
         self.wake_encode();
         attempt
@@ -235,14 +245,25 @@ impl<H: FsVerityHashValue> Layer<H> {
         self.lock().tree.clone()
     }
 
+    /// Releases the layer when dropped: its finalize step has ended, or will never begin.
+    pub(super) fn released_at_end(self: &Arc<Self>) -> Released<H> {
+        Released(self.clone())
+    }
+
     /// Gives up an attempt, with all that it holds.
     pub(super) fn forget(&self, attempt: &Arc<Attempt<H>>) {
-        self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt));
+        let forgotten = self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt));
+        drop(forgotten);
     }
 
     /// Gives back everything but the id and the collected tree.
     pub(super) fn release(&self) {
-        self.lock().attempt = None;
+        let (attempt, stream) = {
+            let mut state = self.lock();
+            (state.attempt.take(), state.stream.take())
+        };
+        // What is given back wakes others, who may come back to this layer.
+        drop((attempt, stream));
     }
 
     /// One filesystem was built from it; after the last one the collected tree is given back.
@@ -256,6 +277,15 @@ impl<H: FsVerityHashValue> Layer<H> {
 
     fn lock(&self) -> MutexGuard<'_, State<H>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Layer::released_at_end`].
+pub(super) struct Released<H: FsVerityHashValue>(Arc<Layer<H>>);
+
+impl<H: FsVerityHashValue> Drop for Released<H> {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     exec::{Actor, Failure, Ticket, Work},
     store::{Commit, Store},
-    types::Budget,
+    types::{Budget, NodeId},
 };
 
 /// What all steps of a run share.
@@ -80,12 +80,18 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 actor.start(EncodeTask::new(context, layer.clone(), ticket));
             }
             Job::Finalize(layer) => {
-                let layer = layer.clone();
-                self.at_once(ticket, move || finalize::finalize(&context, &layer));
+                let (layer, released) = (layer.clone(), layer.released_at_end());
+                self.at_once(ticket, move || {
+                    let _released = released;
+                    finalize::finalize(&context, &layer)
+                });
             }
             Job::Image(tree) => {
-                let tree = tree.clone();
-                self.at_once(ticket, move || tree.build(&context));
+                let (tree, released) = (tree.clone(), tree.released_at_end());
+                self.at_once(ticket, move || {
+                    let _released = released;
+                    tree.build(&context)
+                });
             }
             Job::Config(config) => {
                 let config = config.clone();
@@ -100,6 +106,15 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 pool.spawn_async(name.publish(context, ticket));
             }
             Job::Stored => ticket.finish(Ok(())),
+        }
+    }
+
+    /// What waits for a step that will not come must not keep memory from others.
+    fn never(&self, node: NodeId) {
+        match &self.jobs[node.index()] {
+            Job::Finalize(layer) => layer.release(),
+            Job::Image(tree) => tree.release(),
+            _ => {}
         }
     }
 }
