@@ -105,8 +105,10 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
     let sources = Sources::new(args.options());
     let resolution = runtime.block_on(async {
         tokio::select! {
-            resolution = pull::resolve(asked, &sources, usize::from(args.downloads)) => Some(resolution),
+            biased;
+            // A registry that is silent would hold us up for as long as it likes.
             () = interrupt.raised() => None,
+            resolution = pull::resolve(asked, &sources, usize::from(args.downloads)) => Some(resolution),
         }
     });
     let puller = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose };

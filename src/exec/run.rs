@@ -531,7 +531,8 @@ impl Ticket {
         if !state.status[producer.index()].flows() {
             return;
         }
-        let mut told = Told { events: vec![Event::Restarted(self.node)], ..Told::default() };
+        let mut told =
+            Told { events: vec![Event::Restarted(self.node), Event::Restarted(producer)], ..Told::default() };
         if state.status[producer.index()] == Status::Done {
             state.status[producer.index()] = Status::Waiting;
             told.ready.push(producer);

@@ -1,7 +1,10 @@
 //! The fetch step: a blob from the first place that gives it, into its layer's flow. Knows slots, memory and
 //! places; ignores what the bytes are.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Notify;
@@ -21,8 +24,33 @@ use crate::{
 pub(super) struct Fetch<H: FsVerityHashValue> {
     pub(super) layer: Arc<Layer<H>>,
     pub(super) blob: Descriptor,
-    /// In the order of the request; each is tried until one delivers.
-    pub(super) places: Vec<Arc<dyn Source>>,
+    pub(super) places: Arc<Places>,
+}
+
+/// The places that have a blob, in the order of the request; each is tried until one delivers.
+pub(super) struct Places {
+    sources: Vec<Arc<dyn Source>>,
+    at: AtomicUsize,
+}
+
+impl Places {
+    pub(super) fn new(sources: Vec<Arc<dyn Source>>) -> Self {
+        Self { sources, at: AtomicUsize::new(0) }
+    }
+
+    fn current(&self) -> Option<&Arc<dyn Source>> {
+        self.sources.get(self.at.load(Ordering::SeqCst))
+    }
+
+    /// Whether there is one more after the current one.
+    pub(super) fn has_next(&self) -> bool {
+        self.at.load(Ordering::SeqCst) + 1 < self.sources.len()
+    }
+
+    /// Gives up the current one, which has failed or delivered something else.
+    pub(super) fn turn_to_next(&self) {
+        self.at.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl<H: FsVerityHashValue> Fetch<H> {
@@ -35,7 +63,12 @@ impl<H: FsVerityHashValue> Fetch<H> {
             result = self.transfer(&context, &ticket) => Some(result),
         };
         match result {
-            Some(result) => ticket.finish(result),
+            Some(result) => {
+                if cancel.is_raised() {
+                    self.abandon();
+                }
+                ticket.finish(result);
+            }
             None => {
                 self.abandon();
                 ticket.cancelled();
@@ -46,12 +79,11 @@ impl<H: FsVerityHashValue> Fetch<H> {
     async fn transfer(&self, context: &Context<H>, ticket: &Ticket) -> Result<(), Failure> {
         self.layer.require_link()?;
         let _slot = context.downloads.acquire().await?;
-        let mut tries = self.places.iter().peekable();
         let memory = Arc::new(Notify::new());
         loop {
-            let Some(place) = tries.next() else { return Err(NoPlace.into()) };
+            let Some(place) = self.places.current() else { return Err(NoPlace.into()) };
             let account = self.account(context, &memory).await;
-            let attempt = self.layer.attach(ticket.node(), self.blob.clone(), account);
+            let attempt = self.layer.attach(ticket.node(), self.blob.clone(), self.places.clone(), account);
             ticket.begin();
             let result = self.deliver(&**place, &attempt, &memory, ticket).await;
             match result {
@@ -59,9 +91,10 @@ impl<H: FsVerityHashValue> Fetch<H> {
                 Err(error) => {
                     self.layer.forget(&attempt);
                     self.layer.wake_split();
-                    if tries.peek().is_none() {
+                    if !self.places.has_next() {
                         return Err(error.into());
                     }
+                    self.places.turn_to_next();
                     ticket.restarted();
                 }
             }

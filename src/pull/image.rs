@@ -3,7 +3,10 @@
 
 use std::{
     io::IoSlice,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -28,6 +31,8 @@ pub(super) struct Tree<H: FsVerityHashValue> {
     /// Bottom first.
     layers: Vec<Arc<Layer<H>>>,
     images: Mutex<Option<FsImages<H>>>,
+    /// Set when the layers' collected entries are needed no more.
+    released: AtomicBool,
 }
 
 /// Why a filesystem was not built.
@@ -44,7 +49,19 @@ enum TreeError {
 impl<H: FsVerityHashValue> Tree<H> {
     /// A filesystem to be built, or one that is `known`.
     pub(super) fn new(key: Key, layers: Vec<Arc<Layer<H>>>, known: Option<FsImages<H>>) -> Self {
-        Self { key, layers, images: Mutex::new(known) }
+        Self { key, layers, images: Mutex::new(known), released: AtomicBool::new(false) }
+    }
+
+    /// Gives back the layers' collected entries, unless another filesystem is to be built from them.
+    pub(super) fn release(&self) {
+        if !self.released.swap(true, Ordering::SeqCst) {
+            self.layers.iter().for_each(|layer| layer.tree_used());
+        }
+    }
+
+    /// Releases them when dropped: the filesystem is built, or never will be.
+    pub(super) fn released_at_end(self: &Arc<Self>) -> Released<H> {
+        Released(self.clone())
     }
 
     /// The ids of its EROFS images, once they are stored.
@@ -64,9 +81,7 @@ impl<H: FsVerityHashValue> Tree<H> {
             add(store, layer, &mut builder)?;
         }
         let filesystem = builder.finish()?;
-        for layer in &self.layers {
-            layer.tree_used();
-        }
+        self.release();
         let (mut images, mut outputs) = (FsImages::default(), Vec::new());
         for format in store.formats() {
             let bytes = filesystem.erofs(format);
@@ -81,6 +96,15 @@ impl<H: FsVerityHashValue> Tree<H> {
         // Without the record the next run builds this again, and gets the same.
         let _ = store.remember(&self.key.hex(), &record);
         Ok(())
+    }
+}
+
+/// See [`Tree::released_at_end`].
+pub(super) struct Released<H: FsVerityHashValue>(Arc<Tree<H>>);
+
+impl<H: FsVerityHashValue> Drop for Released<H> {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
 use composefs::fsverity::FsVerityHashValue;
 
 use super::{
+    fetch::Places,
     flow::{Flow, Items},
     look::KnownLayer,
     tree::Collected,
@@ -103,6 +104,8 @@ pub(super) struct Attempt<H: FsVerityHashValue> {
     pub(super) fetch: NodeId,
     /// The blob that is read.
     pub(super) blob: Descriptor,
+    /// Where it is read.
+    pub(super) places: Arc<Places>,
     /// How it is read.
     pub(super) kind: LayerKind,
     /// The memory of this attempt.
@@ -169,12 +172,19 @@ impl<H: FsVerityHashValue> Layer<H> {
     }
 
     /// Starts over with `blob`, which the node `fetch` delivers.
-    pub(super) fn attach(&self, fetch: NodeId, blob: Descriptor, account: Account) -> Arc<Attempt<H>> {
+    pub(super) fn attach(
+        &self,
+        fetch: NodeId,
+        blob: Descriptor,
+        places: Arc<Places>,
+        account: Account,
+    ) -> Arc<Attempt<H>> {
         account.keep(KEPT);
         let as_raw = self.as_raw.load(Ordering::SeqCst);
         let attempt = Arc::new(Attempt {
             fetch,
             blob,
+            places,
             kind: if as_raw { LayerKind::Raw } else { self.kind },
             account,
             flow: Flow::default(),
@@ -182,9 +192,10 @@ impl<H: FsVerityHashValue> Layer<H> {
             writers: AtomicUsize::new(1),
         });
         let mut state = self.lock();
-        state.attempt = Some(attempt.clone());
+        let before = state.attempt.replace(attempt.clone());
         state.begun.get_or_insert_with(Instant::now);
         drop(state);
+        drop(before);
         self.wake_split();
         self.wake_encode();
         attempt
@@ -262,14 +273,25 @@ impl<H: FsVerityHashValue> Layer<H> {
         self.lock().tree.clone()
     }
 
+    /// Releases the layer when dropped: its finalize step has ended, or will never begin.
+    pub(super) fn released_at_end(self: &Arc<Self>) -> Released<H> {
+        Released(self.clone())
+    }
+
     /// Gives up an attempt, with all that it holds.
     pub(super) fn forget(&self, attempt: &Arc<Attempt<H>>) {
-        self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt));
+        let forgotten = self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt));
+        drop(forgotten);
     }
 
     /// Gives back everything but the id and the collected tree.
     pub(super) fn release(&self) {
-        self.lock().attempt = None;
+        let (attempt, stream) = {
+            let mut state = self.lock();
+            (state.attempt.take(), state.stream.take())
+        };
+        // What is given back wakes others, who may come back to this layer.
+        drop((attempt, stream));
     }
 
     /// One filesystem was built from it; after the last one the collected tree is given back.
@@ -283,6 +305,15 @@ impl<H: FsVerityHashValue> Layer<H> {
 
     fn lock(&self) -> MutexGuard<'_, State<H>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Layer::released_at_end`].
+pub(super) struct Released<H: FsVerityHashValue>(Arc<Layer<H>>);
+
+impl<H: FsVerityHashValue> Drop for Released<H> {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

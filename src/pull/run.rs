@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::{
     context::Context,
     documents::{Config, Manifest},
-    fetch::Fetch,
+    fetch::{Fetch, Places},
     image::Tree,
     layer::{Layer, RESERVE},
     look::{Known, KnownLayer},
@@ -336,7 +336,8 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         self.jobs[node.index()] = match kind {
             Kind::Fetch => {
                 let images = graph[node].wanted_by.iter();
-                let places = images.map(|ix| self.task.resolution.images[ix.0].source.clone()).collect();
+                let sources = images.map(|ix| self.task.resolution.images[ix.0].source.clone()).collect();
+                let places = Arc::new(Places::new(sources));
                 Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places }))
             }
             Kind::Split => Job::Split(layer),

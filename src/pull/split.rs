@@ -68,7 +68,8 @@ struct Reading<H: FsVerityHashValue> {
     input: Option<Input>,
     output: Option<(Buffer, usize)>,
     inflate: Option<Inflate>,
-    blob: Sha256,
+    /// Of all bytes that came; gone once it was compared.
+    blob: Option<Sha256>,
     tar: Option<Sha256>,
     splitter: Splitter<H>,
     pieces: Vec<Piece<H>>,
@@ -76,7 +77,15 @@ struct Reading<H: FsVerityHashValue> {
     tree: Collector<H>,
     last_file: Option<Id<H>>,
     /// Set while the rest of a blob is read only to check it and to get to its end.
-    draining: bool,
+    draining: Option<Draining>,
+}
+
+/// What follows when a blob was read to its end only to be checked.
+enum Draining {
+    /// If it is what its descriptor says, it is stored whole.
+    Raw,
+    /// If it is what its descriptor says, this is wrong with it; if not, another place may have the right bytes.
+    Faulty(BlobError),
 }
 
 impl<H: FsVerityHashValue> CpuTask for SplitTask<H> {
@@ -92,15 +101,31 @@ impl<H: FsVerityHashValue> CpuTask for SplitTask<H> {
         match reading.advance(&self.context, &self.layer, ticket) {
             Ok(Advance::Again) => Step::Again,
             Ok(Advance::Dry) => Step::Idle,
-            Ok(Advance::Ended) if reading.draining => self.read_again(),
-            Ok(Advance::Ended) => self.complete(),
+            Ok(Advance::Ended) => match reading.draining.take() {
+                Some(Draining::Raw) => self.read_as_raw(),
+                Some(Draining::Faulty(error)) => self.reject(error),
+                None => self.complete(),
+            },
             Err(Fault::Blob(BlobError::Inflate(_) | BlobError::Split(_))) if may_be_raw => {
                 // Not a tar, or none that we know: read on to check the blob, then store it whole.
-                reading.drain();
+                reading.drain(Draining::Raw);
                 Step::Again
             }
+            Err(Fault::Blob(error @ (BlobError::Inflate(_) | BlobError::Split(_))))
+                if reading.is_unchecked() && reading.attempt.places.has_next() =>
+            {
+                reading.drain(Draining::Faulty(error));
+                Step::Again
+            }
+            Err(Fault::Blob(BlobError::Digest { .. })) if reading.attempt.places.has_next() => {
+                reading.attempt.places.turn_to_next();
+                self.read_again()
+            }
             Err(Fault::Blob(error)) => self.reject(error),
-            Err(Fault::Store(error)) => self.end(Err(error.into())),
+            Err(Fault::Store(error)) => {
+                self.forget_attempt();
+                self.end(Err(error.into()))
+            }
         }
     }
 }
@@ -148,8 +173,12 @@ impl<H: FsVerityHashValue> SplitTask<H> {
         Step::Again
     }
 
-    fn read_again(&mut self) -> Step {
+    fn read_as_raw(&mut self) -> Step {
         self.layer.as_raw.store(true, Ordering::SeqCst);
+        self.read_again()
+    }
+
+    fn read_again(&mut self) -> Step {
         let fetch = self.forget_attempt();
         if let (Some(ticket), Some(fetch)) = (&self.ticket, fetch) {
             ticket.again(fetch);
@@ -202,14 +231,14 @@ impl<H: FsVerityHashValue> Reading<H> {
             input: None,
             output: None,
             inflate: (kind != LayerKind::Raw).then(Inflate::new),
-            blob: Sha256::default(),
+            blob: Some(Sha256::default()),
             tar: (kind == LayerKind::Tar).then(Sha256::default),
             splitter: Splitter::new(kind, attempt.blob.size),
             pieces: Vec::new(),
             writer,
             tree: Collector::new(layer.wants_tree),
             last_file: None,
-            draining: false,
+            draining: None,
             attempt,
         }
     }
@@ -229,7 +258,6 @@ impl<H: FsVerityHashValue> Reading<H> {
             let bytes = input.as_ref().map_or(&[][..], |(bytes, used)| &bytes[*used..]);
             let step = self.inflate_some(bytes, &mut buffer.as_mut()[filled..], at_end);
             let (consumed, produced, ended) = step.map_err(Fault::Blob)?;
-            self.blob.update(&bytes[..consumed]);
             self.input = input
                 .map(|(bytes, used)| (bytes, used + consumed))
                 .filter(|(bytes, used)| *used < bytes.len());
@@ -254,7 +282,13 @@ impl<H: FsVerityHashValue> Reading<H> {
         let input = match self.input.take() {
             Some(input) => Some(input),
             None => match self.attempt.flow.pop() {
-                Next::Bytes(bytes) => Some((bytes, 0)),
+                Next::Bytes(bytes) => {
+                    // All of them, before anything is made of them: the blob may turn out to be no tar.
+                    if let Some(blob) = &mut self.blob {
+                        blob.update(&bytes);
+                    }
+                    Some((bytes, 0))
+                }
                 Next::Ended => None,
                 Next::Dry => return None,
             },
@@ -270,7 +304,7 @@ impl<H: FsVerityHashValue> Reading<H> {
         at_end: bool,
     ) -> Result<(usize, usize, bool), BlobError> {
         match &mut self.inflate {
-            _ if self.draining => Ok((input.len(), 0, at_end)),
+            _ if self.draining.is_some() => Ok((input.len(), 0, at_end)),
             Some(inflate) => {
                 let progress = inflate.step(input, output, at_end)?;
                 Ok((progress.consumed, progress.produced, progress.ended))
@@ -297,7 +331,7 @@ impl<H: FsVerityHashValue> Reading<H> {
         if let Some(tar) = &mut self.tar {
             tar.update(&slice);
         }
-        if self.draining {
+        if self.draining.is_some() {
             return Ok(());
         }
         self.splitter.feed(&slice, &mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
@@ -305,11 +339,12 @@ impl<H: FsVerityHashValue> Reading<H> {
     }
 
     fn verify(&mut self, layer: &Layer<H>) -> Result<(), Fault> {
-        let found = std::mem::take(&mut self.blob).finish();
-        if found != self.attempt.blob.digest {
+        if let Some(found) = self.blob.take().map(Sha256::finish)
+            && found != self.attempt.blob.digest
+        {
             return Err(Fault::Blob(BlobError::Digest { wanted: self.attempt.blob.digest, found }));
         }
-        if self.draining {
+        if self.draining.is_some() {
             return Ok(());
         }
         self.splitter.finish(&mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
@@ -346,8 +381,13 @@ impl<H: FsVerityHashValue> Reading<H> {
         Ok(())
     }
 
-    fn drain(&mut self) {
-        self.draining = true;
+    /// Whether the blob's digest was not compared yet.
+    fn is_unchecked(&self) -> bool {
+        self.blob.is_some()
+    }
+
+    fn drain(&mut self, why: Draining) {
+        self.draining = Some(why);
         self.output = None;
         self.pieces.clear();
         self.attempt.items().queue.clear();

@@ -68,7 +68,7 @@ impl<H: FsVerityHashValue> Name<H> {
         Ok(LinkSet {
             layers: self.manifest.layers.iter().filter_map(|layer| layer.link()).collect(),
             images: tree.iter().flat_map(|images| images.iter().cloned()).collect(),
-            documents: self.manifest.links(&context.store)?,
+            documents: self.manifest.links(context)?,
             tags: vec![(self.tag.clone(), self.manifest.digest)],
         })
     }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     exec::{Actor, Failure, Ticket, Work},
     graph::Key,
+    types::NodeId,
 };
 
 /// One node's work.
@@ -70,12 +71,18 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 actor.start(EncodeTask::new(context, layer.clone(), ticket));
             }
             Job::Finalize(layer, key) => {
-                let (layer, key) = (layer.clone(), *key);
-                self.at_once(ticket, move || finalize::finalize(&context, &layer, key));
+                let (layer, key, released) = (layer.clone(), *key, layer.released_at_end());
+                self.at_once(ticket, move || {
+                    let _released = released;
+                    finalize::finalize(&context, &layer, key)
+                });
             }
             Job::Image(tree) => {
-                let tree = tree.clone();
-                self.at_once(ticket, move || tree.build(&context));
+                let (tree, released) = (tree.clone(), tree.released_at_end());
+                self.at_once(ticket, move || {
+                    let _released = released;
+                    tree.build(&context)
+                });
             }
             Job::Config(config) => {
                 let config = config.clone();
@@ -90,6 +97,15 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 pool.spawn_async(name.publish(context, ticket));
             }
             Job::Stored => ticket.finish(Ok(())),
+        }
+    }
+
+    /// What waits for a step that will not come must not keep memory from others.
+    fn never(&self, node: NodeId) {
+        match &self.jobs[node.index()] {
+            Job::Finalize(layer, _) => layer.release(),
+            Job::Image(tree) => tree.release(),
+            _ => {}
         }
     }
 }

@@ -106,7 +106,8 @@ impl<H: FsVerityHashValue> Writer<H> {
             }
             None => Place::Spool(Mutex::new(Some(self.spool()?))),
         };
-        let digests = Mutex::new((0..segments).map(|_| None).collect());
+        // Grows as segments come: a header may claim any size.
+        let digests = Mutex::new(Vec::new());
         let missing = AtomicU64::new(segments);
         self.large = Some(Arc::new(LargeFile { id, size, digests, missing, place }));
         self.next_segment(0, parts);
@@ -115,7 +116,9 @@ impl<H: FsVerityHashValue> Writer<H> {
 
     /// Takes a further segment of the file that was begun last.
     pub(super) fn next_segment(&mut self, index: u64, parts: Vec<Slice>) {
-        let Some(file) = self.large.clone() else { return };
+        // After the last segment only the jobs keep the file, and the memory that it holds.
+        let last = |file: &mut Arc<LargeFile<H>>| (index + 1) * SEGMENT as u64 >= file.size;
+        let Some(file) = self.large.take_if(last).or_else(|| self.large.clone()) else { return };
         self.job(move |store, layer| segment(store, layer, &file, index, parts));
     }
 
@@ -201,7 +204,12 @@ fn segment<H: FsVerityHashValue>(
 ) -> Result<(), StoreError> {
     let bytes: Vec<&[u8]> = parts.iter().map(|p| &**p).collect();
     let digests = verity::segment::<H>(&bytes);
-    file.digests.lock().unwrap_or_else(PoisonError::into_inner)[index as usize] = Some(digests);
+    {
+        let mut all = file.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = all.len().max(index as usize + 1);
+        all.resize_with(needed, || None);
+        all[index as usize] = Some(digests);
+    }
     match &file.place {
         Place::Memory { parts: kept, .. } => {
             kept.lock().unwrap_or_else(PoisonError::into_inner)[index as usize] = parts;
