@@ -413,7 +413,10 @@ fn progress_goes_to_stderr_and_the_result_alone_to_stdout() {
         let plain = run(mode, "text");
         assert_eq!(plain.stdout, none.stdout);
         assert!(plain.stderr.contains("in 2 layers for 1 image\n"), "{plain}");
-        assert!(plain.stderr.contains("(2 of 2)\n") && plain.stderr.ends_with(": done\n"), "{plain}");
+        assert!(
+            plain.stderr.contains("(2 of 2)\n") && plain.stderr.contains(": done\n1 image done in "),
+            "{plain}"
+        );
         assert!(!plain.stderr.contains('\x1b'), "no terminal, no escapes: {plain}");
     }
     let json = run("json", "json");
@@ -628,4 +631,5 @@ fn a_reader_that_goes_away_is_no_error_and_a_full_disk_is() {
     let pulled = piped("\"$0\" pull \"$1\" --repo \"$2\" >/dev/full").expect_failure(1);
     assert!(!pulled.stderr.contains("panicked"), "{pulled}");
     piped("\"$0\" pull \"$1\" --repo \"$2\" 2>/dev/full").expect_success();
+    piped("\"$0\" inspect nobody --repo \"$2\" 2>/dev/full").run().assert_code(1);
 }

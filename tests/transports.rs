@@ -224,7 +224,7 @@ fn artifacts_keep_what_is_no_tar() {
     cfs_dag(["untag", &sbom.reference]).repo(&repo).expect_success();
     cfs_dag(["gc"]).repo(&repo).expect_success();
     assert_sound(&repo);
-    assert_eq!(links(&repo, "oci-layer-").contains(&format!("oci-layer-{}", sbom.layers[0].blob)), false);
+    assert!(!links(&repo, "oci-layer-").contains(&format!("oci-layer-{}", sbom.layers[0].blob)));
     let again = pull([&mixed.reference, &pushed]).repo(&repo).expect_success().json();
     assert_eq!(again["totals"]["bytes_fetched"], 0, "{again:#}");
     assert_eq!(again["totals"]["barriers"], 0, "{again:#}");

@@ -147,7 +147,8 @@ pub(super) fn fsck(_: &FsckArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
 
 pub(super) fn gc(args: &GcArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let mode = if args.dry_run { GcMode::DryRun } else { GcMode::Remove };
-    let waiting = || eprintln!("cfs-dag: the repository is in use: waiting for the others to end");
+    let waiting =
+        || super::say(format_args!("cfs-dag: the repository is in use: waiting for the others to end"));
     let result = with_store!(repo.open()?, store => store.gc(mode, waiting))?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
     // Links are not counted: upstream's dry run does not know which ones go.

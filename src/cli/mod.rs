@@ -173,12 +173,18 @@ fn raise_file_limit() {
 
 /// Tells an error on one line, and with `verbose` what caused it, one cause a line.
 fn tell(error: &dyn Error, verbose: bool) {
-    eprintln!("cfs-dag: {error}");
+    say(format_args!("cfs-dag: {error}"));
     let mut cause = error.source().filter(|_| verbose);
     while let Some(error) = cause {
-        eprintln!("  caused by: {error}");
+        say(format_args!("  caused by: {error}"));
         cause = error.source();
     }
+}
+
+/// A line to stderr. Nobody can be told if that fails: `eprintln` would panic.
+fn say(line: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Prints to stdout. A reader that has gone away is no error; a result that is lost otherwise (a full disk) is.

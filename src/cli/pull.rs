@@ -280,10 +280,10 @@ impl Puller<'_> {
 
     fn report(&self, summary: &Summary, ended: &Ended) -> Result<Exit, Problem> {
         for (line, failure) in ended.images.iter().filter_map(|image| image.failure.as_ref()) {
-            eprintln!("cfs-dag: {line}");
+            super::say(format_args!("cfs-dag: {line}"));
             let mut cause = failure.0.source().filter(|_| self.verbose);
             while let Some(error) = cause {
-                eprintln!("  caused by: {error}");
+                super::say(format_args!("  caused by: {error}"));
                 cause = error.source();
             }
         }
@@ -291,8 +291,13 @@ impl Puller<'_> {
             Format::Json => print(&summary.json()),
             Format::Text | Format::Dot => print(&summary.text()),
         }?;
+        if let Mode::Tty | Mode::Plain = self.args.progress.resolve() {
+            super::say(format_args!("{}", summary.totals_line()));
+        }
         if ended.interrupted {
-            eprintln!("cfs-dag: interrupted: what was committed stays; pull again to go on from here");
+            super::say(format_args!(
+                "cfs-dag: interrupted: what was committed stays; pull again to go on from here"
+            ));
             return Ok(Exit::Interrupted);
         }
         let (ok, failed) = (summary.totals.images_ok, summary.totals.images_failed);
