@@ -103,7 +103,7 @@ impl<H: FsVerityHashValue> Run<'_, H> {
                     (used, at_end) = (0, filled == 0);
                     timed(&mut self.costs, "sha256 of blob", || blob_hash.update(&input[..filled]));
                 }
-                let step = || inflate.step(&input[used..filled], &mut buffer.as_mut()[len..], at_end);
+                let step = || inflate.step(&input[used..filled], &mut buffer.bytes_mut()[len..], at_end);
                 let progress = timed(&mut self.costs, "inflate", step)?;
                 (used, len, ended) = (used + progress.consumed, len + progress.produced, progress.ended);
             }

@@ -393,7 +393,7 @@ mod tests {
                 break;
             }
             let mut buffer = account.buffer(take).unwrap();
-            buffer.as_mut().copy_from_slice(&rest[..take]);
+            buffer.bytes_mut().copy_from_slice(&rest[..take]);
             splitter.feed(&buffer.freeze(take), &mut pieces)?;
             rest = &rest[take..];
         }

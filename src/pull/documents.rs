@@ -188,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        pull::look::KnownLayer,
+        pull::{lane::Lane, look::KnownLayer},
         store::{AnyStore, Commit, Content, InitOptions, LayerLink, LinkSet, Sha512HashValue as H, Tag},
         types::{Budget, LayerKind},
     };
@@ -203,6 +203,8 @@ mod tests {
             commit: Commit::start(&store).unwrap(),
             store,
             budget: Budget::new(1 << 20),
+            builds: Lane::new(Budget::new(0)),
+            windows: Lane::new(Budget::new(0)),
             downloads: Semaphore::new(1),
             hash_first_max: 0,
         }

@@ -14,7 +14,7 @@ use composefs::fsverity::FsVerityHashValue;
 
 use super::{context::Context, layer::Layer};
 use crate::{
-    exec::Failure,
+    exec::{CpuTask, Failure, Step, Ticket},
     graph::Key,
     layer::{
         entry::{Entry, Item},
@@ -23,7 +23,11 @@ use crate::{
     store::{
         FilesystemBuilder, FilesystemError, FsImages, Output, Record, Store, StoreError, TarEntry, TarItem,
     },
+    types::Wake,
 };
+
+/// What upstream's tree and EROFS writer take for an entry, in bytes, as measured.
+const BYTES_PER_ENTRY: usize = 1400;
 
 /// One filesystem, for all images that have these layers.
 pub(super) struct Tree<H: FsVerityHashValue> {
@@ -33,6 +37,43 @@ pub(super) struct Tree<H: FsVerityHashValue> {
     images: Mutex<Option<FsImages<H>>>,
     /// Set when the layers' collected entries are needed no more.
     released: AtomicBool,
+}
+
+/// The building of one filesystem, when there is room for its tree.
+pub(super) struct BuildTask<H: FsVerityHashValue> {
+    context: Arc<Context<H>>,
+    tree: Arc<Tree<H>>,
+    ticket: Option<Ticket>,
+    /// Wakes this task when another build has ended.
+    wake: Wake,
+    released: Option<Released<H>>,
+}
+
+impl<H: FsVerityHashValue> BuildTask<H> {
+    pub(super) fn new(context: Arc<Context<H>>, tree: &Arc<Tree<H>>, ticket: Ticket, wake: Wake) -> Self {
+        let released = Some(tree.released_at_end());
+        Self { context, tree: tree.clone(), ticket: Some(ticket), wake, released }
+    }
+}
+
+impl<H: FsVerityHashValue> CpuTask for BuildTask<H> {
+    fn step(&mut self) -> Step {
+        let Some(ticket) = self.ticket.take() else { return Step::Done };
+        if ticket.cancel().is_raised() {
+            self.released = None;
+            ticket.cancelled();
+            return Step::Done;
+        }
+        let Some(_place) = self.context.builds.enter(self.tree.footprint(), self.wake.clone()) else {
+            self.ticket = Some(ticket);
+            return Step::Idle;
+        };
+        ticket.begin();
+        let result = self.tree.build(&self.context);
+        self.released = None;
+        ticket.finish(result);
+        Step::Done
+    }
 }
 
 /// Why a filesystem was not built.
@@ -69,8 +110,14 @@ impl<H: FsVerityHashValue> Tree<H> {
         self.images.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// About how many bytes building it takes, if its entries are known; else more than anyone has to spare.
+    fn footprint(&self) -> usize {
+        let entries = self.layers.iter().map(|layer| layer.tree().map(|tree| tree.len()));
+        entries.sum::<Option<usize>>().map_or(usize::MAX / 2, |entries| entries * BYTES_PER_ENTRY)
+    }
+
     /// Builds it and stores its EROFS images.
-    pub(super) fn build(&self, context: &Context<H>) -> Result<(), Failure> {
+    fn build(&self, context: &Context<H>) -> Result<(), Failure> {
         Ok(self.try_build(&context.store)?)
     }
 

@@ -12,6 +12,7 @@ mod fetch;
 mod finalize;
 mod flow;
 mod image;
+mod lane;
 mod layer;
 mod look;
 mod report;

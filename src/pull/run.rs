@@ -14,6 +14,7 @@ use super::{
     documents::{Config, Manifest},
     fetch::{Fetch, Places},
     image::Tree,
+    lane::Lane,
     layer::{Layer, RESERVE},
     look::{Known, KnownLayer},
     report::{self, ImageEnd},
@@ -146,6 +147,8 @@ pub fn run<H: FsVerityHashValue>(
     let budget = Budget::new(usize::try_from(settings.memory).unwrap_or(usize::MAX));
     let context = Arc::new(Context {
         commit: Commit::start(&task.store)?,
+        builds: Lane::new(budget.clone()),
+        windows: Lane::new(budget.clone()),
         budget: budget.clone(),
         downloads: Semaphore::new(settings.downloads.max(1)),
         hash_first_max: settings.memory / 4,

@@ -11,6 +11,7 @@ use composefs::fsverity::FsVerityHashValue;
 use super::{
     context::Context,
     flow::{Id, Item, Next},
+    lane::Place,
     layer::{Attempt, Layer},
     tree::Collector,
     write::Writer,
@@ -27,6 +28,9 @@ use crate::{
 
 /// What is inflated, hashed and cut in one step: small enough to stay in a core's cache between the three.
 const TAR_BUFFER: usize = 512 << 10;
+
+/// The window that is part of every layer's reserve, in bytes: what common levels use.
+const WINDOW: usize = 3 << 20;
 
 /// What is wrong with a blob.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +69,8 @@ type Input = (Slice, usize);
 /// The state of one attempt.
 struct Reading<H: FsVerityHashValue> {
     attempt: Arc<Attempt<H>>,
+    /// For a frame that needs an unusual window.
+    window: Option<Place>,
     input: Option<Input>,
     output: Option<(Buffer, usize)>,
     inflate: Option<Inflate>,
@@ -228,6 +234,7 @@ impl<H: FsVerityHashValue> Reading<H> {
             ticket.priority().draining(),
         );
         Self {
+            window: None,
             input: None,
             output: None,
             inflate: (kind != LayerKind::Raw).then(Inflate::new),
@@ -246,6 +253,9 @@ impl<H: FsVerityHashValue> Reading<H> {
     /// Fills one buffer, if there is input and memory, and hands on what is in it.
     fn advance(&mut self, context: &Context<H>, layer: &Layer<H>, ticket: &Ticket) -> Result<Advance, Fault> {
         loop {
+            if !self.has_window(context, layer) {
+                return Ok(Advance::Dry);
+            }
             let Some((mut buffer, filled)) = self.take_output() else { return Ok(Advance::Dry) };
             if filled == TAR_BUFFER {
                 self.hand_on(context, layer, ticket, buffer, filled)?;
@@ -256,7 +266,7 @@ impl<H: FsVerityHashValue> Reading<H> {
                 return Ok(Advance::Dry);
             };
             let bytes = input.as_ref().map_or(&[][..], |(bytes, used)| &bytes[*used..]);
-            let step = self.inflate_some(bytes, &mut buffer.as_mut()[filled..], at_end);
+            let step = self.inflate_some(bytes, &mut buffer.bytes_mut()[filled..], at_end);
             let (consumed, produced, ended) = step.map_err(Fault::Blob)?;
             self.input = input
                 .map(|(bytes, used)| (bytes, used + consumed))
@@ -270,6 +280,18 @@ impl<H: FsVerityHashValue> Reading<H> {
             }
             self.output = Some((buffer, filled));
         }
+    }
+
+    /// Whether the decompressor's memory is counted: a frame may ask for a window beyond what every layer has. The
+    /// window is reserved by then, but not yet touched.
+    fn has_window(&mut self, context: &Context<H>, layer: &Layer<H>) -> bool {
+        let memory = self.inflate.as_ref().map_or(0, Inflate::memory);
+        if memory <= WINDOW || self.window.is_some() {
+            return true;
+        }
+        let wake = layer.split.get().map(|actor| actor.waker());
+        self.window = wake.and_then(|wake| context.windows.enter(memory, wake));
+        self.window.is_some()
     }
 
     fn take_output(&mut self) -> Option<(Buffer, usize)> {

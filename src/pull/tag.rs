@@ -31,19 +31,13 @@ struct Contended(StreamName);
 
 impl<H: FsVerityHashValue> Name<H> {
     /// Links everything and sets the name. Waits for the barrier, not on a worker.
-    pub(super) fn publish(
-        self: Arc<Self>,
-        context: Arc<Context<H>>,
-        ticket: Ticket,
-    ) -> impl Future<Output = ()> + Send {
-        async move {
-            if ticket.cancel().is_raised() {
-                return ticket.cancelled();
-            }
-            ticket.begin();
-            let result = self.link_all(&context).await;
-            ticket.finish(result);
+    pub(super) async fn publish(self: Arc<Self>, context: Arc<Context<H>>, ticket: Ticket) {
+        if ticket.cancel().is_raised() {
+            return ticket.cancelled();
         }
+        ticket.begin();
+        let result = self.link_all(&context).await;
+        ticket.finish(result);
     }
 
     async fn link_all(&self, context: &Arc<Context<H>>) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use super::{
     encode::EncodeTask,
     fetch::Fetch,
     finalize,
-    image::Tree,
+    image::{BuildTask, Tree},
     layer::Layer,
     split::SplitTask,
     tag::Name,
@@ -78,11 +78,9 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 });
             }
             Job::Image(tree) => {
-                let (tree, released) = (tree.clone(), tree.released_at_end());
-                self.at_once(ticket, move || {
-                    let _released = released;
-                    tree.build(&context)
-                });
+                let actor = Actor::new(ticket.pool(), ticket.priority());
+                ticket.cancel().on_raise(actor.waker());
+                actor.start(BuildTask::new(context, tree, ticket, actor.waker()));
             }
             Job::Config(config) => {
                 let config = config.clone();

@@ -72,7 +72,7 @@ impl Budget {
     /// steps before it from getting memory.
     pub fn spare(&self, bytes: usize) -> Option<Hold> {
         let mut state = self.lock();
-        if state.spared + bytes > state.total / 2 || !state.take(bytes) {
+        if state.spared.saturating_add(bytes) > state.total / 2 || !state.take(bytes) {
             return None;
         }
         state.spared += bytes;
@@ -247,7 +247,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// The whole buffer.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.data
     }
 
@@ -365,7 +365,7 @@ mod tests {
         let (wake, _) = counting();
         let account = budget.open(0, wake).unwrap();
         let mut buffer = account.buffer(16).unwrap();
-        buffer.as_mut()[..5].copy_from_slice(b"abcde");
+        buffer.bytes_mut()[..5].copy_from_slice(b"abcde");
         let slice = buffer.freeze(5);
         let part = slice.slice(1..3).slice(1..2);
         drop(slice);

@@ -326,7 +326,7 @@ fn pipe_error(error: io::Error) -> SourceError {
 impl BlobReader for Transfer {
     fn read(&mut self, mut buffer: Buffer) -> BoxFuture<'_, Result<(Buffer, usize)>> {
         Box::pin(async move {
-            let filled = self.fill(buffer.as_mut()).await?;
+            let filled = self.fill(buffer.bytes_mut()).await?;
             Ok((buffer, filled))
         })
     }
