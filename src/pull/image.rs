@@ -20,6 +20,7 @@ use crate::{
     store::{
         FilesystemBuilder, FilesystemError, FsImages, Output, Record, Store, StoreError, TarEntry, TarItem,
     },
+    types::Digest,
 };
 
 /// One filesystem, for all images that have these layers.
@@ -35,6 +36,8 @@ pub(super) struct Tree<H: FsVerityHashValue> {
 enum TreeError {
     #[error("{0}")]
     Filesystem(#[from] FilesystemError),
+    #[error("layer {place} of {count} (diff_id sha256:{}…): {error}", .diff_id.short())]
+    Layer { place: usize, count: usize, diff_id: Digest, error: FilesystemError },
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("a layer has no stream (a defect in this program, please report it)")]
@@ -61,7 +64,7 @@ impl<H: FsVerityHashValue> Tree<H> {
         let start = Instant::now();
         let mut builder = FilesystemBuilder::default();
         for layer in &self.layers {
-            add(store, layer, &mut builder)?;
+            add(store, layer, &mut builder).map_err(|error| self.with_place(layer, error))?;
         }
         let filesystem = builder.finish()?;
         for layer in &self.layers {
@@ -81,6 +84,19 @@ impl<H: FsVerityHashValue> Tree<H> {
         // Without the record the next run builds this again, and gets the same.
         let _ = store.remember(&self.key.hex(), &record);
         Ok(())
+    }
+}
+
+impl<H: FsVerityHashValue> Tree<H> {
+    /// Says which layer an entry belongs to that cannot be applied.
+    fn with_place(&self, layer: &Arc<Layer<H>>, error: TreeError) -> TreeError {
+        let at = self.layers.iter().position(|other| Arc::ptr_eq(other, layer));
+        match (error, at) {
+            (TreeError::Filesystem(error), Some(at)) => {
+                TreeError::Layer { place: at + 1, count: self.layers.len(), diff_id: layer.name, error }
+            }
+            (error, _) => error,
+        }
     }
 }
 
