@@ -2,6 +2,7 @@
 //! each verb has a file of its own.
 
 mod admin;
+mod allocator;
 mod init;
 mod parse;
 mod pull;
@@ -133,6 +134,7 @@ impl Problem {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    allocator::set_up();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

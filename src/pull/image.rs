@@ -23,7 +23,7 @@ use crate::{
     store::{
         FilesystemBuilder, FilesystemError, FsImages, Output, Record, Store, StoreError, TarEntry, TarItem,
     },
-    types::Wake,
+    types::{Digest, Wake},
 };
 
 /// What upstream's tree and EROFS writer take for an entry, in bytes, as measured.
@@ -81,6 +81,8 @@ impl<H: FsVerityHashValue> CpuTask for BuildTask<H> {
 enum TreeError {
     #[error("{0}")]
     Filesystem(#[from] FilesystemError),
+    #[error("layer {place} of {count} (diff_id sha256:{}…): {error}", .diff_id.short())]
+    Layer { place: usize, count: usize, diff_id: Digest, error: FilesystemError },
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("a layer has no stream (a defect in this program, please report it)")]
@@ -125,7 +127,7 @@ impl<H: FsVerityHashValue> Tree<H> {
         let start = Instant::now();
         let mut builder = FilesystemBuilder::default();
         for layer in &self.layers {
-            add(store, layer, &mut builder)?;
+            add(store, layer, &mut builder).map_err(|error| self.with_place(layer, error))?;
         }
         let filesystem = builder.finish()?;
         self.release();
@@ -152,6 +154,19 @@ pub(super) struct Released<H: FsVerityHashValue>(Arc<Tree<H>>);
 impl<H: FsVerityHashValue> Drop for Released<H> {
     fn drop(&mut self) {
         self.0.release();
+    }
+}
+
+impl<H: FsVerityHashValue> Tree<H> {
+    /// Says which layer an entry belongs to that cannot be applied.
+    fn with_place(&self, layer: &Arc<Layer<H>>, error: TreeError) -> TreeError {
+        let at = self.layers.iter().position(|other| Arc::ptr_eq(other, layer));
+        match (error, at) {
+            (TreeError::Filesystem(error), Some(at)) => {
+                TreeError::Layer { place: at + 1, count: self.layers.len(), diff_id: layer.name, error }
+            }
+            (error, _) => error,
+        }
     }
 }
 
