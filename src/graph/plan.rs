@@ -158,10 +158,11 @@ impl Builder<'_> {
     }
 
     /// The blob as one more way to the layer. A fetch belongs to one layer: two layers that claim the same blob
-    /// cannot both be right, and each is checked by itself.
+    /// cannot both be right, and each is checked by itself. So are two sizes of one blob.
     fn fetch(&mut self, ix: ImageIx, layer: &LayerInput, split: NodeId, layer_state: State) {
         let split_key = self.plan.graph[split].key;
-        let key = Key::new("fetch", [layer.blob.digest.as_bytes(), split_key.as_bytes()]);
+        let size = layer.blob.size.to_le_bytes();
+        let key = Key::new("fetch", [layer.blob.digest.as_bytes().as_slice(), &size, split_key.as_bytes()]);
         let before = self.plan.graph.neighbors_directed(split, petgraph::Direction::Incoming).count();
         let (state, reason) = match (layer_state, before) {
             (State::Stored, _) => (State::Stored, Reason::BlobNotRead),
@@ -186,6 +187,13 @@ impl Builder<'_> {
         let (config, _) = self.intern(ix, node(Kind::Config, &subject, key, state, reason, size));
         if let Some(tree) = tree {
             self.edge(tree, config, Edge::Needs);
+            if self.plan.graph[tree].state == State::Stored {
+                // A filesystem that is there waits for nobody, but a layer of it may have to be split again, and
+                // the config names it.
+                for layer in layers {
+                    self.edge(*layer, config, Edge::Needs);
+                }
+            }
         }
         config
     }
@@ -360,6 +368,21 @@ mod tests {
         facts.tags.insert("a".into(), digest("another"));
         let moved = plan(&request, &facts);
         assert_eq!((needed(&moved), of(&moved, Kind::Tag)[0].reason), (1, Reason::NameMoves));
+    }
+
+    #[test]
+    fn a_config_waits_for_its_layers_also_when_the_filesystem_is_there() {
+        let request = inputs(vec![image("a", vec![layer("base", "gzip", 7), layer("top", "top", 3)])]);
+        let mut facts = Facts::default();
+        facts.layers.insert((digest("base"), LayerKind::Tar));
+        facts.broken_layers.insert((digest("top"), LayerKind::Tar));
+        facts.trees.insert(tree_key("sha512 v1", [&digest("base"), &digest("top")]));
+        facts.configs.insert(request.images[0].config.0, false);
+        let plan = plan(&request, &facts);
+        let is = |node: NodeId, kind| plan.graph[node].kind == kind;
+        let config = plan.graph.node_indices().find(|node| is(*node, Kind::Config)).unwrap();
+        let before = plan.graph.neighbors_directed(config, petgraph::Direction::Incoming);
+        assert_eq!(before.filter(|node| is(*node, Kind::Finalize)).count(), 2);
     }
 
     #[test]

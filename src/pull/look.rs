@@ -157,7 +157,7 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
     fn has_images(&self, images: &FsImages<H>) -> Result<bool, StoreError> {
         for format in self.store.formats() {
             match images.get(format) {
-                Some(id) if self.store.image_linked(id)? => {}
+                Some(id) if self.store.fs_image_stored(id)? => {}
                 _ => return Ok(false),
             }
         }

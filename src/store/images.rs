@@ -207,7 +207,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let images = config.images();
         for version in self.formats() {
             let whole = match images.get(version) {
-                Some(id) => self.image_linked(id)? && self.fs_image_whole(id)?,
+                Some(id) => self.fs_image_stored(id)?,
                 None => false,
             };
             if !whole {
@@ -244,6 +244,14 @@ impl<H: FsVerityHashValue> Store<H> {
             found.push((layer, id));
         }
         Ok(Ok(found))
+    }
+
+    /// Whether the filesystem image `id` is linked and whole: a gc that died half-way leaves links to nothing.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn fs_image_stored(&self, id: &H) -> Result<bool, StoreError> {
+        Ok(self.image_linked(id)? && self.fs_image_whole(id)?)
     }
 
     /// Whether a filesystem image's object is there and, unless a tagged image reaches it, has its digest.

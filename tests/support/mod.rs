@@ -4,7 +4,9 @@
 pub mod corpus;
 pub mod image;
 pub mod layout;
+pub mod moments;
 pub mod oracle;
+pub mod pulls;
 pub mod real;
 pub mod registry;
 pub mod registry_real;

@@ -71,7 +71,7 @@ impl ProxySource {
 
 impl Source for ProxySource {
     fn resolve(&self) -> BoxFuture<'_, Result<Resolved>> {
-        Box::pin(moving(move || self.resolve_once()))
+        Box::pin(async { moving(|| self.resolve_once()).await.map_err(in_context) })
     }
 
     fn open_blob(&self, blob: &Descriptor) -> BoxFuture<'_, Result<Box<dyn BlobReader>>> {
@@ -84,6 +84,14 @@ impl Source for ProxySource {
 
     fn describe(&self) -> String {
         self.reference.to_string()
+    }
+}
+
+/// What skopeo says of an image that it cannot read may be a parser's words alone.
+fn in_context(error: SourceError) -> SourceError {
+    match error.kind() {
+        ErrorKind::Other => error.within("skopeo cannot read the image"),
+        _ => error,
     }
 }
 
