@@ -4,7 +4,7 @@
 use std::{
     io::IoSlice,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -14,7 +14,7 @@ use composefs::fsverity::FsVerityHashValue;
 
 use super::{context::Context, layer::Layer};
 use crate::{
-    exec::{CpuTask, Failure, Step, Ticket},
+    exec::{Actor, CpuTask, Failure, Step, Ticket},
     graph::Key,
     layer::{
         entry::{Entry, Item},
@@ -35,6 +35,8 @@ pub(super) struct Tree<H: FsVerityHashValue> {
     /// Bottom first.
     layers: Vec<Arc<Layer<H>>>,
     images: Mutex<Option<FsImages<H>>>,
+    /// Who builds it; kept here, since a waker does not keep its actor.
+    pub(super) actor: OnceLock<Actor>,
     /// Set when the layers' collected entries are needed no more.
     released: AtomicBool,
 }
@@ -92,7 +94,13 @@ enum TreeError {
 impl<H: FsVerityHashValue> Tree<H> {
     /// A filesystem to be built, or one that is `known`.
     pub(super) fn new(key: Key, layers: Vec<Arc<Layer<H>>>, known: Option<FsImages<H>>) -> Self {
-        Self { key, layers, images: Mutex::new(known), released: AtomicBool::new(false) }
+        Self {
+            key,
+            layers,
+            images: Mutex::new(known),
+            actor: OnceLock::new(),
+            released: AtomicBool::new(false),
+        }
     }
 
     /// Gives back the layers' collected entries, unless another filesystem is to be built from them.

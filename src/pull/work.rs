@@ -78,7 +78,7 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 });
             }
             Job::Image(tree) => {
-                let actor = Actor::new(ticket.pool(), ticket.priority());
+                let actor = tree.actor.get_or_init(|| Actor::new(ticket.pool(), ticket.priority()));
                 ticket.cancel().on_raise(actor.waker());
                 actor.start(BuildTask::new(context, tree, ticket, actor.waker()));
             }
