@@ -189,7 +189,9 @@ mod tests {
     use super::*;
     use crate::{
         pull::{lane::Lane, look::KnownLayer},
-        store::{AnyStore, Commit, Content, InitOptions, LayerLink, LinkSet, Sha512HashValue as H, Tag},
+        store::{
+            AnyStore, Commit, Content, InitOptions, LayerLink, LinkSet, Outcome, Sha512HashValue as H, Tag,
+        },
         types::{Budget, LayerKind},
     };
 
@@ -268,7 +270,7 @@ mod tests {
             ],
             tags: vec![(Tag::new("other").unwrap(), manifest)],
         };
-        context.commit.submit(set, |result| drop(result.unwrap()));
+        context.commit.submit(set, |result| assert_eq!(result.unwrap(), Outcome::Linked));
         context.commit.finish().unwrap();
         let stored = StoredDocument::Broken { id: old, why: "gone".into() };
         let config_of_ours = Config::<H>::new((config, b"{}".to_vec()), Vec::new(), None, stored, false);
