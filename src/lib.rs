@@ -1,4 +1,79 @@
-//! cfs-dag: a build system for container image pulls.
+//! cfs-dag: a build system for container image pulls. This page is the tour: what a pull is, and where to read on.
+//!
+//! A pull compiles the images of a request into one graph of steps, runs it on a work-stealing scheduler, and
+//! leaves a composefs repository as upstream's own pull would have left it. Everyone else pulls images one after
+//! another and layers as opaque jobs; here each blob, layer and filesystem appears once, runs once, and is
+//! remembered, however many images want it.
+//!
+//! # A pull, from left to right
+//!
+//! 1. [`source`]: references become manifests and configs, fetched side by side and verified.
+//! 2. [`pull::look`]: the repository is asked what it has of them. Nothing is written so far.
+//! 3. [`graph::plan`]: pure data in, a [`graph::Plan`] out, each node once. `--dry-run` ends here, in [`render`].
+//! 4. [`exec`]: the plan runs. A layer's steps run together, over bounded flows:
+//!
+//! ```text
+//! fetch blob ⇢ split layer ⇢ encode stream ─┐
+//!                    ⇣            ⇡ ids     ├→ finalize stream → filesystem image → config → manifest → tag
+//!               write objects ──────────────┘
+//! ```
+//!
+//! `→` starts after, `⇢` runs together. [`pull`] is the one room that knows all others: its `work.rs` says which
+//! file does which kind of node.
+//!
+//! # The way of a byte
+//!
+//! ```text
+//! source ─ blob ─▶ sha256 ─▶ inflate ─▶ sha256 (diff_id) ─▶ split, no copies
+//!                                                           ├─ headers, padding, files ≤ 64 B ─▶ encoder
+//!                                                           └─ other files ─▶ fs-verity ─▶ there already? ─▶ write
+//!                                                                                └─ id ─▶ encoder
+//! ```
+//!
+//! A file's name is its fs-verity digest, and it is computed in memory before anything is written: a file that the
+//! repository has costs a `stat`. Blocks of many files share the SIMD lanes of the hash ([`layer::verity`]). What
+//! is new becomes an anonymous file that gets its name when it is complete ([`store`]).
+//!
+//! # What holds always
+//!
+//! - **Nothing gets a name before its bytes are verified.** Blob digest and size, `diff_id`, manifest, config. The
+//!   stream of a layer is complete only when its split has checked both ends; only a complete stream is finalized.
+//! - **Nothing is visible before it is durable.** Links are made by one thread, after a `syncfs` that began when
+//!   everything they reach was complete; one barrier serves all that is ready. In the store, making a link takes a
+//!   `Durable` proof that only a finished barrier gives.
+//! - **A layer link is never replaced**, unless what it names is broken. Upstream's gc follows a stream only while
+//!   some link points to that very object.
+//! - **Bytes do not depend on scheduling.** Ids are handed to the encoder in tar order; references are written in
+//!   `diff_id` order. One worker or sixteen: the same repository.
+//! - **Memory is a budget** ([`types::Budget`]). Every active layer owns a reserve, so a full budget slows everyone
+//!   down and stops no one.
+//! - **A worker never waits.** Work that runs dry returns to the pool and is woken; the barrier and the network
+//!   have threads of their own.
+//! - **A run always ends.** A dropped ticket fails its node; if nothing is going on and nodes are left, the run
+//!   says which, instead of hanging.
+//!
+//! # Failure
+//!
+//! Every node knows the images that want it. When it fails, they fail, and what only they wanted is cancelled. A
+//! layer that images reach through different blobs has candidates, tried in plan order: a blob that lies about
+//! its `diff_id` fails the images that named it, the next candidate starts over, and objects that the liar left
+//! behind have no name.
+//!
+//! # The rooms
+//!
+//! Dependencies point downwards only. `graph`, `exec`, `source`, `layer` and `store` do not know one another; what
+//! they share is in `types`.
+//!
+//! ```text
+//! cli ─▶ pull ─▶ graph   exec   source   layer   store ─▶ types
+//! render, report ─▶ graph and the events of exec
+//! ```
+//!
+//! # What we chose not to do
+//!
+//! Merging nodes while they run (as some solvers do) brought others years of deadlocks: nodes are named when the
+//! plan is made and never merge later. The pieces inside a layer are work items, not nodes: their number is not
+//! known before the layer is read. Building EROFS and hashing trees of entries are upstream's, and fast enough.
 
 pub mod cli;
 pub mod exec;

@@ -316,7 +316,7 @@ async fn a_blob_that_goes_wrong_is_reported_and_the_next_try_succeeds() {
 
 #[tokio::test]
 async fn a_stalled_transfer_is_cut_and_others_go_on() {
-    let stall = Duration::from_millis(1500);
+    let stall = Duration::from_millis(2500);
     let sources = sources(stall);
     let layer = noise(3_000_000);
     let (registry, source, blob) = one_layer(&sources, &layer).await;
@@ -330,7 +330,7 @@ async fn a_stalled_transfer_is_cut_and_others_go_on() {
 
     registry.fault("app", blob.digest, Fault::StallAfter(100_000));
     let stalled = read(&*source, &blob, 1 << 20).await;
-    failure(stalled, ErrorKind::Stalled, "nothing came for 1.5s after 100000 of 3000000 bytes");
+    failure(stalled, ErrorKind::Stalled, "nothing came for 2.5s after 100000 of 3000000 bytes");
 
     let rest = read_part(&mut *receiving, 4_000_000).await.unwrap();
     assert_eq!([first, rest].concat(), noise(4_000_000));
@@ -385,7 +385,7 @@ async fn a_cancelled_transfer_leaves_skopeo_usable() {
 
 #[tokio::test]
 async fn a_silent_registry_stalls_only_its_own_image() {
-    let sources = sources(Duration::from_millis(1500));
+    let sources = sources(Duration::from_millis(2500));
     let (silent, healthy) = (Registry::start(), Registry::start());
     silent.fault_always("", Fault::Silence);
     healthy.image("app", "v1", &host(), &[b"layer"]);
@@ -396,7 +396,7 @@ async fn a_silent_registry_stalls_only_its_own_image() {
     failure(
         resolved.pop().unwrap().1,
         ErrorKind::Stalled,
-        "skopeo took longer than 1.5s to answer OpenImage",
+        "skopeo took longer than 2.5s to answer OpenImage",
     );
 }
 
@@ -415,7 +415,7 @@ async fn what_this_skopeo_cannot_do_is_refused_with_both_versions() {
         eprintln!("a newer skopeo than Debian bookworm's enforces policies: see tests/source_protocol.rs");
         return;
     }
-    let access = Access { policy: Some("/etc/containers/policy.json".into()), ..Access::default() };
+    let access = Access { policy: Some("/dev/null".into()), ..Access::default() };
     let strict = Sources::new(Options { access, ..Options::default() });
     for reference in ["docker://127.0.0.1:1/app", "oci:/nowhere"] {
         failure(

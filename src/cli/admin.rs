@@ -63,13 +63,13 @@ pub(super) struct MountArgs {
 pub(super) fn images(args: &ImagesArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let rows = with_store!(repo.open()?, store => store.list_images())?;
     if args.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&rows)?));
+        print(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
         return Ok(Exit::Done);
     }
     let mut table = vec![["NAME", "MANIFEST", "PLATFORM", "LAYERS", "SIZE"].map(str::to_owned)];
     table.extend(rows.iter().map(row));
     for line in words::columns(&table, &[3, 4]) {
-        print(&format!("{line}\n"));
+        print(&format!("{line}\n"))?;
     }
     Ok(Exit::Done)
 }
@@ -96,7 +96,7 @@ pub(super) fn inspect(args: &InspectArgs, repo: &RepoArgs) -> Result<Exit, Probl
     let store = repo.open()?;
     if args.json {
         let value = with_store!(&store, store => store.inspect(&args.name))?;
-        print(&format!("{}\n", serde_json::to_string_pretty(&value)?));
+        print(&format!("{}\n", serde_json::to_string_pretty(&value)?))?;
         return Ok(Exit::Done);
     }
     let (digest, rows) = with_store!(&store, store => {
@@ -123,14 +123,14 @@ pub(super) fn inspect(args: &InspectArgs, repo: &RepoArgs) -> Result<Exit, Probl
     let layers = format!("{}: {transferred} as transferred, {stored} unpacked", details.layer_count);
     lines.push(["layers".to_owned(), layers]);
     for [title, value] in lines {
-        print(&format!("{title:<9} {}\n", words::printable(&value)));
+        print(&format!("{title:<9} {}\n", words::printable(&value)))?;
     }
     Ok(Exit::Done)
 }
 
 pub(super) fn tag(args: &TagArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let digest = with_store!(repo.open()?, store => store.tag(&args.image, &args.name))?;
-    print(&format!("{}: {digest}\n", words::printable(&args.name)));
+    print(&format!("{}: {digest}\n", words::printable(&args.name)))?;
     Ok(Exit::Done)
 }
 
@@ -141,22 +141,22 @@ pub(super) fn untag(args: &UntagArgs, repo: &RepoArgs) -> Result<Exit, Problem> 
 
 pub(super) fn fsck(_: &FsckArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let result = with_store!(repo.open()?, store => store.fsck())?;
-    print(&result.to_string());
+    print(&result.to_string())?;
     Ok(if result.is_ok() { Exit::Done } else { Exit::Failed })
 }
 
 pub(super) fn gc(args: &GcArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let mode = if args.dry_run { GcMode::DryRun } else { GcMode::Remove };
-    let waiting = || eprintln!("cfs-dag: the repository is in use: waiting for the others to end");
+    let waiting =
+        || super::say(format_args!("cfs-dag: the repository is in use: waiting for the others to end"));
     let result = with_store!(repo.open()?, store => store.gc(mode, waiting))?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
+    // Links are not counted: upstream's dry run does not know which ones go.
     print(&format!(
-        "{verb} {} ({}), {}, {}\n",
+        "{verb} {} ({}) and what links to them\n",
         words::count(result.objects_removed as usize, "object", "objects"),
         words::size(result.objects_bytes),
-        words::count(result.streams_pruned as usize, "stream link", "stream links"),
-        words::count(result.images_pruned as usize, "image link", "image links"),
-    ));
+    ))?;
     Ok(Exit::Done)
 }
 

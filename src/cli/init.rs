@@ -9,6 +9,6 @@ pub(super) fn run(args: &InitArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     store::probe(&path, &options)?;
     let (_, created) = store::init(&path, &options)?;
     let what = if created { "created" } else { "was there already, with the same options" };
-    super::print(&format!("{}: {what}\n", path.display()));
+    super::print(&format!("{}: {what}\n", path.display()))?;
     Ok(Exit::Done)
 }

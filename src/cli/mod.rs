@@ -2,6 +2,7 @@
 //! each verb has a file of its own.
 
 mod admin;
+mod allocator;
 mod init;
 mod parse;
 mod pull;
@@ -32,11 +33,11 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, Parser)]
 #[command(name = "cfs-dag", version, max_term_width = 100)]
 struct Cli {
-    #[command(flatten)]
-    repo: RepoArgs,
     /// Tell the causes of an error, one a line
     #[arg(long, short, global = true)]
     verbose: bool,
+    #[command(flatten)]
+    repo: RepoArgs,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -49,7 +50,7 @@ enum Verb {
     Init(InitArgs),
     /// List images
     Images(admin::ImagesArgs),
-    /// Show an image's manifest and config
+    /// Show what is known of an image
     Inspect(admin::InspectArgs),
     /// Give an image another name
     Tag(admin::TagArgs),
@@ -63,10 +64,11 @@ enum Verb {
     Mount(admin::MountArgs),
 }
 
-/// Which repository.
+/// Which repository; without any of these the system's for root, the user's for everyone else.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Repository")]
 struct RepoArgs {
-    /// The repository at PATH
+    /// The repository at PATH [default: the system's for root, else the user's]
     #[arg(long, global = true, value_name = "PATH", conflicts_with_all = ["user", "system"])]
     repo: Option<PathBuf>,
     /// The user's repository, ~/.var/lib/composefs
@@ -79,6 +81,7 @@ struct RepoArgs {
 
 /// How a repository is created.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "New repositories")]
 struct InitArgs {
     /// Digest of objects in a new repository: sha512 or sha256
     #[arg(long, value_name = "NAME", value_parser = store::parse_algorithm)]
@@ -131,6 +134,7 @@ impl Problem {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    allocator::set_up();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -140,6 +144,7 @@ pub fn main() -> ExitCode {
             return exit.into();
         }
     };
+    raise_file_limit();
     let result = match &cli.verb {
         Verb::Pull(args) => pull::run(args, &cli.repo, cli.verbose),
         Verb::Init(args) => init::run(args, &cli.repo),
@@ -160,18 +165,38 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Asks for as many open files as we may have: a repository alone takes 256 directories.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without it a run works too, as long as few images are pulled at once.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 /// Tells an error on one line, and with `verbose` what caused it, one cause a line.
 fn tell(error: &dyn Error, verbose: bool) {
-    eprintln!("cfs-dag: {error}");
+    say(format_args!("cfs-dag: {error}"));
     let mut cause = error.source().filter(|_| verbose);
     while let Some(error) = cause {
-        eprintln!("  caused by: {error}");
+        say(format_args!("  caused by: {error}"));
         cause = error.source();
     }
 }
 
-/// Prints to stdout; a reader that has gone away is no error.
-fn print(text: &str) {
+/// A line to stderr. Nobody can be told if that fails: `eprintln` would panic.
+fn say(line: std::fmt::Arguments<'_>) {
     use std::io::Write;
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Prints to stdout. A reader that has gone away is no error; a result that is lost otherwise (a full disk) is.
+fn print(text: &str) -> Result<(), Problem> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("the result could not be written to stdout: {error}").into())
+        }
+        _ => Ok(()),
+    }
 }

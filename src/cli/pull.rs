@@ -36,10 +36,6 @@ pub(super) struct PullArgs {
     /// The platform to choose from an image index: os/arch[/variant]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    #[command(flatten)]
-    init: InitArgs,
-    #[command(flatten)]
-    access: AccessArgs,
     /// Cpu threads [default: one for each core]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -55,10 +51,16 @@ pub(super) struct PullArgs {
     /// How to show progress on stderr
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     progress: Mode,
+    // Last, because a heading is for all that follows.
+    #[command(flatten)]
+    init: InitArgs,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// Access to registries.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Registries")]
 struct AccessArgs {
     /// Credentials, as skopeo login writes them
     #[arg(long, value_name = "FILE")]
@@ -112,10 +114,7 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
     let puller = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose };
     let result = match resolution {
         Some(resolution) => puller.go(resolution, &path, store, repository_text(&target, args)),
-        None => {
-            eprintln!("cfs-dag: interrupted: nothing was pulled yet");
-            Ok(Exit::Interrupted)
-        }
+        None => Ok(Exit::Interrupted),
     };
     runtime.block_on(sources.close());
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -216,9 +215,6 @@ impl Puller<'_> {
         store: Option<AnyStore>,
         repository: String,
     ) -> Result<Exit, Problem> {
-        if self.interrupt.is_raised() {
-            return Ok(Exit::Interrupted);
-        }
         if let Some((name, one, other)) = resolution.clash() {
             return Err(Problem::usage(format!(
                 "{one} and {other} would both be named {name:?}: pull one of them with another --name"
@@ -235,7 +231,7 @@ impl Puller<'_> {
                 }
                 None => Facts::default(),
             };
-            self.show(&graph::plan(&inputs, &facts));
+            self.show(&graph::plan(&inputs, &facts))?;
             return Ok(exit_code(resolution.images.len(), resolution.failed.len()));
         }
         if resolution.images.is_empty() {
@@ -248,7 +244,7 @@ impl Puller<'_> {
         with_store!(&store, store => self.pull(store, &resolution, &inputs))
     }
 
-    fn show(&self, plan: &Plan) {
+    fn show(&self, plan: &Plan) -> Result<(), Problem> {
         match self.args.format {
             Format::Text => print(&render::text(plan)),
             Format::Json => print(&render::json(plan)),
@@ -284,19 +280,24 @@ impl Puller<'_> {
 
     fn report(&self, summary: &Summary, ended: &Ended) -> Result<Exit, Problem> {
         for (line, failure) in ended.images.iter().filter_map(|image| image.failure.as_ref()) {
-            eprintln!("cfs-dag: {line}");
+            super::say(format_args!("cfs-dag: {line}"));
             let mut cause = failure.0.source().filter(|_| self.verbose);
             while let Some(error) = cause {
-                eprintln!("  caused by: {error}");
+                super::say(format_args!("  caused by: {error}"));
                 cause = error.source();
             }
         }
         match self.args.format {
             Format::Json => print(&summary.json()),
             Format::Text | Format::Dot => print(&summary.text()),
+        }?;
+        if let Mode::Tty | Mode::Plain = self.args.progress.resolve() {
+            super::say(format_args!("{}", summary.totals_line()));
         }
         if ended.interrupted {
-            eprintln!("cfs-dag: interrupted: what was committed stays; pull again to go on from here");
+            super::say(format_args!(
+                "cfs-dag: interrupted: what was committed stays; pull again to go on from here"
+            ));
             return Ok(Exit::Interrupted);
         }
         let (ok, failed) = (summary.totals.images_ok, summary.totals.images_failed);

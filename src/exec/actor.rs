@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicU8, Ordering},
 };
 
-use super::Pool;
+use super::{Pool, Priority};
 use crate::types::Wake;
 
 /// Sequential work in bounded steps.
@@ -39,7 +39,7 @@ pub struct Actor(Arc<Inner>);
 
 struct Inner {
     pool: Pool,
-    priority: u64,
+    priority: Priority,
     state: AtomicU8,
     task: Mutex<Option<Box<dyn CpuTask>>>,
 }
@@ -47,7 +47,7 @@ struct Inner {
 impl Actor {
     /// An actor with nothing to do yet: give it a task, then wake it. Two steps, because a task often needs
     /// its own actor's wake.
-    pub fn new(pool: &Pool, priority: u64) -> Self {
+    pub fn new(pool: &Pool, priority: Priority) -> Self {
         let state = AtomicU8::new(IDLE);
         Self(Arc::new(Inner { pool: pool.clone(), priority, state, task: Mutex::new(None) }))
     }
@@ -70,7 +70,7 @@ impl Actor {
         }
     }
 
-    /// [`Actor::wake`] as a function. It does not keep the task alive once that is done.
+    /// [`Actor::wake`] as a function. It does not keep the actor alive: whoever starts one keeps it until it is done.
     pub fn waker(&self) -> Wake {
         let actor = Arc::downgrade(&self.0);
         Arc::new(move || {

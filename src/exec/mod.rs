@@ -19,4 +19,5 @@ pub use actor::{Actor, CpuTask, Step};
 pub use cancel::Cancel;
 pub use events::{Event, Observer, Silent};
 pub use pool::Pool;
+pub use priority::Priority;
 pub use run::{Failure, Graph, Initial, Outcome, Run, Task, Ticket, Work};

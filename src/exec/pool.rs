@@ -13,6 +13,8 @@ use std::{
     },
 };
 
+use super::Priority;
+
 type Piece = Box<dyn FnOnce() + Send>;
 type Hook = Box<dyn Fn(Option<String>) + Send + Sync>;
 
@@ -31,7 +33,7 @@ struct Inner {
 }
 
 struct Ready {
-    priority: u64,
+    priority: Priority,
     /// First in, first out among equals, so that no piece starves.
     order: u64,
     piece: Piece,
@@ -60,8 +62,8 @@ impl Pool {
         self.0.threads.current_num_threads()
     }
 
-    /// Queues a piece of cpu work; larger `priority` first. A piece must be short and must not wait.
-    pub fn spawn(&self, priority: u64, piece: impl FnOnce() + Send + 'static) {
+    /// Queues a piece of cpu work. A piece must be short and must not wait.
+    pub fn spawn(&self, priority: Priority, piece: impl FnOnce() + Send + 'static) {
         let order = self.0.order.fetch_add(1, Ordering::Relaxed);
         self.0.activity.fetch_add(1, Ordering::SeqCst);
         self.lock().push(Ready { priority, order, piece: Box::new(piece) });

@@ -9,7 +9,7 @@ use std::{
 
 use petgraph::{Direction, graph::DiGraph, visit::EdgeRef};
 
-use super::{Cancel, Event, Observer, Pool, priority};
+use super::{Cancel, Event, Observer, Pool, Priority, priority};
 use crate::types::{Edge, NodeId};
 
 /// A graph to run.
@@ -64,6 +64,9 @@ pub trait Work: Send + Sync + 'static {
     /// Sets off the work of a node and returns at once. The ticket says [`Ticket::begin`] when it really
     /// begins and [`Ticket::finish`] when it has ended.
     fn start(&self, ticket: Ticket);
+
+    /// Says that a node was cancelled before it was set off: what is kept for it can go.
+    fn never(&self, _: NodeId) {}
 }
 
 /// How a run ended.
@@ -101,7 +104,7 @@ impl Status {
 
 struct Shared {
     graph: Graph,
-    priorities: Vec<u64>,
+    priorities: Vec<Priority>,
     pool: Pool,
     observer: Arc<dyn Observer>,
     work: Box<dyn Work>,
@@ -210,16 +213,14 @@ impl Run {
         let mut state = self.0.lock();
         state.interrupted = true;
         let told = self.0.cancel(&mut state, |_, _| true);
-        drop(state);
-        self.0.tell(told);
+        self.0.tell(state, told);
     }
 
     fn abort(&self, defect: String) {
         let mut state = self.0.lock();
         state.defect.get_or_insert(defect);
         let told = self.0.cancel(&mut state, |_, _| true);
-        drop(state);
-        self.0.tell(told);
+        self.0.tell(state, told);
     }
 
     fn describe(&self, state: &State, which: impl Fn(Status) -> bool) -> String {
@@ -254,6 +255,8 @@ struct Told {
     cancels: Vec<Cancel>,
     /// Nodes that may be able to start now.
     ready: Vec<NodeId>,
+    /// Nodes that were cancelled before they started.
+    never: Vec<NodeId>,
 }
 
 impl Shared {
@@ -261,14 +264,23 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(self: &Arc<Self>, told: Told) {
+    /// Unlocks and does what is asked for. The tickets of what follows are out before the lock is gone, so that
+    /// nobody sees a run without tickets that is not over.
+    fn tell(self: &Arc<Self>, mut state: MutexGuard<'_, State>, told: Told) {
+        let tickets = self.claim(&mut state, told.ready.into_iter());
+        drop(state);
         for event in told.events {
             self.observer.event(event);
         }
         for cancel in told.cancels {
             cancel.raise();
         }
-        self.start_ready(told.ready.into_iter());
+        for node in told.never {
+            self.work.never(node);
+        }
+        for ticket in tickets {
+            self.work.start(ticket);
+        }
         self.changed.notify_all();
     }
 
@@ -278,13 +290,20 @@ impl Shared {
 
     /// Starts those of `nodes` that can start, most urgent first.
     fn start_ready(self: &Arc<Self>, nodes: impl Iterator<Item = NodeId>) {
-        let mut state = self.lock();
-        if state.interrupted || state.defect.is_some() {
-            return;
+        let tickets = self.claim(&mut self.lock(), nodes);
+        for ticket in tickets {
+            self.work.start(ticket);
         }
-        let mut ready: Vec<NodeId> = nodes.filter(|n| self.is_ready(&state, *n)).collect();
-        ready.dedup();
+    }
+
+    /// The tickets of those of `nodes` that can start, most urgent first.
+    fn claim(self: &Arc<Self>, state: &mut State, nodes: impl Iterator<Item = NodeId>) -> Vec<Ticket> {
+        if state.interrupted || state.defect.is_some() {
+            return Vec::new();
+        }
+        let mut ready: Vec<NodeId> = nodes.filter(|n| self.is_ready(state, *n)).collect();
         ready.sort_by_key(|n| (std::cmp::Reverse(self.priorities[n.index()]), n.index()));
+        ready.dedup();
         let mut tickets = Vec::new();
         for node in ready {
             state.status[node.index()] = Status::Started;
@@ -292,10 +311,7 @@ impl Shared {
             let cancel = state.cancels[node.index()].clone();
             tickets.push(Ticket { shared: self.clone(), node, cancel, open: true });
         }
-        drop(state);
-        for ticket in tickets {
-            self.work.start(ticket);
-        }
+        tickets
     }
 
     fn is_ready(&self, state: &State, node: NodeId) -> bool {
@@ -351,11 +367,11 @@ impl Shared {
             Err(_) if state.cancels[node.index()].is_raised() => {
                 state.status[node.index()] = Status::Cancelled;
                 told.events.push(Event::Cancelled(node));
+                self.next_candidates(&mut state, node, &mut told);
             }
             Err(failure) => told = self.fail(&mut state, node, failure),
         }
-        drop(state);
-        self.tell(told);
+        self.tell(state, told);
     }
 
     /// Fails `node` and its goals, cancels what nobody wants any more, and turns to the next candidates.
@@ -368,12 +384,19 @@ impl Shared {
             !task.wanted_by.is_empty() && task.wanted_by.iter().all(|goal| state.goals[*goal].is_some())
         });
         told.events.insert(0, Event::Failed(node, failure.to_string().into()));
+        self.next_candidates(state, node, &mut told);
+        told
+    }
+
+    /// Turns to the next candidate wherever `node`, which will deliver nothing more, was the one in turn.
+    fn next_candidates(&self, state: &mut State, node: NodeId, told: &mut Told) {
         for edge in self.graph.edges_directed(node, Direction::Outgoing) {
-            if matches!(edge.weight(), Edge::Candidate { .. }) {
-                self.next_candidate(state, edge.target(), &mut told);
+            let consumer = state.status[edge.target().index()];
+            let alive = consumer == Status::Waiting || consumer.is_active();
+            if alive && matches!(edge.weight(), Edge::Candidate { .. }) {
+                self.next_candidate(state, edge.target(), told);
             }
         }
-        told
     }
 
     fn next_candidate(&self, state: &mut State, consumer: NodeId, told: &mut Told) {
@@ -397,27 +420,28 @@ impl Shared {
 
     fn cancel(&self, state: &mut State, which: impl Fn(&State, &Task) -> bool) -> Told {
         let mut told = Told::default();
+        let mut waited = Vec::new();
         for node in self.graph.node_indices() {
             if !which(state, &self.graph[node]) {
                 continue;
             }
-            match state.status[node.index()] {
+            let status = state.status[node.index()];
+            match status {
                 Status::Waiting | Status::Standby => {
                     state.status[node.index()] = Status::Cancelled;
                     told.events.push(Event::Cancelled(node));
+                    told.never.push(node);
+                    waited.extend((status == Status::Waiting).then_some(node));
                 }
                 Status::Started | Status::Running => told.cancels.push(state.cancels[node.index()].clone()),
                 Status::Done | Status::Failed | Status::Cancelled => {}
             }
         }
+        // A candidate is wanted by fewer than its consumer is: others may have one of their own.
+        for node in waited {
+            self.next_candidates(state, node, &mut told);
+        }
         told
-    }
-
-    /// The candidate that `consumer` reads from: the last that was set off.
-    fn current_candidate(&self, state: &State, consumer: NodeId) -> Option<NodeId> {
-        let edges = self.graph.edges_directed(consumer, Direction::Incoming);
-        let producers = edges.filter(|e| !matches!(e.weight(), Edge::Needs)).map(|e| e.source());
-        producers.into_iter().find(|n| state.status[n.index()].flows())
     }
 }
 
@@ -445,7 +469,7 @@ impl Ticket {
     }
 
     /// How urgent it is, for [`Pool::spawn`].
-    pub fn priority(&self) -> u64 {
+    pub fn priority(&self) -> Priority {
         self.shared.priorities[self.node.index()]
     }
 
@@ -488,31 +512,34 @@ impl Ticket {
         self.finish(Err(Cancelled.into()));
     }
 
-    /// Says that the current producer of this node's stream delivered what cannot be used. That producer fails,
-    /// even if it has ended, and the next candidate is set off; without one this node is cancelled with its
-    /// last goal.
-    pub fn reject(&self, failure: Failure) {
+    /// Says that `producer`, of this node's stream, delivered what cannot be used. It fails, even if it has
+    /// ended, and the next candidate is set off; without one this node is cancelled with its last goal. If it
+    /// has failed by itself meanwhile, its successor must not pay for it: then nothing happens.
+    pub fn reject(&self, producer: NodeId, failure: Failure) {
         let mut state = self.shared.lock();
-        let Some(producer) = self.shared.current_candidate(&state, self.node) else { return };
+        if !state.status[producer.index()].flows() {
+            return;
+        }
         let told = self.shared.reject(&mut state, producer, failure);
-        drop(state);
-        self.shared.tell(told);
+        self.shared.tell(state, told);
     }
 
-    /// Asks for the stream of the current producer once more, from its start. It has been read to its end, or was
-    /// told to end it.
-    pub fn again(&self) {
+    /// Asks for the stream of `producer` once more, from its start; it has been read to its end. Nothing
+    /// happens if it has failed meanwhile.
+    pub fn again(&self, producer: NodeId) {
         let mut state = self.shared.lock();
-        let Some(producer) = self.shared.current_candidate(&state, self.node) else { return };
-        let mut told = Told { events: vec![Event::Restarted(self.node)], ..Told::default() };
+        if !state.status[producer.index()].flows() {
+            return;
+        }
+        let mut told =
+            Told { events: vec![Event::Restarted(self.node), Event::Restarted(producer)], ..Told::default() };
         if state.status[producer.index()] == Status::Done {
             state.status[producer.index()] = Status::Waiting;
             told.ready.push(producer);
         } else {
             state.again.insert(producer);
         }
-        drop(state);
-        self.shared.tell(told);
+        self.shared.tell(state, told);
     }
 }
 

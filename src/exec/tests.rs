@@ -164,7 +164,7 @@ fn candidates_are_tried_in_order_and_only_their_own_goals_fail() {
     script.on(consumer, move |ticket| {
         ticket.begin();
         // Delivered, but useless: the consumer says so after the producer has ended.
-        ticket.reject(Broken("lies").into());
+        ticket.reject(first, Broken("lies").into());
         *slot.lock().unwrap() = Some(ticket);
     });
     let log = script.clone();
@@ -204,7 +204,7 @@ fn a_stream_can_be_asked_for_again() {
     script.on(consumer, move |ticket| {
         ticket.begin();
         let mut slot = held.lock().unwrap();
-        ticket.again();
+        ticket.again(producer);
         *slot = Some(ticket);
     });
     let outcome = bench(2).go(graph, 1, &script);
@@ -262,7 +262,7 @@ fn a_slow_consumer_holds_its_producer_back() {
         let flow = Arc::new(Flow { items: Mutex::new(VecDeque::new()), most: AtomicUsize::new(0) });
         let bench = bench(jobs);
         let pool = Pool::new(jobs, bench.runtime.handle().clone()).unwrap();
-        let (actor_p, actor_c) = (Actor::new(&pool, 2), Actor::new(&pool, 1));
+        let (actor_p, actor_c) = (Actor::new(&pool, Priority::new(2)), Actor::new(&pool, Priority::new(1)));
         let (f, p, c) = (flow.clone(), actor_p.clone(), actor_c.clone());
         script.on(producer, move |ticket| {
             ticket.begin();
@@ -350,4 +350,128 @@ fn a_panic_ends_the_run() {
     script.on(node, |_ticket| panic!("a bug"));
     let outcome = bench(2).go(graph, 1, &script);
     assert!(outcome.goals[0].is_some() || outcome.defect.is_some());
+}
+
+#[test]
+fn what_gives_memory_back_goes_first() {
+    assert!(Priority::new(1).draining() > Priority::new(1000));
+    assert!(Priority::new(2).draining() > Priority::new(1).draining());
+}
+
+/// Says nothing, slowly: what a busy terminal does to the thread that ends a node.
+struct Slow;
+
+impl Observer for Slow {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::Finished(_)) {
+            (0..50_000).for_each(|_| std::thread::yield_now());
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_while_the_end_of_its_only_node_is_being_told() {
+    let mut graph = Graph::new();
+    let nodes: Vec<NodeId> = (0..3).map(|_| graph.add_node(task(1, &[0]))).collect();
+    for pair in nodes.windows(2) {
+        graph.add_edge(pair[0], pair[1], Edge::Needs);
+    }
+    let (bench, script) = (bench(2), Script::default());
+    let pool = Pool::new(2, bench.runtime.handle().clone()).unwrap();
+    let outcome = Run::new(graph, 1, pool, Arc::new(Slow), script.clone()).unwrap().go();
+    assert!(outcome.defect.is_none(), "{outcome:?}");
+    assert_eq!(script.lines().len(), 3);
+}
+
+#[test]
+fn a_candidate_that_is_cancelled_with_its_image_makes_room_for_the_next() {
+    // `first` waits when its image fails, or runs; either way the other image's blob has to be read.
+    for running in [false, true] {
+        let mut graph = Graph::new();
+        let bad = graph.add_node(task(1, &[0]));
+        let first = graph.add_node(task(1, &[0]));
+        let second = graph.add_node(standby(&[1]));
+        let consumer = graph.add_node(task(1, &[0, 1]));
+        graph.add_edge(first, consumer, Edge::Candidate { rank: 0 });
+        graph.add_edge(second, consumer, Edge::Candidate { rank: 1 });
+        if !running {
+            graph.add_edge(bad, first, Edge::Needs);
+        }
+        let script = Script::default();
+        let begun = Arc::new(AtomicUsize::new(0));
+        let seen = begun.clone();
+        script.on(bad, move |ticket| {
+            while running && seen.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            ticket.finish(Err(Broken("no").into()));
+        });
+        script.on(first, move |ticket| {
+            ticket.begin();
+            begun.store(1, Ordering::SeqCst);
+            while !ticket.cancel().is_raised() {
+                std::thread::yield_now();
+            }
+            ticket.cancelled();
+        });
+        let held = Arc::new(Mutex::new(None::<Ticket>));
+        let slot = held.clone();
+        script.on(consumer, move |ticket| {
+            ticket.begin();
+            *slot.lock().unwrap() = Some(ticket);
+        });
+        let log = script.clone();
+        script.on(second, move |ticket| {
+            log.log("second".into());
+            ticket.begin();
+            ticket.finish(Ok(()));
+            // A consumer that was not running starts only now.
+            loop {
+                if let Some(consumer) = held.lock().unwrap().take() {
+                    return consumer.finish(Ok(()));
+                }
+                std::thread::yield_now();
+            }
+        });
+        let outcome = bench(4).go(graph, 2, &script);
+        assert!(outcome.goals[0].is_some() && outcome.goals[1].is_none(), "{running} {outcome:?}");
+        assert!(outcome.defect.is_none(), "{running} {outcome:?}");
+        assert_eq!(script.count("second"), 1);
+    }
+}
+
+#[test]
+fn a_late_rejection_does_not_hit_the_next_candidate() {
+    let mut graph = Graph::new();
+    let first = graph.add_node(task(1, &[0]));
+    let second = graph.add_node(standby(&[1]));
+    let consumer = graph.add_node(task(1, &[0, 1]));
+    graph.add_edge(first, consumer, Edge::Candidate { rank: 0 });
+    graph.add_edge(second, consumer, Edge::Candidate { rank: 1 });
+    let script = Script::default();
+    let held = Arc::new(Mutex::new(None::<Ticket>));
+    let slot = held.clone();
+    script.on(consumer, move |ticket| {
+        ticket.begin();
+        *slot.lock().unwrap() = Some(ticket);
+    });
+    let seen = held.clone();
+    script.on(first, move |ticket| {
+        ticket.begin();
+        while seen.lock().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        ticket.finish(Err(Broken("the connection broke").into()));
+    });
+    script.on(second, move |ticket| {
+        ticket.begin();
+        let consumer = held.lock().unwrap().take().unwrap();
+        // The consumer still chews on what the first one sent.
+        consumer.reject(first, Broken("corrupt").into());
+        ticket.finish(Ok(()));
+        consumer.finish(Ok(()));
+    });
+    let outcome = bench(4).go(graph, 2, &script);
+    assert!(outcome.goals[0].is_some() && outcome.goals[1].is_none(), "{outcome:?}");
+    assert!(outcome.defect.is_none(), "{outcome:?}");
 }

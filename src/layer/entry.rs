@@ -9,12 +9,11 @@ use std::{
 };
 
 use composefs::{
+    INLINE_CONTENT_MAX_V0,
     fsverity::FsVerityHashValue,
     tree::{LeafContent, RegularFile, Stat},
 };
 use tar_core::{EntryType, PaxExtensions, parse::ParsedEntry};
-
-use super::split::SplitError;
 
 /// One entry of a layer, in tar order.
 #[derive(Debug, Clone)]
@@ -38,6 +37,27 @@ pub enum Item<H: FsVerityHashValue> {
     Hardlink(OsString),
 }
 
+/// Why an entry cannot be in a filesystem.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// A type that no filesystem has.
+    #[error("{path:?} is a tar entry of a type that is not supported ({kind})")]
+    UnknownType {
+        /// The entry's path.
+        path: PathBuf,
+        /// Its type.
+        kind: String,
+    },
+    /// A device entry without device numbers.
+    #[error("{0:?} is a device without device numbers")]
+    DeviceWithoutNumbers(PathBuf),
+}
+
+/// Whether a file of `size` bytes becomes an object; smaller ones stay inside the stream.
+pub(super) fn is_external(size: u64) -> bool {
+    size > INLINE_CONTENT_MAX_V0 as u64
+}
+
 /// What a header promises before the content is read.
 pub(super) enum Content {
     /// Nothing that the filesystem keeps.
@@ -54,17 +74,17 @@ pub(super) enum Content {
 /// A type that no filesystem has, or a device without numbers.
 pub(super) fn entry<H: FsVerityHashValue>(
     parsed: &ParsedEntry<'_>,
-) -> Result<(Entry<H>, Content), SplitError> {
+) -> Result<(Entry<H>, Content), EntryError> {
     let path = absolute(&parsed.path);
     let target = || parsed.link_target.as_deref().unwrap_or_default();
     let device = || match (parsed.dev_major, parsed.dev_minor) {
         (Some(major), Some(minor)) => Ok(rustix::fs::makedev(major, minor)),
-        _ => Err(SplitError::DeviceWithoutNumbers(path.clone())),
+        _ => Err(EntryError::DeviceWithoutNumbers(path.clone())),
     };
     let mut content = Content::None;
     let item = match parsed.entry_type {
         EntryType::Directory => Item::Directory,
-        EntryType::Regular | EntryType::Continuous if super::split::is_external(parsed.size) => {
+        EntryType::Regular | EntryType::Continuous if is_external(parsed.size) => {
             content = Content::External;
             Item::Leaf(LeafContent::Regular(RegularFile::External(H::EMPTY, parsed.size)))
         }
@@ -77,7 +97,7 @@ pub(super) fn entry<H: FsVerityHashValue>(
         EntryType::Block => Item::Leaf(LeafContent::BlockDevice(device()?)),
         EntryType::Char => Item::Leaf(LeafContent::CharacterDevice(device()?)),
         EntryType::Fifo => Item::Leaf(LeafContent::Fifo),
-        other => return Err(SplitError::UnknownType { path, kind: format!("{other:?}") }),
+        other => return Err(EntryError::UnknownType { path, kind: format!("{other:?}") }),
     };
     Ok((Entry { path, stat: stat(parsed), item }, content))
 }

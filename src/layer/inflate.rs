@@ -108,6 +108,15 @@ impl Inflate {
         Self { state: State::Choosing(Held::default()) }
     }
 
+    /// The memory that it takes now, in bytes. A zstd frame decides that by its header: it grows in the step that
+    /// reads one, before the window is filled.
+    pub fn memory(&self) -> usize {
+        match &self.state {
+            State::Zstd(zstd) => zstd.memory(),
+            _ => size_of::<Self>(),
+        }
+    }
+
     /// Moves data from `input` to `output`. `input_ended` says that no bytes will follow those in `input`.
     ///
     /// Makes progress whenever it can: with bytes in `input` (or `input_ended`) and room in `output` it either

@@ -8,7 +8,6 @@
 use std::path::PathBuf;
 
 use composefs::{
-    INLINE_CONTENT_MAX_V0,
     fsverity::FsVerityHashValue,
     tree::{LeafContent, RegularFile},
 };
@@ -18,7 +17,7 @@ use tar_core::{
 };
 
 use super::{
-    entry::{self, Content, Entry, Item},
+    entry::{self, Content, Entry, EntryError, Item, is_external},
     verity::SEGMENT,
 };
 use crate::types::{LayerKind, Slice};
@@ -69,28 +68,15 @@ pub enum SplitError {
     /// GNU or PAX sparse files; upstream refuses them too.
     #[error("{0:?} is a sparse file: such tar entries are not supported, rebuild the layer without --sparse")]
     Sparse(PathBuf),
-    /// An entry type that no filesystem has.
-    #[error("{path:?} is a tar entry of a type that is not supported ({kind})")]
-    UnknownType {
-        /// The entry's path.
-        path: PathBuf,
-        /// Its type.
-        kind: String,
-    },
-    /// A device entry without device numbers.
-    #[error("{0:?} is a device without device numbers")]
-    DeviceWithoutNumbers(PathBuf),
+    /// An entry that no filesystem can have.
+    #[error("{0}")]
+    Entry(#[from] EntryError),
     /// Too much data where only little makes sense.
     #[error("more than 64 MiB of data {0}: the layer is broken or hostile")]
     TooMuch(&'static str),
     /// A raw blob that is not as long as it should be.
     #[error("the blob has more bytes than its descriptor says")]
     TooLong,
-}
-
-/// Whether a file of `size` bytes becomes an object.
-pub(super) fn is_external(size: u64) -> bool {
-    size > INLINE_CONTENT_MAX_V0 as u64
 }
 
 /// A tar in progress.
@@ -407,7 +393,7 @@ mod tests {
                 break;
             }
             let mut buffer = account.buffer(take).unwrap();
-            buffer.as_mut().copy_from_slice(&rest[..take]);
+            buffer.bytes_mut().copy_from_slice(&rest[..take]);
             splitter.feed(&buffer.freeze(take), &mut pieces)?;
             rest = &rest[take..];
         }
@@ -468,7 +454,10 @@ mod tests {
     #[test]
     fn what_no_filesystem_has_is_refused_in_an_image_only() {
         let tar = header("volume", 0, b'V');
-        assert!(matches!(split(&tar, &[512], LayerKind::Tar), Err(SplitError::UnknownType { .. })));
+        assert!(matches!(
+            split(&tar, &[512], LayerKind::Tar),
+            Err(SplitError::Entry(EntryError::UnknownType { .. }))
+        ));
         assert!(split(&tar, &[512], LayerKind::ArtifactTar).is_ok());
         let sparse = header("sparse", 0, b'S');
         assert!(split(&sparse, &[512], LayerKind::Tar).is_err());

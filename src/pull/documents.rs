@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{image::Tree, layer::Layer, work::Context};
+use super::{context::Context, image::Tree, layer::Layer};
 use crate::{
     exec::Failure,
     store::{DocumentLink, FsImages, Store, StoredDocument, StreamName},
@@ -37,6 +37,8 @@ pub(super) struct Manifest<H: FsVerityHashValue> {
 struct Linked<H> {
     stored: StoredDocument<H>,
     id: Option<H>,
+    /// The layer streams, and for a manifest the config's, that `id` names.
+    names: Vec<H>,
 }
 
 /// Something that the step before should have left is not there.
@@ -54,7 +56,8 @@ impl<H: FsVerityHashValue> Config<H> {
         done: bool,
     ) -> Self {
         let id = stored.id().filter(|_| done).cloned();
-        let state = Mutex::new(Linked { stored, id });
+        let names = layers.iter().filter_map(|layer| layer.id()).collect();
+        let state = Mutex::new(Linked { stored, id, names });
         Self { digest: document.0, json: document.1, layers, tree, state }
     }
 
@@ -71,7 +74,16 @@ impl<H: FsVerityHashValue> Config<H> {
             StoredDocument::Missing | StoredDocument::Broken { .. } => Default::default(),
         };
         state.id = Some(context.store.put_config(&self.json, &layers, &images, &boot)?);
+        state.names = layers.into_iter().map(|(_, id)| id).collect();
         Ok(())
+    }
+
+    /// Makes it anew if one of its layers was adopted since: an id that it named has no link, and what it keeps
+    /// alive is lost at the next gc.
+    fn refresh(&self, context: &Context<H>) -> Result<(), Failure> {
+        let layers = layer_ids(&self.layers)?;
+        let fresh = lock(&self.state).names.iter().eq(layers.iter().map(|(_, id)| id));
+        if fresh { Ok(()) } else { self.write(context) }
     }
 
     /// Its stream, once it is complete.
@@ -93,9 +105,11 @@ impl<H: FsVerityHashValue> Config<H> {
         if link.seen.is_none_or(|seen| seen == link.id) {
             return Ok(Vec::new());
         }
-        let layers = layer_ids(&self.layers)?;
+        let own = layer_ids(&self.layers)?;
         let mut links = Vec::new();
         for manifest in store.manifests_naming(&self.digest, except)? {
+            // Artifacts share a config and nothing else.
+            let layers = if self.tree.is_some() { own.clone() } else { manifest.layers() };
             let id = store.put_manifest(&manifest.json, (&self.digest, &link.id), &layers)?;
             links.push(DocumentLink { name: manifest.name, id, seen: Some(manifest.id) });
         }
@@ -113,7 +127,8 @@ impl<H: FsVerityHashValue> Manifest<H> {
         done: bool,
     ) -> Self {
         let id = stored.id().filter(|_| done).cloned();
-        let state = Mutex::new(Linked { stored, id });
+        let names = config.id().into_iter().chain(layers.iter().filter_map(|layer| layer.id())).collect();
+        let state = Mutex::new(Linked { stored, id, names });
         Self { digest: document.0, json: document.1, layers, config, state }
     }
 
@@ -122,14 +137,27 @@ impl<H: FsVerityHashValue> Manifest<H> {
         let config = self.config.id().ok_or(TooEarly)?;
         let layers = layer_ids(&self.layers)?;
         let id = context.store.put_manifest(&self.json, (&self.config.digest, &config), &layers)?;
-        lock(&self.state).id = Some(id);
+        let mut state = lock(&self.state);
+        state.id = Some(id);
+        state.names = std::iter::once(config).chain(layers.into_iter().map(|(_, id)| id)).collect();
         Ok(())
     }
 
+    /// Makes both documents anew if another image that shares a layer or the config adopted one since.
+    fn refresh(&self, context: &Context<H>) -> Result<(), Failure> {
+        self.config.refresh(context)?;
+        let config = self.config.id().ok_or(TooEarly)?;
+        let layers = layer_ids(&self.layers)?;
+        let now = std::iter::once(&config).chain(layers.iter().map(|(_, id)| id));
+        let fresh = lock(&self.state).names.iter().eq(now);
+        if fresh { Ok(()) } else { self.write(context) }
+    }
+
     /// All documents that become visible with this manifest, each after what it names.
-    pub(super) fn links(&self, store: &Store<H>) -> Result<Vec<DocumentLink<H>>, Failure> {
+    pub(super) fn links(&self, context: &Context<H>) -> Result<Vec<DocumentLink<H>>, Failure> {
+        self.refresh(context)?;
         let mut links = vec![self.config.link().ok_or(TooEarly)?];
-        links.extend(self.config.dependents(store, &self.digest)?);
+        links.extend(self.config.dependents(&context.store, &self.digest)?);
         let state = lock(&self.state);
         let (id, seen) = (state.id.clone().ok_or(TooEarly)?, state.stored.id().cloned());
         links.push(DocumentLink { name: StreamName::Manifest(self.digest), id, seen });
@@ -152,4 +180,104 @@ fn layer_ids<H: FsVerityHashValue>(layers: &[Arc<Layer<H>>]) -> Result<Vec<(Dige
 
 fn lock<H>(state: &Mutex<Linked<H>>) -> MutexGuard<'_, Linked<H>> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::{
+        pull::{lane::Lane, look::KnownLayer},
+        store::{
+            AnyStore, Commit, Content, InitOptions, LayerLink, LinkSet, Outcome, Sha512HashValue as H, Tag,
+        },
+        types::{Budget, LayerKind},
+    };
+
+    fn context(dir: &tempfile::TempDir) -> Context<H> {
+        let options = InitOptions { insecure: true, ..InitOptions::default() };
+        let AnyStore::Sha512(store) = crate::store::init(&dir.path().join("repo"), &options).unwrap().0
+        else {
+            panic!("cfsctl's default is SHA-512")
+        };
+        Context {
+            commit: Commit::start(&store).unwrap(),
+            store,
+            budget: Budget::new(1 << 20),
+            builds: Lane::new(Budget::new(0)),
+            windows: Lane::new(Budget::new(0)),
+            downloads: Semaphore::new(1),
+            hash_first_max: 0,
+        }
+    }
+
+    fn layer(name: &Digest, id: &H) -> Arc<Layer<H>> {
+        let stream = Some((id.clone(), Content::Layer));
+        let link = StreamName::Layer(*name);
+        let known = KnownLayer { link, stream, broken: false, foreign: false };
+        Arc::new(Layer::new(*name, LayerKind::Tar, &known, 0))
+    }
+
+    #[test]
+    fn a_layer_that_another_image_adopted_is_named_by_its_new_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = context(&dir);
+        let name = Digest::of(b"layer");
+        let (ours, theirs) =
+            (context.store.put_bytes(b"ours").unwrap(), context.store.put_bytes(b"theirs").unwrap());
+        let layer = layer(&name, &ours);
+        let config = (Digest::of(b"config"), b"config".to_vec());
+        let config = Config::new(config, vec![layer.clone()], None, StoredDocument::Missing, false);
+        let json = (Digest::of(b"manifest"), b"manifest".to_vec());
+        let manifest =
+            Manifest::new(json, vec![layer.clone()], Arc::new(config), StoredDocument::Missing, false);
+        manifest.config.write(&context).unwrap();
+        manifest.write(&context).unwrap();
+        // Another image of the run, which shares the layer, found that it was linked meanwhile.
+        layer.set_id(theirs.clone(), Content::Layer);
+        let links = manifest.links(&context).unwrap();
+        let layers = [(name, theirs)];
+        let config =
+            context.store.put_config(b"config", &layers, &FsImages::default(), &Default::default()).unwrap();
+        assert_eq!(links[0].id, config);
+        let manifest =
+            context.store.put_manifest(b"manifest", (&Digest::of(b"config"), &config), &layers).unwrap();
+        assert_eq!(links[1].id, manifest);
+    }
+
+    #[test]
+    fn artifacts_keep_their_layers_when_their_common_config_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = context(&dir);
+        let store = &context.store;
+        let (blob, config) = (Digest::of(b"blob"), Digest::of(b"{}"));
+        let object = store.put_bytes(b"blob").unwrap();
+        let stream = store.put_blob_stream(&object, 4).unwrap();
+        let layers = [(blob, stream.clone())];
+        // As upstream has it: the config of the first artifact names that one's layers.
+        let old = store.put_config(b"{}", &layers, &FsImages::default(), &Default::default()).unwrap();
+        let json = format!(r#"{{"config":{{"digest":"{config}"}},"layers":[{{"digest":"{blob}"}}]}}"#);
+        let manifest = Digest::of(json.as_bytes());
+        let other = store.put_manifest(json.as_bytes(), (&config, &old), &layers).unwrap();
+        let link = |name, id: &H| DocumentLink { name, id: id.clone(), seen: None };
+        let set = LinkSet {
+            layers: vec![LayerLink { name: StreamName::Layer(blob), content: Content::Blob, id: stream }],
+            images: Vec::new(),
+            documents: vec![
+                link(StreamName::Config(config), &old),
+                link(StreamName::Manifest(manifest), &other),
+            ],
+            tags: vec![(Tag::new("other").unwrap(), manifest)],
+        };
+        context.commit.submit(set, |result| assert_eq!(result.unwrap(), Outcome::Linked));
+        context.commit.finish().unwrap();
+        let stored = StoredDocument::Broken { id: old, why: "gone".into() };
+        let config_of_ours = Config::<H>::new((config, b"{}".to_vec()), Vec::new(), None, stored, false);
+        config_of_ours.write(&context).unwrap();
+        let dependents = config_of_ours.dependents(store, &Digest::of(b"ours")).unwrap();
+        let new = config_of_ours.id().unwrap();
+        let expected = store.put_manifest(json.as_bytes(), (&config, &new), &layers).unwrap();
+        assert_eq!(dependents.into_iter().map(|link| link.id).collect::<Vec<_>>(), [expected]);
+    }
 }

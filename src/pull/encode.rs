@@ -6,8 +6,9 @@ use std::sync::Arc;
 use composefs::fsverity::FsVerityHashValue;
 
 use super::{
-    layer::{Attempt, Item, Layer},
-    work::Context,
+    context::Context,
+    flow::Item,
+    layer::{Attempt, Layer},
 };
 use crate::{
     exec::{CpuTask, Failure, Step, Ticket},
@@ -81,6 +82,7 @@ impl<H: FsVerityHashValue> CpuTask for EncodeTask<H> {
         let cancelled = self.ticket.as_ref().is_none_or(|ticket| ticket.cancel().is_raised());
         if cancelled {
             self.current = None;
+            self.layer.release();
             return self.end(Ok(()));
         }
         if !self.follow() {
@@ -96,6 +98,8 @@ impl<H: FsVerityHashValue> CpuTask for EncodeTask<H> {
             Ok(step) => step,
             Err(cause) => {
                 let failure = self.context.store.explain("encoding a layer's stream", cause);
+                self.current = None;
+                self.layer.release();
                 self.end(Err(failure.into()))
             }
         }

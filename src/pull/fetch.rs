@@ -10,12 +10,12 @@ use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Notify;
 
 use super::{
+    context::Context,
     flow::BLOB_BUFFER,
-    layer::{Attempt, Layer, Place, RESERVE},
-    work::Context,
+    layer::{Attempt, Layer, RESERVE},
 };
 use crate::{
-    exec::{Cancel, Failure, Ticket},
+    exec::{Failure, Ticket},
     source::{Source, SourceError},
     types::{Account, Buffer, Descriptor},
 };
@@ -24,10 +24,33 @@ use crate::{
 pub(super) struct Fetch<H: FsVerityHashValue> {
     pub(super) layer: Arc<Layer<H>>,
     pub(super) blob: Descriptor,
-    /// In the order of the request; each is tried until one delivers what has the blob's digest.
-    pub(super) places: Vec<Arc<dyn Source>>,
-    /// How many of them gave nothing of use.
-    pub(super) useless: Arc<AtomicUsize>,
+    pub(super) places: Arc<Places>,
+}
+
+/// The places that have a blob, in the order of the request; each is tried until one delivers.
+pub(super) struct Places {
+    sources: Vec<Arc<dyn Source>>,
+    at: AtomicUsize,
+}
+
+impl Places {
+    pub(super) fn new(sources: Vec<Arc<dyn Source>>) -> Self {
+        Self { sources, at: AtomicUsize::new(0) }
+    }
+
+    fn current(&self) -> Option<&Arc<dyn Source>> {
+        self.sources.get(self.at.load(Ordering::SeqCst))
+    }
+
+    /// Whether there is one more after the current one.
+    pub(super) fn has_next(&self) -> bool {
+        self.at.load(Ordering::SeqCst) + 1 < self.sources.len()
+    }
+
+    /// Gives up the current one, which has failed or delivered something else.
+    pub(super) fn turn_to_next(&self) {
+        self.at.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl<H: FsVerityHashValue> Fetch<H> {
@@ -40,7 +63,12 @@ impl<H: FsVerityHashValue> Fetch<H> {
             result = self.transfer(&context, &ticket) => Some(result),
         };
         match result {
-            Some(result) => ticket.finish(result),
+            Some(result) => {
+                if cancel.is_raised() {
+                    self.abandon();
+                }
+                ticket.finish(result);
+            }
             None => {
                 self.abandon();
                 ticket.cancelled();
@@ -49,37 +77,27 @@ impl<H: FsVerityHashValue> Fetch<H> {
     }
 
     async fn transfer(&self, context: &Context<H>, ticket: &Ticket) -> Result<(), Failure> {
+        self.layer.require_link()?;
         let _slot = context.downloads.acquire().await?;
         let memory = Arc::new(Notify::new());
         loop {
-            let at = self.useless.load(Ordering::SeqCst);
-            let Some(source) = self.places.get(at) else { return Err(NoPlace.into()) };
-            let place = Place {
-                has_next: at + 1 < self.places.len(),
-                useless: self.useless.clone(),
-                refused: Cancel::default(),
-            };
-            if at > 0 {
-                ticket.restarted();
-            }
+            let Some(place) = self.places.current() else { return Err(NoPlace.into()) };
             let account = self.account(context, &memory).await;
-            let attempt = self.layer.attach(self.blob.clone(), account, place.clone());
+            let attempt = self.layer.attach(ticket.node(), self.blob.clone(), self.places.clone(), account);
             ticket.begin();
-            let result = tokio::select! {
-                biased;
-                () = place.refused.raised() => return Ok(()),
-                result = self.deliver(&**source, &attempt, &memory, ticket) => result,
-            };
-            let Err(error) = result else { return Ok(()) };
-            if !self.layer.forget(&attempt) {
-                // The split refused these bytes at the same moment: it says how to go on.
-                return Ok(());
+            let result = self.deliver(&**place, &attempt, &memory, ticket).await;
+            match result {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.layer.forget(&attempt);
+                    self.layer.wake_split();
+                    if !self.places.has_next() {
+                        return Err(error.into());
+                    }
+                    self.places.turn_to_next();
+                    ticket.restarted();
+                }
             }
-            self.layer.wake_split();
-            if !place.has_next {
-                return Err(error.into());
-            }
-            place.refuse();
         }
     }
 

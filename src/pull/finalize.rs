@@ -5,11 +5,12 @@ use std::{io, io::IoSlice, io::Write, sync::Arc};
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{layer::Layer, work::Context};
+use super::{context::Context, layer::Layer};
 use crate::{
     exec::Failure,
+    graph::{Key, Kind},
     layer::verity::{self, SEGMENT, SegmentDigests},
-    store::{FinishedStream, LinkSet, StoreError},
+    store::{FinishedStream, LinkSet, Output, Record, StoreError},
 };
 
 /// Streams up to this many bytes are stored out of memory.
@@ -19,6 +20,7 @@ const IN_MEMORY: u64 = 4 << 20;
 pub(super) fn finalize<H: FsVerityHashValue>(
     context: &Context<H>,
     layer: &Arc<Layer<H>>,
+    key: Key,
 ) -> Result<(), Failure> {
     let Some(stream) = layer.take_stream() else { return Err(NoStream.into()) };
     let fault = |cause: io::Error| context.store.explain("storing a layer's stream", cause);
@@ -32,12 +34,22 @@ pub(super) fn finalize<H: FsVerityHashValue>(
     } else {
         store_spooled(context, &stream)?
     };
-    layer.set_id(id, layer.new_content());
+    layer.set_id(id.clone(), layer.new_content());
     layer.release();
+    remember(context, layer, key, Output { id: id.to_hex(), size: stream.len() });
     // Whoever needs the link hands it in again and hears what became of it.
     let layers = layer.link().into_iter().collect();
     context.commit.submit(LinkSet { layers, ..LinkSet::default() }, |_| ());
     Ok(())
+}
+
+/// Notes what the layer was and cost, for estimates and reports. A lost note costs nothing but that.
+fn remember<H: FsVerityHashValue>(context: &Context<H>, layer: &Layer<H>, key: Key, stream: Output) {
+    let counts = layer.counts.named().map(|(name, count)| (name.to_owned(), count)).into();
+    let links = layer.link().map(|link| format!("streams/{}", link.name)).into_iter().collect();
+    let kind = Kind::Finalize.name().to_owned();
+    let record = Record { kind, outputs: vec![stream], links, counts, millis: layer.millis() };
+    let _ = context.store.remember(&key.hex(), &record);
 }
 
 fn store_spooled<H: FsVerityHashValue>(

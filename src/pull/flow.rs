@@ -1,9 +1,9 @@
-//! The bounded flow of a blob's bytes from its fetch to its split. Knows buffers and their number; ignores what
-//! is in them.
+//! What flows inside a layer: a blob's bytes from fetch to split, a stream's items from split to encode. Knows
+//! order and bounds; ignores what is in them.
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use tokio::sync::Notify;
@@ -25,6 +25,7 @@ pub(super) enum Next {
     Ended,
 }
 
+/// The flow of a blob's bytes.
 #[derive(Default)]
 pub(super) struct Flow {
     state: Mutex<State>,
@@ -81,5 +82,28 @@ impl Flow {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The flow of a stream's items from the split to the encoder. Every item pins memory of the layer's account, so
+/// the budget bounds it.
+pub(super) struct Items<H> {
+    pub(super) queue: VecDeque<Item<H>>,
+    /// Set when the whole tar was verified and nothing will follow.
+    pub(super) complete: bool,
+}
+
+/// An item of a stream: bytes, or an object whose id may not be known yet.
+pub(super) enum Item<H> {
+    Inline(Slice),
+    Object { id: Id<H>, size: u64 },
+}
+
+/// An id that is known as soon as the file is hashed.
+pub(super) type Id<H> = Arc<OnceLock<H>>;
+
+impl<H> Default for Items<H> {
+    fn default() -> Self {
+        Self { queue: VecDeque::new(), complete: false }
     }
 }

@@ -3,15 +3,18 @@
 
 use std::{
     io::IoSlice,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{layer::Layer, work::Context};
+use super::{context::Context, layer::Layer};
 use crate::{
-    exec::Failure,
+    exec::{Actor, CpuTask, Failure, Step, Ticket},
     graph::Key,
     layer::{
         entry::{Entry, Item},
@@ -20,7 +23,11 @@ use crate::{
     store::{
         FilesystemBuilder, FilesystemError, FsImages, Output, Record, Store, StoreError, TarEntry, TarItem,
     },
+    types::{Digest, Wake},
 };
+
+/// What upstream's tree and EROFS writer take for an entry, in bytes, as measured.
+const BYTES_PER_ENTRY: usize = 1400;
 
 /// One filesystem, for all images that have these layers.
 pub(super) struct Tree<H: FsVerityHashValue> {
@@ -28,6 +35,47 @@ pub(super) struct Tree<H: FsVerityHashValue> {
     /// Bottom first.
     layers: Vec<Arc<Layer<H>>>,
     images: Mutex<Option<FsImages<H>>>,
+    /// Who builds it; kept here, since a waker does not keep its actor.
+    pub(super) actor: OnceLock<Actor>,
+    /// Set when the layers' collected entries are needed no more.
+    released: AtomicBool,
+}
+
+/// The building of one filesystem, when there is room for its tree.
+pub(super) struct BuildTask<H: FsVerityHashValue> {
+    context: Arc<Context<H>>,
+    tree: Arc<Tree<H>>,
+    ticket: Option<Ticket>,
+    /// Wakes this task when another build has ended.
+    wake: Wake,
+    released: Option<Released<H>>,
+}
+
+impl<H: FsVerityHashValue> BuildTask<H> {
+    pub(super) fn new(context: Arc<Context<H>>, tree: &Arc<Tree<H>>, ticket: Ticket, wake: Wake) -> Self {
+        let released = Some(tree.released_at_end());
+        Self { context, tree: tree.clone(), ticket: Some(ticket), wake, released }
+    }
+}
+
+impl<H: FsVerityHashValue> CpuTask for BuildTask<H> {
+    fn step(&mut self) -> Step {
+        let Some(ticket) = self.ticket.take() else { return Step::Done };
+        if ticket.cancel().is_raised() {
+            self.released = None;
+            ticket.cancelled();
+            return Step::Done;
+        }
+        let Some(_place) = self.context.builds.enter(self.tree.footprint(), self.wake.clone()) else {
+            self.ticket = Some(ticket);
+            return Step::Idle;
+        };
+        ticket.begin();
+        let result = self.tree.build(&self.context);
+        self.released = None;
+        ticket.finish(result);
+        Step::Done
+    }
 }
 
 /// Why a filesystem was not built.
@@ -35,6 +83,8 @@ pub(super) struct Tree<H: FsVerityHashValue> {
 enum TreeError {
     #[error("{0}")]
     Filesystem(#[from] FilesystemError),
+    #[error("layer {place} of {count} (diff_id sha256:{}…): {error}", .diff_id.short())]
+    Layer { place: usize, count: usize, diff_id: Digest, error: FilesystemError },
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("a layer has no stream (a defect in this program, please report it)")]
@@ -44,7 +94,25 @@ enum TreeError {
 impl<H: FsVerityHashValue> Tree<H> {
     /// A filesystem to be built, or one that is `known`.
     pub(super) fn new(key: Key, layers: Vec<Arc<Layer<H>>>, known: Option<FsImages<H>>) -> Self {
-        Self { key, layers, images: Mutex::new(known) }
+        Self {
+            key,
+            layers,
+            images: Mutex::new(known),
+            actor: OnceLock::new(),
+            released: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives back the layers' collected entries, unless another filesystem is to be built from them.
+    pub(super) fn release(&self) {
+        if !self.released.swap(true, Ordering::SeqCst) {
+            self.layers.iter().for_each(|layer| layer.tree_used());
+        }
+    }
+
+    /// Releases them when dropped: the filesystem is built, or never will be.
+    pub(super) fn released_at_end(self: &Arc<Self>) -> Released<H> {
+        Released(self.clone())
     }
 
     /// The ids of its EROFS images, once they are stored.
@@ -52,8 +120,14 @@ impl<H: FsVerityHashValue> Tree<H> {
         self.images.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// About how many bytes building it takes, if its entries are known; else more than anyone has to spare.
+    fn footprint(&self) -> usize {
+        let entries = self.layers.iter().map(|layer| layer.tree().map(|tree| tree.len()));
+        entries.sum::<Option<usize>>().map_or(usize::MAX / 2, |entries| entries * BYTES_PER_ENTRY)
+    }
+
     /// Builds it and stores its EROFS images.
-    pub(super) fn build(&self, context: &Context<H>) -> Result<(), Failure> {
+    fn build(&self, context: &Context<H>) -> Result<(), Failure> {
         Ok(self.try_build(&context.store)?)
     }
 
@@ -61,12 +135,10 @@ impl<H: FsVerityHashValue> Tree<H> {
         let start = Instant::now();
         let mut builder = FilesystemBuilder::default();
         for layer in &self.layers {
-            add(store, layer, &mut builder)?;
+            add(store, layer, &mut builder).map_err(|error| self.with_place(layer, error))?;
         }
         let filesystem = builder.finish()?;
-        for layer in &self.layers {
-            layer.tree_used();
-        }
+        self.release();
         let (mut images, mut outputs) = (FsImages::default(), Vec::new());
         for format in store.formats() {
             let bytes = filesystem.erofs(format);
@@ -81,6 +153,28 @@ impl<H: FsVerityHashValue> Tree<H> {
         // Without the record the next run builds this again, and gets the same.
         let _ = store.remember(&self.key.hex(), &record);
         Ok(())
+    }
+}
+
+/// See [`Tree::released_at_end`].
+pub(super) struct Released<H: FsVerityHashValue>(Arc<Tree<H>>);
+
+impl<H: FsVerityHashValue> Drop for Released<H> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+impl<H: FsVerityHashValue> Tree<H> {
+    /// Says which layer an entry belongs to that cannot be applied.
+    fn with_place(&self, layer: &Arc<Layer<H>>, error: TreeError) -> TreeError {
+        let at = self.layers.iter().position(|other| Arc::ptr_eq(other, layer));
+        match (error, at) {
+            (TreeError::Filesystem(error), Some(at)) => {
+                TreeError::Layer { place: at + 1, count: self.layers.len(), diff_id: layer.name, error }
+            }
+            (error, _) => error,
+        }
     }
 }
 

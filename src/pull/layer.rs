@@ -6,20 +6,25 @@
 //! are, without a name, until the next gc.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{flow::Flow, look::KnownLayer, tree::Collected, write::LargeFile};
+use super::{
+    fetch::Places,
+    flow::{Flow, Items},
+    look::KnownLayer,
+    tree::Collected,
+};
 use crate::{
-    exec::{Actor, Cancel, Failure, Ticket},
+    exec::{Actor, Failure, Ticket},
     store::{Content, LayerLink, StreamName, StreamWriter},
-    types::{Account, Descriptor, Digest, LayerKind, Slice},
+    types::{Account, Descriptor, Digest, LayerKind, NodeId},
 };
 
 /// Memory that an active layer may always have, in bytes: its flow (1 MiB), a file of one segment across its
@@ -39,6 +44,8 @@ pub(super) struct Layer<H: FsVerityHashValue> {
     state: Mutex<State<H>>,
     /// Its link, as it was found or will be made.
     link: StreamName,
+    /// The link belongs to content of another kind, so this layer cannot be stored here.
+    foreign: bool,
     /// Set when an artifact's layer turned out to be no tar.
     pub(super) as_raw: AtomicBool,
     pub(super) split: OnceLock<Actor>,
@@ -53,9 +60,19 @@ struct State<H: FsVerityHashValue> {
     tree: Option<Collected<H>>,
     /// The stream's id, once it is stored, and what the stream holds.
     stream_id: Option<(H, Content)>,
+    /// When the first attempt began.
+    begun: Option<Instant>,
     /// Filesystems that are still to be built from it.
     tree_users: usize,
 }
+
+/// Somebody else's content has the name that ours must have.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} is taken by content of another kind in this repository: untag what uses it and collect garbage, or pull \
+     into another repository"
+)]
+pub(super) struct LinkTaken(pub(super) StreamName);
 
 /// What a layer has cost.
 #[derive(Default)]
@@ -67,10 +84,28 @@ pub(super) struct Counts {
     pub(super) written_bytes: AtomicU64,
 }
 
+impl Counts {
+    /// All counts with their names.
+    pub(super) fn named(&self) -> [(&'static str, u64); 5] {
+        [
+            ("fetched_bytes", &self.fetched_bytes),
+            ("tar_bytes", &self.tar_bytes),
+            ("objects_new", &self.objects_new),
+            ("objects_present", &self.objects_present),
+            ("written_bytes", &self.written_bytes),
+        ]
+        .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+    }
+}
+
 /// One try to get the layer out of one blob.
 pub(super) struct Attempt<H: FsVerityHashValue> {
+    /// The node that delivers it.
+    pub(super) fetch: NodeId,
     /// The blob that is read.
     pub(super) blob: Descriptor,
+    /// Where it is read.
+    pub(super) places: Arc<Places>,
     /// How it is read.
     pub(super) kind: LayerKind,
     /// The memory of this attempt.
@@ -81,47 +116,7 @@ pub(super) struct Attempt<H: FsVerityHashValue> {
     pub(super) items: Mutex<Items<H>>,
     /// Pieces of work that may still write objects; the split counts as one.
     pub(super) writers: AtomicUsize,
-    /// Where the bytes come from.
-    pub(super) place: Place,
 }
-
-/// One of the places that have a blob, as an attempt sees it.
-#[derive(Clone)]
-pub(super) struct Place {
-    /// Whether another can be asked after this one.
-    pub(super) has_next: bool,
-    /// Places of the blob that gave nothing of use, shared with its fetch.
-    pub(super) useless: Arc<AtomicUsize>,
-    /// Raised when this one is among them: its transfer ends then.
-    pub(super) refused: Cancel,
-}
-
-impl Place {
-    /// Gives this place up for the next one.
-    pub(super) fn refuse(&self) {
-        self.useless.fetch_add(1, Ordering::SeqCst);
-        self.refused.raise();
-    }
-}
-
-#[derive(Default)]
-pub(super) struct Items<H> {
-    pub(super) queue: VecDeque<Item<H>>,
-    /// Set when the whole tar was verified and nothing will follow.
-    pub(super) complete: bool,
-}
-
-/// An item of a stream: bytes, or an object whose id may not be known yet.
-pub(super) enum Item<H> {
-    Inline(Slice),
-    Object { id: Id<H>, size: u64 },
-}
-
-/// An id that is known as soon as the file is hashed.
-pub(super) type Id<H> = Arc<OnceLock<H>>;
-
-/// A large file in the making, shared by the jobs of its segments.
-pub(super) type Large<H> = Arc<LargeFile<H>>;
 
 impl<H: FsVerityHashValue> Layer<H> {
     /// A layer that `tree_users` filesystems will be built from.
@@ -132,6 +127,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             stream: None,
             tree: None,
             stream_id: known.stream.clone(),
+            begun: None,
             tree_users,
         };
         Self {
@@ -139,6 +135,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             kind,
             wants_tree: tree_users > 0,
             link: known.link,
+            foreign: known.foreign,
             state: Mutex::new(state),
             as_raw: AtomicBool::new(false),
             split: OnceLock::new(),
@@ -157,6 +154,11 @@ impl<H: FsVerityHashValue> Layer<H> {
         self.lock().stream_id = Some((id, content));
     }
 
+    /// Refuses a layer whose link has other content, before anything is spent on it.
+    pub(super) fn require_link(&self) -> Result<(), LinkTaken> {
+        if self.foreign { Err(LinkTaken(self.link)) } else { Ok(()) }
+    }
+
     /// The link to ask for, once the stream is stored.
     pub(super) fn link(&self) -> Option<LayerLink<H>> {
         let (id, content) = self.lock().stream_id.clone()?;
@@ -169,23 +171,40 @@ impl<H: FsVerityHashValue> Layer<H> {
         if raw { Content::Blob } else { Content::Layer }
     }
 
-    /// Starts over with `blob` from `place`.
-    pub(super) fn attach(&self, blob: Descriptor, account: Account, place: Place) -> Arc<Attempt<H>> {
+    /// Starts over with `blob`, which the node `fetch` delivers.
+    pub(super) fn attach(
+        &self,
+        fetch: NodeId,
+        blob: Descriptor,
+        places: Arc<Places>,
+        account: Account,
+    ) -> Arc<Attempt<H>> {
         account.keep(KEPT);
         let as_raw = self.as_raw.load(Ordering::SeqCst);
         let attempt = Arc::new(Attempt {
+            fetch,
             blob,
+            places,
             kind: if as_raw { LayerKind::Raw } else { self.kind },
             account,
             flow: Flow::default(),
-            items: Mutex::new(Items { queue: VecDeque::new(), complete: false }),
+            items: Mutex::new(Items::default()),
             writers: AtomicUsize::new(1),
-            place,
         });
-        self.lock().attempt = Some(attempt.clone());
+        let mut state = self.lock();
+        let before = state.attempt.replace(attempt.clone());
+        state.begun.get_or_insert_with(Instant::now);
+        drop(state);
+        drop(before);
         self.wake_split();
         self.wake_encode();
         attempt
+    }
+
+    /// Milliseconds since the first attempt began.
+    pub(super) fn millis(&self) -> u64 {
+        let begun = self.lock().begun;
+        begun.map_or(0, |begun| u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The attempt that is under way.
@@ -254,15 +273,25 @@ impl<H: FsVerityHashValue> Layer<H> {
         self.lock().tree.clone()
     }
 
-    /// Gives up an attempt, with all that it holds; false if someone else has done so. Who gives it up sees to it
-    /// that the run goes on.
-    pub(super) fn forget(&self, attempt: &Arc<Attempt<H>>) -> bool {
-        self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt)).is_some()
+    /// Releases the layer when dropped: its finalize step has ended, or will never begin.
+    pub(super) fn released_at_end(self: &Arc<Self>) -> Released<H> {
+        Released(self.clone())
+    }
+
+    /// Gives up an attempt, with all that it holds.
+    pub(super) fn forget(&self, attempt: &Arc<Attempt<H>>) {
+        let forgotten = self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt));
+        drop(forgotten);
     }
 
     /// Gives back everything but the id and the collected tree.
     pub(super) fn release(&self) {
-        self.lock().attempt = None;
+        let (attempt, stream) = {
+            let mut state = self.lock();
+            (state.attempt.take(), state.stream.take())
+        };
+        // What is given back wakes others, who may come back to this layer.
+        drop((attempt, stream));
     }
 
     /// One filesystem was built from it; after the last one the collected tree is given back.
@@ -276,6 +305,15 @@ impl<H: FsVerityHashValue> Layer<H> {
 
     fn lock(&self) -> MutexGuard<'_, State<H>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Layer::released_at_end`].
+pub(super) struct Released<H: FsVerityHashValue>(Arc<Layer<H>>);
+
+impl<H: FsVerityHashValue> Drop for Released<H> {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

@@ -5,12 +5,14 @@
 //! has of them, `graph::plan` makes the plan, and [`run`] does it: `work.rs` says which file does which kind of
 //! node.
 
+mod context;
 mod documents;
 mod encode;
 mod fetch;
 mod finalize;
 mod flow;
 mod image;
+mod lane;
 mod layer;
 mod look;
 mod report;

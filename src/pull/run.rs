@@ -10,15 +10,17 @@ use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Semaphore;
 
 use super::{
+    context::Context,
     documents::{Config, Manifest},
-    fetch::Fetch,
+    fetch::{Fetch, Places},
     image::Tree,
+    lane::Lane,
     layer::{Layer, RESERVE},
     look::{Known, KnownLayer},
     report::{self, ImageEnd},
     resolve::Resolution,
     tag::Name,
-    work::{Context, Job, Jobs},
+    work::{Job, Jobs},
 };
 use crate::{
     exec::{self, Cancel, Initial, Observer, Pool, Run},
@@ -71,17 +73,19 @@ pub struct Ended {
 
 /// Interrupts a run from elsewhere, also before it begins.
 #[derive(Clone, Default)]
-pub struct Interrupt {
-    flag: Cancel,
-    run: Arc<Mutex<Option<Run>>>,
+pub struct Interrupt(Arc<Interruptible>);
+
+#[derive(Default)]
+struct Interruptible {
+    raised: Cancel,
+    run: Mutex<Option<Run>>,
 }
 
 impl Interrupt {
     /// Tells the run to stop admitting work.
     pub fn raise(&self) {
-        self.flag.raise();
-        // Either we see the run here, or it sees the flag when it is attached.
-        let run = self.lock().clone();
+        self.0.raised.raise();
+        let run = self.run().clone();
         if let Some(run) = run {
             run.interrupt();
         }
@@ -89,27 +93,27 @@ impl Interrupt {
 
     /// Whether it was raised.
     pub fn is_raised(&self) -> bool {
-        self.flag.is_raised()
+        self.0.raised.is_raised()
     }
 
     /// Ends when it is raised.
     pub async fn raised(&self) {
-        self.flag.raised().await;
+        self.0.raised.raised().await;
     }
 
     fn attach(&self, run: &Run) {
-        *self.lock() = Some(run.clone());
+        *self.run() = Some(run.clone());
         if self.is_raised() {
             run.interrupt();
         }
     }
 
     fn detach(&self) {
-        *self.lock() = None;
+        *self.run() = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Run>> {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    fn run(&self) -> MutexGuard<'_, Option<Run>> {
+        self.0.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -143,6 +147,8 @@ pub fn run<H: FsVerityHashValue>(
     let budget = Budget::new(usize::try_from(settings.memory).unwrap_or(usize::MAX));
     let context = Arc::new(Context {
         commit: Commit::start(&task.store)?,
+        builds: Lane::new(budget.clone()),
+        windows: Lane::new(budget.clone()),
         budget: budget.clone(),
         downloads: Semaphore::new(settings.downloads.max(1)),
         hash_first_max: settings.memory / 4,
@@ -333,14 +339,14 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         self.jobs[node.index()] = match kind {
             Kind::Fetch => {
                 let images = graph[node].wanted_by.iter();
-                let places = images.map(|ix| self.task.resolution.images[ix.0].source.clone()).collect();
-                let useless = Arc::default();
-                Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places, useless }))
+                let sources = images.map(|ix| self.task.resolution.images[ix.0].source.clone()).collect();
+                let places = Arc::new(Places::new(sources));
+                Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places }))
             }
             Kind::Split => Job::Split(layer),
             Kind::Write => Job::Write(layer),
             Kind::Encode => Job::Encode(layer),
-            Kind::Finalize => Job::Finalize(layer),
+            Kind::Finalize => Job::Finalize(layer, graph[node].key),
             Kind::Config | Kind::Manifest | Kind::Image | Kind::Tag => return,
         };
     }

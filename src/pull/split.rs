@@ -9,10 +9,11 @@ use std::sync::{Arc, OnceLock, atomic::Ordering};
 use composefs::fsverity::FsVerityHashValue;
 
 use super::{
-    flow::Next,
-    layer::{Attempt, Id, Item, Layer},
+    context::Context,
+    flow::{Id, Item, Next},
+    lane::Place,
+    layer::{Attempt, Layer},
     tree::Collector,
-    work::Context,
     write::Writer,
 };
 use crate::{
@@ -22,11 +23,14 @@ use crate::{
         split::{Piece, SplitError, Splitter},
     },
     store::StoreError,
-    types::{Buffer, Digest, LayerKind, Sha256, Slice},
+    types::{Buffer, Digest, LayerKind, NodeId, Sha256, Slice},
 };
 
 /// What is inflated, hashed and cut in one step: small enough to stay in a core's cache between the three.
 const TAR_BUFFER: usize = 512 << 10;
+
+/// The window that is part of every layer's reserve, in bytes: what common levels use.
+const WINDOW: usize = 3 << 20;
 
 /// What is wrong with a blob.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +69,13 @@ type Input = (Slice, usize);
 /// The state of one attempt.
 struct Reading<H: FsVerityHashValue> {
     attempt: Arc<Attempt<H>>,
+    /// For a frame that needs an unusual window.
+    window: Option<Place>,
     input: Option<Input>,
     output: Option<(Buffer, usize)>,
     inflate: Option<Inflate>,
-    blob: Sha256,
+    /// Of all bytes that came; gone once it was compared.
+    blob: Option<Sha256>,
     tar: Option<Sha256>,
     splitter: Splitter<H>,
     pieces: Vec<Piece<H>>,
@@ -76,7 +83,15 @@ struct Reading<H: FsVerityHashValue> {
     tree: Collector<H>,
     last_file: Option<Id<H>>,
     /// Set while the rest of a blob is read only to check it and to get to its end.
-    draining: bool,
+    draining: Option<Draining>,
+}
+
+/// What follows when a blob was read to its end only to be checked.
+enum Draining {
+    /// If it is what its descriptor says, it is stored whole.
+    Raw,
+    /// If it is what its descriptor says, this is wrong with it; if not, another place may have the right bytes.
+    Faulty(BlobError),
 }
 
 impl<H: FsVerityHashValue> CpuTask for SplitTask<H> {
@@ -92,15 +107,31 @@ impl<H: FsVerityHashValue> CpuTask for SplitTask<H> {
         match reading.advance(&self.context, &self.layer, ticket) {
             Ok(Advance::Again) => Step::Again,
             Ok(Advance::Dry) => Step::Idle,
-            Ok(Advance::Ended) if reading.draining => self.read_again(),
-            Ok(Advance::Ended) => self.complete(),
+            Ok(Advance::Ended) => match reading.draining.take() {
+                Some(Draining::Raw) => self.read_as_raw(),
+                Some(Draining::Faulty(error)) => self.reject(error),
+                None => self.complete(),
+            },
             Err(Fault::Blob(BlobError::Inflate(_) | BlobError::Split(_))) if may_be_raw => {
                 // Not a tar, or none that we know: read on to check the blob, then store it whole.
-                reading.drain();
+                reading.drain(Draining::Raw);
                 Step::Again
             }
+            Err(Fault::Blob(error @ (BlobError::Inflate(_) | BlobError::Split(_))))
+                if reading.is_unchecked() && reading.attempt.places.has_next() =>
+            {
+                reading.drain(Draining::Faulty(error));
+                Step::Again
+            }
+            Err(Fault::Blob(BlobError::Digest { .. })) if reading.attempt.places.has_next() => {
+                reading.attempt.places.turn_to_next();
+                self.read_again()
+            }
             Err(Fault::Blob(error)) => self.reject(error),
-            Err(Fault::Store(error)) => self.end(Err(error.into())),
+            Err(Fault::Store(error)) => {
+                self.forget_attempt();
+                self.end(Err(error.into()))
+            }
         }
     }
 }
@@ -140,40 +171,33 @@ impl<H: FsVerityHashValue> SplitTask<H> {
         self.layer.kind == LayerKind::ArtifactTar && !self.layer.as_raw.load(Ordering::SeqCst)
     }
 
-    /// Turns to the next place that has the blob, or else to the next candidate. If the blob has its digest, every
-    /// place gives the same.
     fn reject(&mut self, error: BlobError) -> Step {
-        let place = self.reading.as_ref().map(|reading| reading.attempt.place.clone());
-        // If the fetch has given up as well, it knows what comes next.
-        if !self.forget_attempt() {
-            return Step::Again;
-        }
-        match (place, &self.ticket) {
-            (Some(place), Some(ticket)) if place.has_next && !matches!(error, BlobError::DiffId { .. }) => {
-                place.refuse();
-                ticket.again();
-            }
-            (_, Some(ticket)) => ticket.reject(error.into()),
-            (_, None) => {}
+        let fetch = self.forget_attempt();
+        if let (Some(ticket), Some(fetch)) = (&self.ticket, fetch) {
+            ticket.reject(fetch, error.into());
         }
         Step::Again
+    }
+
+    fn read_as_raw(&mut self) -> Step {
+        self.layer.as_raw.store(true, Ordering::SeqCst);
+        self.read_again()
     }
 
     fn read_again(&mut self) -> Step {
-        self.layer.as_raw.store(true, Ordering::SeqCst);
-        self.forget_attempt();
-        if let Some(ticket) = &self.ticket {
-            ticket.again();
+        let fetch = self.forget_attempt();
+        if let (Some(ticket), Some(fetch)) = (&self.ticket, fetch) {
+            ticket.again(fetch);
         }
         Step::Again
     }
 
-    /// Lets go of everything that the attempt holds, so that the next one finds room; false if the layer has
-    /// given it up already.
-    fn forget_attempt(&mut self) -> bool {
-        let Some(reading) = self.reading.take() else { return false };
-        reading.attempt.items().queue.clear();
-        self.layer.forget(&reading.attempt)
+    /// Lets go of everything that the attempt holds, so that the next one finds room; gives whose it was.
+    fn forget_attempt(&mut self) -> Option<NodeId> {
+        let attempt = self.reading.take()?.attempt;
+        attempt.items().queue.clear();
+        self.layer.forget(&attempt);
+        Some(attempt.fetch)
     }
 
     fn end_cancelled(&mut self) -> Step {
@@ -202,20 +226,26 @@ impl<H: FsVerityHashValue> Reading<H> {
     fn new(context: &Context<H>, layer: &Arc<Layer<H>>, attempt: Arc<Attempt<H>>, ticket: &Ticket) -> Self {
         let kind = attempt.kind;
         let pool = ticket.pool().clone();
-        let writer =
-            Writer::new(context.store.clone(), layer.clone(), attempt.clone(), pool, ticket.priority());
+        let writer = Writer::new(
+            context.store.clone(),
+            layer.clone(),
+            attempt.clone(),
+            pool,
+            ticket.priority().draining(),
+        );
         Self {
+            window: None,
             input: None,
             output: None,
             inflate: (kind != LayerKind::Raw).then(Inflate::new),
-            blob: Sha256::default(),
+            blob: Some(Sha256::default()),
             tar: (kind == LayerKind::Tar).then(Sha256::default),
             splitter: Splitter::new(kind, attempt.blob.size),
             pieces: Vec::new(),
             writer,
             tree: Collector::new(layer.wants_tree),
             last_file: None,
-            draining: false,
+            draining: None,
             attempt,
         }
     }
@@ -223,6 +253,9 @@ impl<H: FsVerityHashValue> Reading<H> {
     /// Fills one buffer, if there is input and memory, and hands on what is in it.
     fn advance(&mut self, context: &Context<H>, layer: &Layer<H>, ticket: &Ticket) -> Result<Advance, Fault> {
         loop {
+            if !self.has_window(context, layer) {
+                return Ok(Advance::Dry);
+            }
             let Some((mut buffer, filled)) = self.take_output() else { return Ok(Advance::Dry) };
             if filled == TAR_BUFFER {
                 self.hand_on(context, layer, ticket, buffer, filled)?;
@@ -233,9 +266,8 @@ impl<H: FsVerityHashValue> Reading<H> {
                 return Ok(Advance::Dry);
             };
             let bytes = input.as_ref().map_or(&[][..], |(bytes, used)| &bytes[*used..]);
-            let step = self.inflate_some(bytes, &mut buffer.as_mut()[filled..], at_end);
+            let step = self.inflate_some(bytes, &mut buffer.bytes_mut()[filled..], at_end);
             let (consumed, produced, ended) = step.map_err(Fault::Blob)?;
-            self.blob.update(&bytes[..consumed]);
             self.input = input
                 .map(|(bytes, used)| (bytes, used + consumed))
                 .filter(|(bytes, used)| *used < bytes.len());
@@ -250,6 +282,18 @@ impl<H: FsVerityHashValue> Reading<H> {
         }
     }
 
+    /// Whether the decompressor's memory is counted: a frame may ask for a window beyond what every layer has. The
+    /// window is reserved by then, but not yet touched.
+    fn has_window(&mut self, context: &Context<H>, layer: &Layer<H>) -> bool {
+        let memory = self.inflate.as_ref().map_or(0, Inflate::memory);
+        if memory <= WINDOW || self.window.is_some() {
+            return true;
+        }
+        let wake = layer.split.get().map(|actor| actor.waker());
+        self.window = wake.and_then(|wake| context.windows.enter(memory, wake));
+        self.window.is_some()
+    }
+
     fn take_output(&mut self) -> Option<(Buffer, usize)> {
         self.output.take().or_else(|| self.attempt.account.buffer(TAR_BUFFER).map(|buffer| (buffer, 0)))
     }
@@ -260,7 +304,13 @@ impl<H: FsVerityHashValue> Reading<H> {
         let input = match self.input.take() {
             Some(input) => Some(input),
             None => match self.attempt.flow.pop() {
-                Next::Bytes(bytes) => Some((bytes, 0)),
+                Next::Bytes(bytes) => {
+                    // All of them, before anything is made of them: the blob may turn out to be no tar.
+                    if let Some(blob) = &mut self.blob {
+                        blob.update(&bytes);
+                    }
+                    Some((bytes, 0))
+                }
                 Next::Ended => None,
                 Next::Dry => return None,
             },
@@ -276,7 +326,7 @@ impl<H: FsVerityHashValue> Reading<H> {
         at_end: bool,
     ) -> Result<(usize, usize, bool), BlobError> {
         match &mut self.inflate {
-            _ if self.draining => Ok((input.len(), 0, at_end)),
+            _ if self.draining.is_some() => Ok((input.len(), 0, at_end)),
             Some(inflate) => {
                 let progress = inflate.step(input, output, at_end)?;
                 Ok((progress.consumed, progress.produced, progress.ended))
@@ -303,7 +353,7 @@ impl<H: FsVerityHashValue> Reading<H> {
         if let Some(tar) = &mut self.tar {
             tar.update(&slice);
         }
-        if self.draining {
+        if self.draining.is_some() {
             return Ok(());
         }
         self.splitter.feed(&slice, &mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
@@ -311,11 +361,12 @@ impl<H: FsVerityHashValue> Reading<H> {
     }
 
     fn verify(&mut self, layer: &Layer<H>) -> Result<(), Fault> {
-        let found = std::mem::take(&mut self.blob).finish();
-        if found != self.attempt.blob.digest {
+        if let Some(found) = self.blob.take().map(Sha256::finish)
+            && found != self.attempt.blob.digest
+        {
             return Err(Fault::Blob(BlobError::Digest { wanted: self.attempt.blob.digest, found }));
         }
-        if self.draining {
+        if self.draining.is_some() {
             return Ok(());
         }
         self.splitter.finish(&mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
@@ -352,8 +403,13 @@ impl<H: FsVerityHashValue> Reading<H> {
         Ok(())
     }
 
-    fn drain(&mut self) {
-        self.draining = true;
+    /// Whether the blob's digest was not compared yet.
+    fn is_unchecked(&self) -> bool {
+        self.blob.is_some()
+    }
+
+    fn drain(&mut self, why: Draining) {
+        self.draining = Some(why);
         self.output = None;
         self.pieces.clear();
         self.attempt.items().queue.clear();

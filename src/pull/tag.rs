@@ -6,7 +6,11 @@ use std::sync::Arc;
 use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::oneshot;
 
-use super::{documents::Manifest, layer::Layer, work::Context};
+use super::{
+    context::Context,
+    documents::Manifest,
+    layer::{Layer, LinkTaken},
+};
 use crate::{
     exec::{Failure, Ticket},
     store::{LinkSet, Outcome, StoreError, StoredLayer, StreamName, Tag},
@@ -22,31 +26,18 @@ pub(super) struct Name<H: FsVerityHashValue> {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum PublishError {
-    #[error(
-        "{0} is taken by content of another kind in this repository: untag what uses it and collect garbage, \
-         or pull into another repository"
-    )]
-    Taken(StreamName),
-    #[error("another program keeps changing {0} while we link it: run again when it has ended")]
-    Contended(StreamName),
-}
+#[error("another program keeps changing {0} while we link it: run again when it has ended")]
+struct Contended(StreamName);
 
 impl<H: FsVerityHashValue> Name<H> {
     /// Links everything and sets the name. Waits for the barrier, not on a worker.
-    pub(super) fn publish(
-        self: Arc<Self>,
-        context: Arc<Context<H>>,
-        ticket: Ticket,
-    ) -> impl Future<Output = ()> + Send {
-        async move {
-            if ticket.cancel().is_raised() {
-                return ticket.cancelled();
-            }
-            ticket.begin();
-            let result = self.link_all(&context).await;
-            ticket.finish(result);
+    pub(super) async fn publish(self: Arc<Self>, context: Arc<Context<H>>, ticket: Ticket) {
+        if ticket.cancel().is_raised() {
+            return ticket.cancelled();
         }
+        ticket.begin();
+        let result = self.link_all(&context).await;
+        ticket.finish(result);
     }
 
     async fn link_all(&self, context: &Arc<Context<H>>) -> Result<(), Failure> {
@@ -55,7 +46,7 @@ impl<H: FsVerityHashValue> Name<H> {
             let set = self.links(context)?;
             match commit(context, set).await? {
                 Outcome::Linked => return Ok(()),
-                Outcome::Taken { name } => return Err(PublishError::Taken(name).into()),
+                Outcome::Taken { name } => return Err(LinkTaken(name).into()),
                 Outcome::Adopted { name, id } => {
                     self.adopt(context, &name, id)?;
                     contended = Some(name);
@@ -63,7 +54,7 @@ impl<H: FsVerityHashValue> Name<H> {
             }
         }
         let name = contended.unwrap_or(StreamName::Manifest(self.manifest.digest));
-        Err(PublishError::Contended(name).into())
+        Err(Contended(name).into())
     }
 
     fn links(&self, context: &Context<H>) -> Result<LinkSet<H>, Failure> {
@@ -71,7 +62,7 @@ impl<H: FsVerityHashValue> Name<H> {
         Ok(LinkSet {
             layers: self.manifest.layers.iter().filter_map(|layer| layer.link()).collect(),
             images: tree.iter().flat_map(|images| images.iter().cloned()).collect(),
-            documents: self.manifest.links(&context.store)?,
+            documents: self.manifest.links(context)?,
             tags: vec![(self.tag.clone(), self.manifest.digest)],
         })
     }

@@ -8,7 +8,7 @@ use composefs::{
     tree::{LeafContent, RegularFile},
 };
 
-use super::layer::Id;
+use super::flow::Id;
 use crate::{
     layer::entry::{Entry, Item},
     types::{Budget, Hold},
@@ -63,6 +63,11 @@ impl<H: FsVerityHashValue> Collector<H> {
 }
 
 impl<H: FsVerityHashValue> Tree<H> {
+    /// Number of entries.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Hands over all entries in tar order, with their ids filled in.
     pub(super) fn for_each<E>(&self, mut each: impl FnMut(Entry<H>) -> Result<(), E>) -> Result<(), E> {
         for (entry, file) in &self.entries {

@@ -3,33 +3,23 @@
 use std::sync::Arc;
 
 use composefs::fsverity::FsVerityHashValue;
-use tokio::sync::Semaphore;
 
 use super::{
+    context::Context,
     documents::{Config, Manifest},
     encode::EncodeTask,
     fetch::Fetch,
     finalize,
-    image::Tree,
+    image::{BuildTask, Tree},
     layer::Layer,
     split::SplitTask,
     tag::Name,
 };
 use crate::{
     exec::{Actor, Failure, Ticket, Work},
-    store::{Commit, Store},
-    types::Budget,
+    graph::Key,
+    types::NodeId,
 };
-
-/// What all steps of a run share.
-pub(super) struct Context<H: FsVerityHashValue> {
-    pub(super) store: Arc<Store<H>>,
-    pub(super) commit: Commit<H>,
-    pub(super) budget: Budget,
-    pub(super) downloads: Semaphore,
-    /// The largest file that is kept in memory until its id is known, in bytes.
-    pub(super) hash_first_max: u64,
-}
 
 /// One node's work.
 pub(super) enum Job<H: FsVerityHashValue> {
@@ -37,7 +27,7 @@ pub(super) enum Job<H: FsVerityHashValue> {
     Split(Arc<Layer<H>>),
     Write(Arc<Layer<H>>),
     Encode(Arc<Layer<H>>),
-    Finalize(Arc<Layer<H>>),
+    Finalize(Arc<Layer<H>>, Key),
     Image(Arc<Tree<H>>),
     Config(Arc<Config<H>>),
     Manifest(Arc<Manifest<H>>),
@@ -74,18 +64,23 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 cancel.on_raise(Arc::new(move || cancelled.end_write(Ok(()))));
             }
             Job::Encode(layer) => {
-                let actor = layer.encode.get_or_init(|| Actor::new(ticket.pool(), ticket.priority()));
+                let actor =
+                    layer.encode.get_or_init(|| Actor::new(ticket.pool(), ticket.priority().draining()));
                 ticket.cancel().on_raise(actor.waker());
                 ticket.begin();
                 actor.start(EncodeTask::new(context, layer.clone(), ticket));
             }
-            Job::Finalize(layer) => {
-                let layer = layer.clone();
-                self.at_once(ticket, move || finalize::finalize(&context, &layer));
+            Job::Finalize(layer, key) => {
+                let (layer, key, released) = (layer.clone(), *key, layer.released_at_end());
+                self.at_once(ticket, move || {
+                    let _released = released;
+                    finalize::finalize(&context, &layer, key)
+                });
             }
             Job::Image(tree) => {
-                let tree = tree.clone();
-                self.at_once(ticket, move || tree.build(&context));
+                let actor = tree.actor.get_or_init(|| Actor::new(ticket.pool(), ticket.priority()));
+                ticket.cancel().on_raise(actor.waker());
+                actor.start(BuildTask::new(context, tree, ticket, actor.waker()));
             }
             Job::Config(config) => {
                 let config = config.clone();
@@ -100,6 +95,15 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 pool.spawn_async(name.publish(context, ticket));
             }
             Job::Stored => ticket.finish(Ok(())),
+        }
+    }
+
+    /// What waits for a step that will not come must not keep memory from others.
+    fn never(&self, node: NodeId) {
+        match &self.jobs[node.index()] {
+            Job::Finalize(layer, _) => layer.release(),
+            Job::Image(tree) => tree.release(),
+            _ => {}
         }
     }
 }

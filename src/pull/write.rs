@@ -17,9 +17,12 @@ use std::{
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::layer::{Attempt, Id, Large, Layer};
+use super::{
+    flow::Id,
+    layer::{Attempt, Layer},
+};
 use crate::{
-    exec::{Failure, Pool},
+    exec::{Failure, Pool, Priority},
     layer::verity::{self, SEGMENT, SegmentDigests},
     store::{Put, Store, StoreError},
     types::{Hold, Slice},
@@ -35,10 +38,10 @@ pub(super) struct Writer<H: FsVerityHashValue> {
     pub(super) layer: Arc<Layer<H>>,
     pub(super) attempt: Arc<Attempt<H>>,
     pub(super) pool: Pool,
-    pub(super) priority: u64,
+    pub(super) priority: Priority,
     batch: Vec<SmallFile<H>>,
     batch_bytes: usize,
-    large: Option<Large<H>>,
+    large: Option<Arc<LargeFile<H>>>,
 }
 
 struct SmallFile<H> {
@@ -47,7 +50,7 @@ struct SmallFile<H> {
 }
 
 /// A file of several segments.
-pub(super) struct LargeFile<H> {
+struct LargeFile<H> {
     id: Id<H>,
     size: u64,
     digests: Mutex<Vec<Option<SegmentDigests<H>>>>,
@@ -69,7 +72,7 @@ impl<H: FsVerityHashValue> Writer<H> {
         layer: Arc<Layer<H>>,
         attempt: Arc<Attempt<H>>,
         pool: Pool,
-        priority: u64,
+        priority: Priority,
     ) -> Self {
         Self { store, layer, attempt, pool, priority, batch: Vec::new(), batch_bytes: 0, large: None }
     }
@@ -103,7 +106,8 @@ impl<H: FsVerityHashValue> Writer<H> {
             }
             None => Place::Spool(Mutex::new(Some(self.spool()?))),
         };
-        let digests = Mutex::new((0..segments).map(|_| None).collect());
+        // Grows as segments come: a header may claim any size.
+        let digests = Mutex::new(Vec::new());
         let missing = AtomicU64::new(segments);
         self.large = Some(Arc::new(LargeFile { id, size, digests, missing, place }));
         self.next_segment(0, parts);
@@ -112,7 +116,9 @@ impl<H: FsVerityHashValue> Writer<H> {
 
     /// Takes a further segment of the file that was begun last.
     pub(super) fn next_segment(&mut self, index: u64, parts: Vec<Slice>) {
-        let Some(file) = self.large.clone() else { return };
+        // After the last segment only the jobs keep the file, and the memory that it holds.
+        let last = |file: &mut Arc<LargeFile<H>>| (index + 1) * SEGMENT as u64 >= file.size;
+        let Some(file) = self.large.take_if(last).or_else(|| self.large.clone()) else { return };
         self.job(move |store, layer| segment(store, layer, &file, index, parts));
     }
 
@@ -198,7 +204,12 @@ fn segment<H: FsVerityHashValue>(
 ) -> Result<(), StoreError> {
     let bytes: Vec<&[u8]> = parts.iter().map(|p| &**p).collect();
     let digests = verity::segment::<H>(&bytes);
-    file.digests.lock().unwrap_or_else(PoisonError::into_inner)[index as usize] = Some(digests);
+    {
+        let mut all = file.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = all.len().max(index as usize + 1);
+        all.resize_with(needed, || None);
+        all[index as usize] = Some(digests);
+    }
     match &file.place {
         Place::Memory { parts: kept, .. } => {
             kept.lock().unwrap_or_else(PoisonError::into_inner)[index as usize] = parts;

@@ -38,6 +38,9 @@ impl Plain {
 impl View for Plain {
     fn begin(&mut self, seen: &Tracker) {
         let (done, _, images) = seen.images();
+        if done == images {
+            return self.out.write("nothing to do: all is stored already");
+        }
         let mut line = format!(
             "{} to fetch in {} for {}",
             size(seen.bytes().1),

@@ -27,16 +27,16 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How to show progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// `Tty` on a terminal that can move its cursor, else `Plain`.
+    /// Bars on a terminal that can move its cursor, else plain lines
     #[default]
     Auto,
-    /// Bars; falls back to `Plain` where stderr is no terminal or a dumb one.
+    /// Bars, where stderr is such a terminal
     Tty,
-    /// Lines for people and logs.
+    /// Lines for people and logs
     Plain,
-    /// Lines for programs, see [`Json`].
+    /// One JSON object a line, for programs
     Json,
-    /// Nothing.
+    /// Nothing
     None,
 }
 

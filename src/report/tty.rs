@@ -10,7 +10,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use super::{
-    ActiveLayer, News, Tracker, View,
+    ActiveLayer, Eta, News, Tracker, View,
     plain::{eta_text, failure, short_layer},
 };
 use crate::{
@@ -95,9 +95,14 @@ fn total_line(seen: &Tracker, width: usize) -> String {
     let (fetched, to_fetch) = seen.bytes();
     let (layers_done, layers) = seen.layers();
     let (images_done, _, images) = seen.images();
-    let rate = seen.bytes_per_second().map_or("--".to_owned(), |rate| format!("{}/s", size(rate as u64)));
+    // A rate that only falls, once all is here, tells nothing.
+    let rate = match (seen.eta(), seen.bytes_per_second()) {
+        (Eta::Fetched, _) => String::new(),
+        (_, Some(rate)) => format!("  {}/s", size(rate as u64)),
+        (_, None) => "  --".to_owned(),
+    };
     let text = format!(
-        "{:>3}%  {}  {} of {}  {rate}  layers {layers_done}/{layers}  images {images_done}/{images}",
+        "{:>3}%  {}  {} of {}{rate}  layers {layers_done}/{layers}  images {images_done}/{images}",
         percent(fetched, to_fetch),
         eta_text(seen.eta()),
         size(fetched),

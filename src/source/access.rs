@@ -49,6 +49,9 @@ impl Default for Options {
 }
 
 /// Opens references. Owns the skopeo processes behind them, which start when the first image needs one.
+///
+/// It and all it opened must be gone before the tokio runtime is: the end of a runtime waits for the threads that
+/// wait for skopeo.
 pub struct Sources {
     options: Options,
     pool: Arc<Pool>,
@@ -113,7 +116,8 @@ impl Sources {
     }
 
     /// Ends the skopeo processes: in good order where they are idle, so that they remove their temporary files
-    /// (an unpacked `oci-archive:`), by force after two seconds. To be called at the end of a run, cancelled or not.
+    /// (an unpacked `oci-archive:`), by force after two seconds. To be called at the end of a run, cancelled or not,
+    /// when all sources and readers are dropped.
     pub async fn close(self) {
         self.pool.close().await;
         self.unshared.close().await;

@@ -260,6 +260,14 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Nothing of this name, an image without a filesystem image, or what the kernel refuses.
     pub fn mount_at(&self, name: &str, target: &Path) -> Result<(), StoreError> {
         let image = self.open_image(name)?;
+        // Upstream's words for these two name neither the place nor what to do.
+        if !target.is_dir() {
+            let shown = target.display();
+            return Err(StoreError::Refused(format!("{shown}: no such directory: make it first")));
+        }
+        if !image.is_container_image() {
+            return Err(StoreError::Refused(format!("{name}: an artifact has no filesystem to mount")));
+        }
         image
             .mount_at(&self.repo, false, target, &MountOptions::default())
             .map_err(|error| StoreError::upstream(format!("mounting {name} at {}", target.display()), &error))

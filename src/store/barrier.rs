@@ -36,6 +36,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// complete before the call. On failure it comes back without the proof.
     pub(super) fn barrier<T>(&self, complete: T) -> Result<Durable<T>, (T, Errno)> {
         self.record(|| Op::BarrierBegin);
+        self.objects.unsynced.store(false, Ordering::SeqCst);
         if let Err(errno) = rustix::fs::syncfs(self.root()) {
             return Err((complete, errno));
         }

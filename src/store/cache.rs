@@ -12,14 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Store, StoreError,
-    scratch::{OWN_DIR, make_dir},
+    scratch::{NODES_DIR as NODES, OWN_DIR, make_dir},
 };
 
 /// Raised when records change in a way that older ones do not have.
 const FORMAT: u32 = 1;
 /// No record is longer; what is, was not made by us.
 const RECORD_LIMIT: u64 = 1 << 20;
-const NODES: &str = "cfs-dag/nodes";
 
 /// What a node made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeSet,
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     thread::{self, JoinHandle},
 };
 
@@ -306,7 +306,8 @@ fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, done
 }
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// Whether anything of the set is still to be linked; then its directories are made.
+    /// Whether a barrier is needed: anything of the set is still to be linked, and then its directories are made;
+    /// or all of it is, but what it reaches was mended, and who hears that it is linked may report success.
     fn prepare(&self, set: &LinkSet<H>) -> Result<bool, StoreError> {
         let mut dirs = Touched::new();
         for link in set.links() {
@@ -315,7 +316,7 @@ impl<H: FsVerityHashValue> Store<H> {
             }
         }
         dirs.iter().try_for_each(|dir| self.make_link_dir(dir))?;
-        Ok(!dirs.is_empty())
+        Ok(!dirs.is_empty() || self.objects.unsynced.load(Ordering::SeqCst))
     }
 
     fn make_links(

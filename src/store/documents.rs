@@ -103,6 +103,11 @@ impl<H: FsVerityHashValue> Document<H> {
         self.refs.get(&config_key(config))
     }
 
+    /// The layer streams that it names, by digest.
+    pub fn layers(&self) -> Vec<(Digest, H)> {
+        self.refs.iter().filter_map(|(name, id)| Some((name.parse().ok()?, id.clone()))).collect()
+    }
+
     /// The layer stream that it names for `layer`.
     pub fn layer(&self, layer: &Digest) -> Option<&H> {
         self.refs.get(&layer.to_string())

@@ -10,7 +10,10 @@ use std::{
     fs::File,
     io::{self, IoSlice},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{
+        OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use composefs::fsverity::{
@@ -42,6 +45,8 @@ pub enum Put {
 pub(super) struct Objects<H> {
     dirs: [OnceLock<OwnedFd>; 256],
     pub(super) known: Known<H>,
+    /// Set when an object was written that no barrier has served yet.
+    pub(super) unsynced: AtomicBool,
     /// Set once the filesystem said that it has no fs-verity: saves two system calls an object.
     pub(super) no_verity: AtomicBool,
     /// Set once the filesystem said that it has no anonymous files.
@@ -55,6 +60,7 @@ impl<H> Default for Objects<H> {
         Self {
             dirs: [const { OnceLock::new() }; 256],
             known: Known::default(),
+            unsynced: AtomicBool::new(false),
             no_verity: AtomicBool::new(false),
             no_tmpfile: AtomicBool::new(false),
             link_by_proc: AtomicBool::new(false),
@@ -143,12 +149,18 @@ impl<H: FsVerityHashValue> Store<H> {
                 sealed = Some(self.seal(dir, id, source)?);
             }
             let Some(file) = &sealed else { break };
+            // Before, for whoever finds the name, and after, should a barrier begin in between.
+            self.objects.unsynced.store(true, Ordering::SeqCst);
             if seen == Seen::Wrong {
                 self.replace(dir, name.as_c_str(), file)?;
+                self.objects.unsynced.store(true, Ordering::SeqCst);
                 return Ok(Put::Replaced);
             }
             match self.link(dir, name.as_c_str(), file) {
-                Ok(()) => return Ok(Put::New),
+                Ok(()) => {
+                    self.objects.unsynced.store(true, Ordering::SeqCst);
+                    return Ok(Put::New);
+                }
                 // Someone else was faster: look at what they made.
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(self.object_fault(id, errno)),

@@ -70,7 +70,7 @@ pub fn parse_algorithm(text: &str) -> Result<Algorithm, String> {
     match text {
         "sha256" => Ok(Algorithm::SHA256),
         "sha512" => Ok(Algorithm::SHA512),
-        other => other.parse().map_err(|error| format!("{error}: use sha512 or sha256")),
+        other => other.parse().map_err(|_| format!("{other:?} is no digest algorithm: use sha512 or sha256")),
     }
 }
 

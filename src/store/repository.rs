@@ -16,7 +16,7 @@ use composefs::{
     repository::{FeatureCheck, Repository},
 };
 use rustix::{
-    fs::{self, Access, AtFlags, StatVfsMountFlags},
+    fs::{self, Access, AtFlags, FileType, StatVfsMountFlags},
     io::Errno,
 };
 
@@ -118,6 +118,15 @@ impl<H: FsVerityHashValue> Store<H> {
         let mount = fs::fstatvfs(root).map_err(|errno| self.fault(shown.to_string(), errno))?;
         if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
             return Err(StoreError::ReadOnly(self.path.clone()));
+        }
+        // Through a link we would sweep someone else's folder.
+        for own in [scratch::OWN_DIR, scratch::TMP_DIR, scratch::NODES_DIR] {
+            match fs::statat(root, own, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if !FileType::from_raw_mode(stat.st_mode).is_dir() => {
+                    return Err(StoreError::Refused(format!("{shown}/{own} is not a folder: remove it")));
+                }
+                _ => {}
+            }
         }
         for part in [".", "objects", "streams", "streams/refs/oci", "images", scratch::OWN_DIR] {
             match fs::accessat(root, part, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()) {

@@ -18,7 +18,9 @@ use rustix::{
 
 /// Our folder in a repository; upstream's gc and fsck leave it alone.
 pub(super) const OWN_DIR: &str = "cfs-dag";
-const TMP_DIR: &str = "cfs-dag/tmp";
+pub(super) const TMP_DIR: &str = "cfs-dag/tmp";
+/// The node cache.
+pub(super) const NODES_DIR: &str = "cfs-dag/nodes";
 /// How often a folder may be swept away before it is locked: each time takes another run that starts just then.
 const ATTEMPTS: usize = 16;
 

@@ -25,9 +25,9 @@ struct State {
     spared: usize,
     peak: usize,
     waiting: VecDeque<Wake>,
-    /// Freed buffers of one common size, kept because a fresh one costs page faults.
+    /// Freed buffers, kept because a fresh one costs page faults. They come in two or three sizes.
     idle: Vec<Box<[u8]>>,
-    idle_size: usize,
+    idle_bytes: usize,
 }
 
 impl Budget {
@@ -40,7 +40,7 @@ impl Budget {
             peak: 0,
             waiting: VecDeque::new(),
             idle: Vec::new(),
-            idle_size: 0,
+            idle_bytes: 0,
         })))
     }
 
@@ -72,7 +72,7 @@ impl Budget {
     /// steps before it from getting memory.
     pub fn spare(&self, bytes: usize) -> Option<Hold> {
         let mut state = self.lock();
-        if state.spared + bytes > state.total / 2 || !state.take(bytes) {
+        if state.spared.saturating_add(bytes) > state.total / 2 || !state.take(bytes) {
             return None;
         }
         state.spared += bytes;
@@ -103,8 +103,25 @@ impl State {
         self.used += bytes;
         self.peak = self.peak.max(self.used);
         // Idle buffers are real memory too: drop what no longer fits beside the grants.
-        while self.idle.len() * self.idle_size + self.used > self.total && self.idle.pop().is_some() {}
+        while self.idle_bytes + self.used > self.total
+            && let Some(dropped) = self.idle.pop()
+        {
+            self.idle_bytes -= dropped.len();
+        }
         true
+    }
+
+    fn recycled(&mut self, size: usize) -> Option<Box<[u8]>> {
+        let at = self.idle.iter().rposition(|data| data.len() == size)?;
+        self.idle_bytes -= size;
+        Some(self.idle.swap_remove(at))
+    }
+
+    fn recycle(&mut self, data: Box<[u8]>) {
+        if self.used + self.idle_bytes + data.len() <= self.total {
+            self.idle_bytes += data.len();
+            self.idle.push(data);
+        }
     }
 }
 
@@ -134,10 +151,7 @@ impl Account {
         if !self.0.draw(size) {
             return None;
         }
-        let recycled = {
-            let mut state = self.0.budget.lock();
-            if state.idle_size == size { state.idle.pop() } else { None }
-        };
+        let recycled = self.0.budget.lock().recycled(size);
         let data = recycled.unwrap_or_else(|| vec![0; size].into_boxed_slice());
         Some(Buffer { data, account: self.0.clone() })
     }
@@ -178,7 +192,7 @@ impl AccountInner {
         }
         ledger.capacity += missing;
         ledger.held += bytes;
-        ledger.hungry = false;
+        // Still hungry if it was: this may have been the smaller wish of another user of the account.
         true
     }
 
@@ -189,7 +203,7 @@ impl AccountInner {
             ledger.floor -= floor;
             let surplus = ledger.capacity - ledger.floor.max(ledger.held);
             ledger.capacity -= surplus;
-            (surplus, ledger.hungry.then(|| ledger.wake.clone()))
+            (surplus, std::mem::take(&mut ledger.hungry).then(|| ledger.wake.clone()))
         };
         self.budget.give_back(surplus);
         if let Some(wake) = wake {
@@ -233,7 +247,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// The whole buffer.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.data
     }
 
@@ -252,14 +266,7 @@ impl Drop for Buffer {
         let data = std::mem::take(&mut self.data);
         let size = data.len();
         self.account.put_back(size, 0);
-        let mut state = self.account.budget.lock();
-        if state.idle_size != size {
-            state.idle.clear();
-            state.idle_size = size;
-        }
-        if state.used + (state.idle.len() + 1) * size <= state.total {
-            state.idle.push(data);
-        }
+        self.account.budget.lock().recycle(data);
     }
 }
 
@@ -358,7 +365,7 @@ mod tests {
         let (wake, _) = counting();
         let account = budget.open(0, wake).unwrap();
         let mut buffer = account.buffer(16).unwrap();
-        buffer.as_mut()[..5].copy_from_slice(b"abcde");
+        buffer.bytes_mut()[..5].copy_from_slice(b"abcde");
         let slice = buffer.freeze(5);
         let part = slice.slice(1..3).slice(1..2);
         drop(slice);
@@ -371,5 +378,29 @@ mod tests {
         assert_eq!(budget.used(), 40);
         drop(hold);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_small_wish_that_is_granted_does_not_forget_a_large_one() {
+        let (wake, woken) = counting();
+        let budget = Budget::new(100);
+        let account = budget.open(100, wake).unwrap();
+        let first = account.buffer(60).unwrap();
+        assert!(account.buffer(50).is_none(), "the fetch and the split share an account");
+        let small = account.buffer(30).unwrap();
+        drop(first);
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
+        drop(small);
+    }
+
+    #[test]
+    fn buffers_of_two_sizes_are_kept_side_by_side() {
+        let budget = Budget::new(100);
+        let account = budget.open(0, Arc::new(|| ())).unwrap();
+        drop((account.buffer(20), account.buffer(30)));
+        assert_eq!(budget.lock().idle.len(), 2);
+        drop(account.buffer(60));
+        let state = budget.lock();
+        assert_eq!((state.idle.len(), state.used, state.idle_bytes), (2, 0, 80), "one gave way");
     }
 }

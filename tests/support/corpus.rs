@@ -46,8 +46,15 @@ pub fn accepted() -> Vec<Case> {
         empty_layers(),
         repeated_layer(),
         emptied_run(),
+        large_files(),
+        long_runs(),
+        odd_times(),
+        many_entries(),
     ]
 }
+
+/// The least `--memory` of the program, in bytes; some files of [`accepted`] are larger.
+pub const MEMORY_MIN: u64 = cfs_dag::pull::MEMORY_MIN;
 
 /// Images that upstream refuses, each for the reason in its name.
 pub fn refused() -> Vec<Case> {
@@ -68,6 +75,62 @@ pub fn refused() -> Vec<Case> {
         case("dangling-hard-link", after(hardlink("usr/link", "usr/nothing"))),
         case("under-a-file", after(file("usr/before/f", "x"))),
     ]
+}
+
+/// Around every size at which a file is treated in another way: a segment, what may stay in memory until it is
+/// hashed (a quarter of the budget), and the whole budget.
+fn large_files() -> Case {
+    const SEGMENT: usize = 1 << 20;
+    let budget = MEMORY_MIN as usize;
+    let near = |size: usize| [size - 1, size, size + 1];
+    let sizes = [near(SEGMENT), near(2 * SEGMENT), near(budget / 4)].concat();
+    let files = sizes.iter().map(|&size| file(format!("usr/f{size}"), noise(size as u64, size)));
+    let larger = [
+        file("usr/larger-than-the-budget", noise(22, budget + 4097)),
+        file("usr/zeros", vec![0; budget + SEGMENT]),
+        file("usr/after", noise(23, 100)),
+    ];
+    let above = tar([hardlink("usr/linked", "usr/larger-than-the-budget"), file("usr/f1048576", "replaced")]);
+    Case {
+        name: "large-files",
+        layers: vec![tar([dir("usr")].into_iter().chain(files).chain(larger)), above],
+    }
+}
+
+/// Inline runs of the stream that are too long for memory, and streams that do not shrink.
+fn long_runs() -> Case {
+    let trailing = with_tail(tar([dir("usr"), file("usr/f", noise(24, 500))]), &noise(25, 6 << 20));
+    let tiny = (0..3000).map(|n| file(format!("usr/tiny{n:04}"), noise(n, 64)));
+    let comment = file("usr/commented", noise(26, 65)).pax("comment", noise(27, 200_000));
+    Case { name: "long-runs", layers: vec![trailing, tar(tiny.chain([comment]))] }
+}
+
+fn odd_times() -> Case {
+    let layer = tar([
+        dir("usr").precise_mtime("1600000000.25"),
+        file("usr/last-nanosecond", "x").precise_mtime("1700000000.999999999"),
+        file("usr/trailing-zeros", "x").precise_mtime("1700000000.100000000000"),
+        file("usr/no-fraction", "x").precise_mtime("1700000000."),
+        file("usr/leading-zeros", "x").precise_mtime("1700000000.000000001"),
+        symlink("usr/link", "no-fraction").precise_mtime("1700000000.75"),
+        file("usr/epoch-fraction", "x").precise_mtime("0.5"),
+        file("usr/gnu-far", "x").gnu().mtime(1 << 34),
+        file("usr/access-times", "x").pax("atime", "1.5").pax("ctime", "2.5"),
+        file("usr/twice-said", "x").mtime(1).pax("mtime", "2").pax("mtime", "3.25"),
+    ]);
+    Case { name: "odd-times", layers: vec![layer] }
+}
+
+/// More entries than one step takes, of sizes that leave no buffer boundary untouched.
+fn many_entries() -> Case {
+    let sizes = (0..2000u64).map(|n| (n, (n * n * 7919 % 3000) as usize));
+    let files = sizes.map(|(n, size)| file(format!("usr/{:02}/f{n}", n % 20), noise(n, size)));
+    let dirs = (0..20).map(|n| dir(format!("usr/{n:02}")));
+    let same = (0..50).map(|n| file(format!("usr/same{n}"), noise(28, 4000)));
+    Case {
+        name: "many-entries",
+        layers: vec![tar([dir("usr")].into_iter().chain(dirs).chain(files).chain(same))],
+    }
 }
 
 fn sizes() -> Case {

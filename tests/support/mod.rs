@@ -11,6 +11,7 @@ pub mod real;
 pub mod registry;
 pub mod registry_real;
 pub mod repo;
+pub mod skopeo;
 pub mod source;
 pub mod tar;
 pub mod tree;

@@ -88,7 +88,8 @@ impl Invocation {
             .process_group(0);
         let shown = format!("{:?}", self.command);
         let child = self.command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
-        Running { child, stdout, stderr, shown, deadline: Instant::now() + self.time_limit, ended: false }
+        let deadline = Instant::now() + self.time_limit;
+        Running { child, stdout, stderr, shown, deadline, ended: false, peak_memory: 0 }
     }
 
     /// Runs it to its end, however that may be.
@@ -119,6 +120,7 @@ pub struct Running {
     shown: String,
     deadline: Instant,
     ended: bool,
+    peak_memory: u64,
 }
 
 impl Running {
@@ -170,7 +172,19 @@ impl Running {
     }
 
     fn poll(&mut self) -> Option<ExitStatus> {
+        self.note_peak_memory();
         self.child.try_wait().unwrap()
+    }
+
+    /// The kernel keeps the peak, so nothing between two looks is lost but what comes after the last. `ru_maxrss`
+    /// will not do: it begins with the memory of the process that forked, which is us.
+    fn note_peak_memory(&mut self) {
+        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
+        let status = fs::read_to_string(path).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        // `spawn` returns after exec, so it is never our own; a zombie has none.
+        self.peak_memory = self.peak_memory.max(kib.unwrap_or(0) << 10);
     }
 
     fn signal(&self, signal: Signal) {
@@ -181,7 +195,14 @@ impl Running {
     fn finish(&mut self, status: ExitStatus) -> Finished {
         self.ended = true;
         let (stdout, stderr) = (read_all(&self.stdout), read_all(&self.stderr));
-        Finished { code: status.code(), signal: status.signal(), stdout, stderr, shown: self.shown.clone() }
+        Finished {
+            code: status.code(),
+            signal: status.signal(),
+            stdout,
+            stderr,
+            peak_memory: self.peak_memory,
+            shown: self.shown.clone(),
+        }
     }
 }
 
@@ -212,6 +233,8 @@ pub struct Finished {
     pub stdout: String,
     /// All of standard error.
     pub stderr: String,
+    /// The most memory that it had at once, in bytes, as far as it was seen every few milliseconds.
+    pub peak_memory: u64,
     shown: String,
 }
 
@@ -240,7 +263,7 @@ impl Finished {
 
 impl std::fmt::Display for Finished {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { code, signal, stdout, stderr, shown } = self;
+        let Self { code, signal, stdout, stderr, shown, .. } = self;
         write!(
             f,
             "{shown}\nexit code {code:?}, signal {signal:?}\n--- stdout\n{stdout}--- stderr\n{stderr}---"

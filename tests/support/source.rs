@@ -26,7 +26,7 @@ pub async fn read(source: &dyn Source, blob: &Descriptor, piece: usize) -> Resul
 pub async fn read_part(reader: &mut dyn BlobReader, piece: usize) -> Result<Vec<u8>> {
     let account = Budget::new(piece).open(piece, Arc::new(|| {})).unwrap();
     let (mut buffer, filled) = reader.read(account.buffer(piece).unwrap()).await?;
-    Ok(buffer.as_mut()[..filled].to_vec())
+    Ok(buffer.bytes_mut()[..filled].to_vec())
 }
 
 /// Checks kind and text of an error, and that it is one line.

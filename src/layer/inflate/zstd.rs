@@ -42,6 +42,11 @@ impl Zstd {
         Ok((source.pos(), sink.pos()))
     }
 
+    /// The memory that it takes now, in bytes: mostly the window of the last frame.
+    pub fn memory(&self) -> usize {
+        self.context.sizeof()
+    }
+
     /// Whether the blob may end here.
     pub fn may_end(&self) -> bool {
         !self.in_frame

@@ -211,9 +211,9 @@ impl BlobReader for FileBlob {
     fn read(&mut self, mut buffer: Buffer) -> BoxFuture<'_, Result<(Buffer, usize)>> {
         Box::pin(async move {
             let (file, offset) = (self.file.clone(), self.offset);
-            let wanted = (self.size - offset).min(buffer.as_mut().len() as u64) as usize;
+            let wanted = (self.size - offset).min(buffer.bytes_mut().len() as u64) as usize;
             let (buffer, filled) = blocking(move || {
-                let filled = fill(&file, offset, &mut buffer.as_mut()[..wanted]);
+                let filled = fill(&file, offset, &mut buffer.bytes_mut()[..wanted]);
                 Ok((buffer, filled.map_err(|error| SourceError::local(format!("reading failed: {error}")))?))
             })
             .await?;

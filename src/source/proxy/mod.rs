@@ -127,7 +127,7 @@ async fn stored_layers(image: &Arc<Image>) -> std::result::Result<Vec<Descriptor
     let layers =
         layers.ok_or_else(|| SourceError::new(ErrorKind::TooOld, "skopeo does not list stored layers"))?;
     let layer = |layer: &ConvertedLayerInfo| {
-        blob_descriptor(&layer.media_type.to_string(), layer.digest.as_ref(), layer.size)
+        blob_descriptor(layer.media_type.as_ref(), layer.digest.as_ref(), layer.size)
     };
     Ok(numbered(layers.iter().map(layer))?)
 }

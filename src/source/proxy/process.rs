@@ -87,6 +87,17 @@ impl Launch {
         config
     }
 
+    /// skopeo takes a file of credentials that is not there for an empty one: who named it should know.
+    fn check_paths(&self) -> Result<()> {
+        let Access { authfile, cert_dir, policy, .. } = &self.access;
+        let named = [("--authfile", authfile), ("--cert-dir", cert_dir), ("--policy", policy)];
+        for (option, path) in named.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?))) {
+            std::fs::metadata(path)
+                .map_err(|error| SourceError::local(format!("{option} {}: {error}", path.display())))?;
+        }
+        Ok(())
+    }
+
     fn spawn_error(&self, error: &io::Error) -> SourceError {
         let program = if self.unshare { "podman".as_ref() } else { self.access.skopeo.as_path() }.display();
         if error.kind() != io::ErrorKind::NotFound {
@@ -210,6 +221,7 @@ pub(super) struct Process {
 impl Process {
     /// Starts skopeo and learns its version.
     pub(super) async fn start(launch: &Launch, limit: Duration) -> Result<Self> {
+        launch.check_paths()?;
         let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
         let (pid_in, pid_out) = rustix::pipe::pipe_with(flags)
             .map_err(|error| SourceError::local(format!("no pipe for skopeo: {error}")))?;

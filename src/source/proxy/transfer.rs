@@ -154,13 +154,13 @@ impl Transfer {
             },
             verdict = self.driver.verdict() => verdict,
         };
-        match verdict {
-            Verdict::Bad(error) => Err(error),
-            Verdict::Good => Ok(()),
-            Verdict::Unknown => match self.pipe.try_read(&mut one) {
-                Ok(1) => Err(self.too_long()),
-                _ => Ok(()),
-            },
+        if let Verdict::Bad(error) = verdict {
+            return Err(error);
+        }
+        // Without `FinishPipe` the verdict can overtake the bytes. Read past tokio, which may not know of them yet.
+        match rustix::io::read(&self.pipe, &mut one) {
+            Ok(1) => Err(self.too_long()),
+            _ => Ok(()),
         }
     }
 
@@ -171,7 +171,7 @@ impl Transfer {
             Err(_) => self.stalled(),
             Ok(Verdict::Bad(error)) => self.ended(error),
             // A pipe without `FinishPipe` ends, without a word, when its writer is killed as well.
-            Ok(_) if self.process.exits_within(PROMPT / 4).await || self.process.is_retired() => {
+            Ok(_) if self.process.exits_within(PROMPT / 4).await => {
                 self.process.retire();
                 SourceError::new(
                     ErrorKind::Transient,
@@ -228,7 +228,7 @@ impl Drive {
 
     /// `GetRawBlob`: from protocol 0.2.8.
     async fn raw(self, turn: Turn, digest: OciDigest) {
-        let Self { image, blob, began, asked, answer } = self;
+        let Self { image, blob, began, asked, mut answer } = self;
         let process = &image.process;
         let opening = process.proxy().get_raw_blob(&image.id, &digest);
         let opened = process.exchange("GetRawBlob", image.limit, opening).await;
@@ -238,12 +238,15 @@ impl Drive {
             _ => Ok((into_pipe(&file)?, driver)),
         });
         let Some(driver) = announce(began, opened) else { return };
-        if asked.await.is_ok() {
-            let _ = answer.send(match driver.await {
-                Ok(()) => Verdict::Good,
-                Err(error) => Verdict::Bad(process.failure(ProxyError::BlobError(error))),
-            });
+        if asked.await.is_err() {
+            return;
         }
+        let finished = tokio::select! {
+            finished = driver => finished,
+            () = answer.closed() => return,
+        };
+        let failure = |error| Verdict::Bad(process.failure(ProxyError::BlobError(error)));
+        let _ = answer.send(finished.map_or_else(failure, |()| Verdict::Good));
     }
 
     /// `GetBlob`, which ends with a `FinishPipe`.
@@ -323,7 +326,7 @@ fn pipe_error(error: io::Error) -> SourceError {
 impl BlobReader for Transfer {
     fn read(&mut self, mut buffer: Buffer) -> BoxFuture<'_, Result<(Buffer, usize)>> {
         Box::pin(async move {
-            let filled = self.fill(buffer.as_mut()).await?;
+            let filled = self.fill(buffer.bytes_mut()).await?;
             Ok((buffer, filled))
         })
     }

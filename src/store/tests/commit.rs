@@ -259,3 +259,18 @@ fn the_last_handle_may_go_in_a_callback() {
     drop(held);
     receiver.recv().unwrap();
 }
+
+#[test]
+fn a_mended_object_behind_old_links_is_synced() {
+    let scene = repo::<Sha512HashValue>();
+    let layer = scene.usr_layer(1);
+    let (_, set) = scene.image(std::slice::from_ref(&layer), "a");
+    scene.commit(set.clone());
+    let scene = reopen(scene);
+    let id = set.images[0].clone();
+    let bytes = fs::read(scene.object(&id)).unwrap();
+    fs::write(scene.object(&id), b"").unwrap();
+    scene.store.put(&id, &[IoSlice::new(&bytes)]).unwrap();
+    assert_eq!(scene.commit(set), Outcome::Linked);
+    assert_eq!(scene.journal.barriers(), 1);
+}

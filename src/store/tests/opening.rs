@@ -155,3 +155,15 @@ fn the_place_is_chosen_as_cfsctl_does() {
         assert_eq!(locate(None, false, false).unwrap(), composefs::repository::system_path());
     }
 }
+
+#[test]
+fn a_folder_of_ours_that_leads_elsewhere_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (repo, elsewhere) = (dir.path().join("repo"), dir.path().join("elsewhere"));
+    let (store, _) = init(&repo, &insecure()).unwrap();
+    fs::create_dir_all(elsewhere.join("tmp/precious")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, repo.join("cfs-dag")).unwrap();
+    let refused = message(with_store!(store, store => store.require_writable()));
+    assert!(refused.ends_with("cfs-dag is not a folder: remove it"), "{refused}");
+    assert!(elsewhere.join("tmp/precious").exists());
+}

@@ -1,0 +1,27 @@
+//! What all steps of a run share. Knows nothing of the steps.
+
+use std::sync::Arc;
+
+use composefs::fsverity::FsVerityHashValue;
+use tokio::sync::Semaphore;
+
+use crate::{
+    store::{Commit, Store},
+    types::Budget,
+};
+
+use super::lane::Lane;
+
+/// What all steps of a run share.
+pub(super) struct Context<H: FsVerityHashValue> {
+    pub(super) store: Arc<Store<H>>,
+    pub(super) commit: Commit<H>,
+    pub(super) budget: Budget,
+    pub(super) downloads: Semaphore,
+    /// For image builds: a filesystem's tree is not in the budget.
+    pub(super) builds: Arc<Lane>,
+    /// For frames that need an unusual window.
+    pub(super) windows: Arc<Lane>,
+    /// The largest file that is kept in memory until its id is known, in bytes.
+    pub(super) hash_first_max: u64,
+}

@@ -1,0 +1,98 @@
+//! Law 5: memory is bounded by the budget, not by the input.
+
+mod support;
+
+use support::{
+    corpus::MEMORY_MIN,
+    image::{Layout, layout},
+    repo::{cfs_dag, scratch},
+    tar::*,
+};
+
+const MIB: u64 = 1 << 20;
+/// The program itself: code, threads and their stacks, and what the allocator keeps.
+const BESIDE_THE_BUDGET: u64 = 32 * MIB;
+/// What one entry of a file tree may take while its EROFS image is made.
+const PER_ENTRY: u64 = 1400;
+
+#[test]
+fn a_layer_ten_times_larger_than_the_budget_fits_into_it() {
+    let budget = MEMORY_MIN as usize;
+    let sizes = [3 * budget, budget, budget / 2, budget / 4 + 1, budget / 4, budget / 5];
+    let large = (0..).zip(sizes).map(|(n, size)| file(format!("usr/large{n}"), noise(n, size)));
+    let middling = (0..40).map(|n| file(format!("usr/middling{n}"), noise(100 + n, 1_000_000)));
+    let small = (0..8000).map(|n| file(format!("usr/small{n}"), noise(1000 + n, 3000)));
+    // A large one last, too: then the entries of all that is small are there beside it.
+    let last = file("usr/last", noise(50, 2 * budget));
+    let bytes = tar([dir("usr")].into_iter().chain(large).chain(middling).chain(small).chain([last]));
+    assert!(bytes.len() > 10 * budget, "{}", bytes.len());
+    let layout = layout();
+    layout.image("zstd").layer(bytes.as_slice()).zstd().write();
+    layout.image("plain").layer(bytes).plain().write();
+    for tag in ["zstd", "plain"] {
+        for jobs in ["-j1", "-j8"] {
+            let peak = peak_of_pull(&layout, &[tag], jobs);
+            assert_within(peak, MEMORY_MIN + BESIDE_THE_BUDGET + 8100 * PER_ENTRY, &format!("{tag} {jobs}"));
+        }
+    }
+}
+
+#[test]
+fn a_run_of_inline_bytes_larger_than_the_budget_fits_into_it() {
+    // It does not shrink, so the stream is as large.
+    let bytes = with_tail(tar([dir("usr"), file("usr/f", "x")]), &noise(1, 3 * MEMORY_MIN as usize));
+    let layout = layout();
+    layout.image("tail").layer(bytes).gzip().write();
+    assert_within(peak_of_pull(&layout, &["tail"], "-j4"), MEMORY_MIN + BESIDE_THE_BUDGET, "tail");
+}
+
+#[test]
+fn a_tree_takes_no_more_than_its_entries_may() {
+    const ENTRIES: u64 = 60_000;
+    let dirs = (0..ENTRIES / 100).map(|n| dir(format!("usr/directory-{n:05}")));
+    let name = |n: u64| format!("usr/directory-{:05}/a-file-of-some-name-{n:06}", n / 100);
+    let files = (0..ENTRIES).map(|n| file(name(n), noise(n % 500, (n % 130) as usize)));
+    let layout = layout();
+    layout.image("entries").layer(tar([dir("usr")].into_iter().chain(dirs).chain(files))).zstd().write();
+    let entries = ENTRIES + ENTRIES / 100;
+    let peak = peak_of_pull(&layout, &["entries"], "-j4");
+    assert_within(peak, MEMORY_MIN + BESIDE_THE_BUDGET + entries * PER_ENTRY, "entries");
+}
+
+#[test]
+fn ten_times_the_batch_takes_the_same_memory() {
+    let layout = layout();
+    let tags: Vec<String> = (0..40).map(|n| format!("image{n}")).collect();
+    for (tag, seed) in tags.iter().zip(1..) {
+        // Three layers each that no other has: already the small batch is more than the budget.
+        let files = |layer: u64| {
+            let seeds = (0..4).map(move |n| seed * 100 + layer * 10 + n);
+            let file = |seed| file(format!("usr/f{seed}"), noise(seed, 600_000 + seed as usize));
+            tar([dir("usr")].into_iter().chain(seeds.map(file)))
+        };
+        layout.image(tag).layer(files(0)).zstd().layer(files(1)).plain().layer(files(2)).zstd().write();
+    }
+    let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    let few = peak_of_pull(&layout, &tags[..4], "-j4");
+    let many = peak_of_pull(&layout, &tags, "-j4");
+    assert_within(few, MEMORY_MIN + BESIDE_THE_BUDGET, "few");
+    assert_within(many, few + 8 * MIB, "many");
+}
+
+/// The most memory that a pull of these images had, in bytes.
+fn peak_of_pull(layout: &Layout, tags: &[&str], jobs: &str) -> u64 {
+    let scratch = scratch();
+    let references = tags.iter().map(|tag| layout.reference(tag));
+    let memory = format!("--memory={MEMORY_MIN}");
+    let settings = ["pull", "--insecure", "--progress=none", jobs, &memory].map(str::to_owned);
+    let finished =
+        cfs_dag(settings.into_iter().chain(references)).repo(scratch.path("repo")).expect_success();
+    assert!(finished.peak_memory > MIB, "its memory was not seen");
+    finished.peak_memory
+}
+
+#[track_caller]
+fn assert_within(peak: u64, limit: u64, what: &str) {
+    eprintln!("{what}: {} of {} MiB", peak / MIB, limit / MIB);
+    assert!(peak <= limit, "{what}: {} MiB, more than {} MiB", peak / MIB, limit / MIB);
+}
