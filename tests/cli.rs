@@ -633,3 +633,17 @@ fn a_reader_that_goes_away_is_no_error_and_a_full_disk_is() {
     piped("\"$0\" pull \"$1\" --repo \"$2\" 2>/dev/full").expect_success();
     piped("\"$0\" inspect nobody --repo \"$2\" 2>/dev/full").run().assert_code(1);
 }
+
+#[test]
+fn programs_get_a_result_also_when_nothing_could_be_resolved() {
+    let (layout, scratch) = (layout(), scratch());
+    let repo = scratch.path("repo");
+    let gone = layout.reference("gone");
+    let run = pull([&gone]).arg("--format=json").arg("--progress=none").repo(&repo).run().assert_code(1);
+    let result = run.json();
+    assert_eq!(
+        (&result["images"][0]["outcome"], &result["totals"]["images_failed"]),
+        (&json!("failed"), &json!(1))
+    );
+    assert!(!repo.exists(), "a repository was made for nothing");
+}

@@ -235,13 +235,23 @@ impl Puller<'_> {
             return Ok(exit_code(resolution.images.len(), resolution.failed.len()));
         }
         if resolution.images.is_empty() {
-            return Ok(Exit::Failed);
+            return self.nothing_resolved(&resolution);
         }
         let store = match store {
             Some(store) => store,
             None => store::init(path, &self.args.init.options())?.0,
         };
         with_store!(&store, store => self.pull(store, &resolution, &inputs))
+    }
+
+    /// Programs get the result that they asked for also when there is nothing but failures; no repository is made.
+    fn nothing_resolved(&self, resolution: &Resolution) -> Result<Exit, Problem> {
+        if self.args.format == Format::Json {
+            let mut summary = Summary::new(&Plan::default(), &Recorder::new().record());
+            complete(&mut summary, resolution, &Ended::default(), 0);
+            print(&summary.json())?;
+        }
+        Ok(Exit::Failed)
     }
 
     fn show(&self, plan: &Plan) -> Result<(), Problem> {

@@ -58,6 +58,7 @@ pub enum RunError {
 }
 
 /// How a run ended.
+#[derive(Default)]
 pub struct Ended {
     /// The images in the order of the plan.
     pub images: Vec<ImageEnd>,
@@ -171,7 +172,9 @@ pub fn run<H: FsVerityHashValue>(
         memory_peak: budget.peak(),
     };
     drop((built.layers, built.trees));
-    context.commit.finish()?;
+    let linked = context.commit.finish();
+    context.store.end_of_writing();
+    linked?;
     match outcome.defect {
         Some(defect) => Err(RunError::Defect(defect)),
         None => Ok(ended),
