@@ -163,13 +163,13 @@ impl<H: FsVerityHashValue> Store<H> {
         self.repo.repo_fd()
     }
 
-    /// This run's folder for temporary names, made when first needed.
     /// Removes this run's temporary folder, as dropping the store would: to be called when nothing is written any
     /// more, since a worker may hold the store for a moment longer than the process lives.
     pub fn end_of_writing(&self) {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    /// This run's folder for temporary names, made when first needed.
     pub(super) fn scratch(&self) -> Result<Arc<Scratch>, StoreError> {
         let mut slot = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(scratch) = &*slot {
