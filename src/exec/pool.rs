@@ -85,6 +85,11 @@ impl Pool {
         &self.0.runtime
     }
 
+    /// Keeps the pool from looking quiet until it is dropped.
+    pub(super) fn busy(&self) -> Activity {
+        Activity::new(self.clone())
+    }
+
     /// Whether nothing is queued, running or in flight.
     pub fn is_quiet(&self) -> bool {
         self.0.activity.load(Ordering::SeqCst) == 0
@@ -121,7 +126,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Counts one piece or future while it lives.
-struct Activity {
+pub(super) struct Activity {
     pool: Pool,
 }
 

@@ -182,10 +182,12 @@ impl Run {
         self.0.start_ready(self.0.graph.node_indices());
         let mut state = self.0.lock();
         loop {
-            if state.out == 0 {
+            // A piece whose node has ended may still hold what the caller is about to take down.
+            let quiet = self.0.pool.is_quiet();
+            if state.out == 0 && quiet {
                 break;
             }
-            if self.0.pool.is_quiet() {
+            if quiet {
                 let stuck = self.describe(&state, |status| status.is_active());
                 drop(state);
                 self.abort(format!("nothing is going on, but nodes have not ended: {stuck}"));
@@ -268,6 +270,8 @@ impl Shared {
     /// nobody sees a run without tickets that is not over.
     fn tell(self: &Arc<Self>, mut state: MutexGuard<'_, State>, told: Told) {
         let tickets = self.claim(&mut state, told.ready.into_iter());
+        // We may be on a thread that the pool does not count: it must not look quiet before all is told.
+        let _busy = self.pool.busy();
         drop(state);
         for event in told.events {
             self.observer.event(event);
