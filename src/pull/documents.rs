@@ -215,7 +215,7 @@ mod tests {
     fn layer(name: &Digest, id: &H) -> Arc<Layer<H>> {
         let stream = Some((id.clone(), Content::Layer));
         let link = StreamName::Layer(*name);
-        let known = KnownLayer { link, stream, broken: false, foreign: false };
+        let known = KnownLayer { link, stream, foreign: false };
         Arc::new(Layer::new(*name, LayerKind::Tar, &known, 0))
     }
 

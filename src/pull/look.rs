@@ -25,9 +25,15 @@ pub struct Known<H: FsVerityHashValue> {
 pub(super) struct KnownLayer<H> {
     pub(super) link: StreamName,
     pub(super) stream: Option<(H, Content)>,
-    pub(super) broken: bool,
     /// The link belongs to content of another kind, and stays.
     pub(super) foreign: bool,
+}
+
+impl<H> KnownLayer<H> {
+    /// A layer of which nothing is stored.
+    pub(super) fn missing(name: Digest) -> Self {
+        Self { link: StreamName::Layer(name), stream: None, foreign: false }
+    }
 }
 
 impl<H: FsVerityHashValue> Default for Known<H> {
@@ -96,8 +102,7 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
         if self.known.layers.contains_key(&name) {
             return Ok(());
         }
-        let mut known =
-            KnownLayer { link: StreamName::Layer(layer.name), stream: None, broken: false, foreign: false };
+        let mut known = KnownLayer::missing(layer.name);
         match self.store.layer(&layer.name, layer.kind)? {
             StoredLayer::Missing { name } => known.link = name,
             StoredLayer::Whole { name: link, id, content } => {
@@ -106,7 +111,7 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
             }
             StoredLayer::Broken { name: link, .. } => {
                 self.facts.broken_layers.insert(name);
-                (known.link, known.broken) = (link, true);
+                known.link = link;
             }
             StoredLayer::Foreign { name: link } => (known.link, known.foreign) = (link, true),
         }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     exec::{self, Cancel, Initial, Observer, Pool, Run},
     graph::{ImageIx, Inputs, Kind, LayerInput, NodeId, Plan, State},
-    store::{Commit, Store, StoreError, StoredDocument, StreamName, Tag},
+    store::{Commit, Store, StoreError, StoredDocument, Tag},
     types::{Budget, Digest, LayerKind},
 };
 
@@ -256,8 +256,7 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
     fn layer(&mut self, input: &LayerInput, tree_users: usize) {
         let name = (input.name, input.kind);
         let known = self.task.known.layers.get(&name);
-        let missing =
-            KnownLayer { link: StreamName::Layer(input.name), stream: None, broken: false, foreign: false };
+        let missing = KnownLayer::missing(input.name);
         let known = known.unwrap_or(&missing);
         self.layers
             .entry(name)
