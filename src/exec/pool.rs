@@ -25,11 +25,41 @@ pub struct Pool(Arc<Inner>);
 struct Inner {
     threads: rayon::ThreadPool,
     runtime: tokio::runtime::Handle,
-    ready: Mutex<BinaryHeap<Ready>>,
+    ready: Mutex<Queue>,
     order: AtomicU64,
     /// Pieces queued or running, plus futures in flight. At zero nothing can happen any more.
     activity: AtomicUsize,
     hook: Mutex<Option<Arc<Hook>>>,
+}
+
+/// From so many ready pieces a worker on, what gives memory back goes before everything else: it is what those wait for
+/// who find no memory, and its bytes are still in some core's cache. Below it, other work goes first, so that no
+/// worker runs dry while the next step of a split makes more of them: always first, a single layer took 40 % longer
+/// on two workers; always last, splits run ahead until the budget is full.
+const DRAINS_PER_WORKER: usize = 4;
+
+/// What is ready to run.
+#[derive(Default)]
+struct Queue {
+    /// What gives memory back.
+    drains: BinaryHeap<Ready>,
+    rest: BinaryHeap<Ready>,
+    /// From so many on, what gives memory back goes first.
+    enough: usize,
+}
+
+impl Queue {
+    fn push(&mut self, ready: Ready) {
+        if ready.priority.drains() { self.drains.push(ready) } else { self.rest.push(ready) }
+    }
+
+    fn pop(&mut self) -> Option<Ready> {
+        if self.drains.len() >= self.enough || self.rest.is_empty() {
+            self.drains.pop()
+        } else {
+            self.rest.pop()
+        }
+    }
 }
 
 struct Ready {
@@ -50,7 +80,7 @@ impl Pool {
         Ok(Self(Arc::new(Inner {
             threads,
             runtime,
-            ready: Mutex::new(BinaryHeap::new()),
+            ready: Mutex::new(Queue { enough: DRAINS_PER_WORKER * jobs, ..Queue::default() }),
             order: AtomicU64::new(0),
             activity: AtomicUsize::new(0),
             hook: Mutex::new(None),
@@ -115,7 +145,7 @@ impl Pool {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BinaryHeap<Ready>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.0.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -162,5 +192,22 @@ impl PartialOrd for Ready {
 impl Ord for Ready {
     fn cmp(&self, other: &Self) -> Order {
         self.priority.cmp(&other.priority).then(other.order.cmp(&self.order))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gives_memory_back_goes_first_once_there_is_enough_of_it() {
+        let mut queue = Queue { enough: 2, ..Queue::default() };
+        let split = Priority::new(100);
+        let drain = Priority::new(1).draining();
+        for (order, priority) in [split, drain, drain, drain, split].into_iter().enumerate() {
+            queue.push(Ready { priority, order: order as u64, piece: Box::new(|| ()) });
+        }
+        let popped: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|ready| ready.order).collect();
+        assert_eq!(popped, [1, 2, 0, 4, 3], "drains while there are two, then splits, then what is left");
     }
 }

@@ -7,9 +7,8 @@ use crate::types::Edge;
 
 /// The place of a piece of work in the queue; the greatest goes first.
 ///
-/// What gives memory back goes before everything else: it is what those wait for who find no memory, and its
-/// bytes are still in some core's cache. Then the longest way to the end counts, so that the critical path never
-/// waits for work that has time.
+/// The longest way to the end counts, so that the critical path never waits for work that has time. What gives memory
+/// back lies apart: see `DRAINS_PER_WORKER` in the pool for when it goes before everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority {
     drains: bool,
@@ -20,6 +19,11 @@ impl Priority {
     /// The priority of work from which the way to the end costs `remaining`, in the graph's unit.
     pub fn new(remaining: u64) -> Self {
         Self { drains: false, remaining }
+    }
+
+    /// Whether it gives memory back.
+    pub(super) fn drains(self) -> bool {
+        self.drains
     }
 
     /// The same, for work that gives memory back.

@@ -352,12 +352,6 @@ fn a_panic_ends_the_run() {
     assert!(outcome.goals[0].is_some() || outcome.defect.is_some());
 }
 
-#[test]
-fn what_gives_memory_back_goes_first() {
-    assert!(Priority::new(1).draining() > Priority::new(1000));
-    assert!(Priority::new(2).draining() > Priority::new(1).draining());
-}
-
 /// Says nothing, slowly: what a busy terminal does to the thread that ends a node.
 struct Slow;
 

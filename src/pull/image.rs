@@ -5,14 +5,18 @@ use std::{
     io::IoSlice,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
 };
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{context::Context, layer::Layer};
+use super::{
+    context::Context,
+    layer::Layer,
+    tree::{self, Collected},
+};
 use crate::{
     exec::{Actor, CpuTask, Failure, Step, Ticket},
     graph::Key,
@@ -37,8 +41,8 @@ pub(super) struct Tree<H: FsVerityHashValue> {
     images: Mutex<Option<FsImages<H>>>,
     /// Who builds it; kept here, since a waker does not keep its actor.
     pub(super) actor: OnceLock<Actor>,
-    /// Set when the layers' collected entries are needed no more.
-    released: AtomicBool,
+    /// Of how many layers, from the bottom, the collected entries are needed no more.
+    used: AtomicUsize,
 }
 
 /// The building of one filesystem, when there is room for its tree.
@@ -94,20 +98,19 @@ enum TreeError {
 impl<H: FsVerityHashValue> Tree<H> {
     /// A filesystem to be built, or one that is `known`.
     pub(super) fn new(key: Key, layers: Vec<Arc<Layer<H>>>, known: Option<FsImages<H>>) -> Self {
-        Self {
-            key,
-            layers,
-            images: Mutex::new(known),
-            actor: OnceLock::new(),
-            released: AtomicBool::new(false),
-        }
+        Self { key, layers, images: Mutex::new(known), actor: OnceLock::new(), used: AtomicUsize::new(0) }
     }
 
     /// Gives back the layers' collected entries, unless another filesystem is to be built from them.
     pub(super) fn release(&self) {
-        if !self.released.swap(true, Ordering::SeqCst) {
-            self.layers.iter().for_each(|layer| layer.tree_used());
-        }
+        let used = self.used.swap(self.layers.len(), Ordering::SeqCst);
+        self.layers[used..].iter().for_each(|layer| drop(layer.use_tree()));
+    }
+
+    /// The collected entries of the layer at `place`, each but once, from the bottom.
+    fn entries(&self, place: usize) -> Option<Collected<H>> {
+        self.used.compare_exchange(place, place + 1, Ordering::SeqCst, Ordering::SeqCst).ok()?;
+        self.layers[place].use_tree()
     }
 
     /// Releases them when dropped: the filesystem is built, or never will be.
@@ -122,7 +125,7 @@ impl<H: FsVerityHashValue> Tree<H> {
 
     /// About how many bytes building it takes, if its entries are known; else more than anyone has to spare.
     fn footprint(&self) -> usize {
-        let entries = self.layers.iter().map(|layer| layer.tree().map(|tree| tree.len()));
+        let entries = self.layers.iter().map(|layer| layer.entries());
         entries.sum::<Option<usize>>().map_or(usize::MAX / 2, |entries| entries * BYTES_PER_ENTRY)
     }
 
@@ -134,11 +137,10 @@ impl<H: FsVerityHashValue> Tree<H> {
     fn try_build(&self, store: &Store<H>) -> Result<(), TreeError> {
         let start = Instant::now();
         let mut builder = FilesystemBuilder::default();
-        for layer in &self.layers {
-            add(store, layer, &mut builder).map_err(|error| self.with_place(layer, error))?;
+        for place in 0..self.layers.len() {
+            self.add(store, place, &mut builder)?;
         }
         let filesystem = builder.finish()?;
-        self.release();
         let (mut images, mut outputs) = (FsImages::default(), Vec::new());
         for format in store.formats() {
             let bytes = filesystem.erofs(format);
@@ -154,6 +156,25 @@ impl<H: FsVerityHashValue> Tree<H> {
         let _ = store.remember(&self.key.hex(), &record);
         Ok(())
     }
+
+    /// Applies a layer: from memory if its entries were collected, else read back from its stream.
+    fn add(
+        &self,
+        store: &Store<H>,
+        place: usize,
+        builder: &mut FilesystemBuilder<H>,
+    ) -> Result<(), TreeError> {
+        let layer = &self.layers[place];
+        let applied = match self.entries(place) {
+            Some(tree) => tree::for_each(tree, |entry| builder.add(tar_entry(entry))),
+            None => {
+                let id = layer.id().ok_or(TreeError::NoStream)?;
+                store.read_tree(&id)?.into_iter().try_for_each(|entry| builder.add(entry))
+            }
+        };
+        let count = self.layers.len();
+        applied.map_err(|error| TreeError::Layer { place: place + 1, count, diff_id: layer.name, error })
+    }
 }
 
 /// See [`Tree::released_at_end`].
@@ -163,35 +184,6 @@ impl<H: FsVerityHashValue> Drop for Released<H> {
     fn drop(&mut self) {
         self.0.release();
     }
-}
-
-impl<H: FsVerityHashValue> Tree<H> {
-    /// Says which layer an entry belongs to that cannot be applied.
-    fn with_place(&self, layer: &Arc<Layer<H>>, error: TreeError) -> TreeError {
-        let at = self.layers.iter().position(|other| Arc::ptr_eq(other, layer));
-        match (error, at) {
-            (TreeError::Filesystem(error), Some(at)) => {
-                TreeError::Layer { place: at + 1, count: self.layers.len(), diff_id: layer.name, error }
-            }
-            (error, _) => error,
-        }
-    }
-}
-
-/// Applies a layer: from memory if its entries were collected, else read back from its stream.
-fn add<H: FsVerityHashValue>(
-    store: &Store<H>,
-    layer: &Layer<H>,
-    builder: &mut FilesystemBuilder<H>,
-) -> Result<(), TreeError> {
-    if let Some(tree) = layer.tree() {
-        return Ok(tree.for_each(|entry| builder.add(tar_entry(entry)))?);
-    }
-    let id = layer.id().ok_or(TreeError::NoStream)?;
-    for entry in store.read_tree(&id)? {
-        builder.add(entry)?;
-    }
-    Ok(())
 }
 
 fn tar_entry<H: FsVerityHashValue>(entry: Entry<H>) -> TarEntry<H> {

@@ -268,9 +268,9 @@ impl<H: FsVerityHashValue> Layer<H> {
         self.lock().tree = Some(tree);
     }
 
-    /// The entries, if they were collected.
-    pub(super) fn tree(&self) -> Option<Collected<H>> {
-        self.lock().tree.clone()
+    /// Number of entries, if they were collected.
+    pub(super) fn entries(&self) -> Option<usize> {
+        self.lock().tree.as_ref().map(|tree| tree.len())
     }
 
     /// Releases the layer when dropped: its finalize step has ended, or will never begin.
@@ -294,13 +294,12 @@ impl<H: FsVerityHashValue> Layer<H> {
         drop((attempt, stream));
     }
 
-    /// One filesystem was built from it; after the last one the collected tree is given back.
-    pub(super) fn tree_used(&self) {
+    /// The entries, if they were collected, for one of the filesystems that are built from it. After the last one
+    /// the layer has them no more.
+    pub(super) fn use_tree(&self) -> Option<Collected<H>> {
         let mut state = self.lock();
         state.tree_users = state.tree_users.saturating_sub(1);
-        if state.tree_users == 0 {
-            state.tree = None;
-        }
+        if state.tree_users == 0 { state.tree.take() } else { state.tree.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<H>> {

@@ -5,6 +5,7 @@
 //! has of them, `graph::plan` makes the plan, and [`run`] does it: `work.rs` says which file does which kind of
 //! node.
 
+mod check;
 mod context;
 mod documents;
 mod encode;

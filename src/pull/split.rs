@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock, atomic::Ordering};
 use composefs::fsverity::FsVerityHashValue;
 
 use super::{
+    check::Check,
     context::Context,
     flow::{Id, Item, Next},
     lane::Place,
@@ -17,16 +18,16 @@ use super::{
     write::Writer,
 };
 use crate::{
-    exec::{CpuTask, Failure, Step, Ticket},
+    exec::{Actor, CpuTask, Failure, Step, Ticket},
     layer::{
         inflate::{Inflate, InflateError},
         split::{Piece, SplitError, Splitter},
     },
     store::StoreError,
-    types::{Buffer, Digest, LayerKind, NodeId, Sha256, Slice},
+    types::{Buffer, Digest, LayerKind, NodeId, Slice, Wake},
 };
 
-/// What is inflated, hashed and cut in one step: small enough to stay in a core's cache between the three.
+/// What is inflated and cut in one step: small enough to stay in a core's cache until it was hashed, too.
 const TAR_BUFFER: usize = 512 << 10;
 
 /// The window that is part of every layer's reserve, in bytes: what common levels use.
@@ -74,9 +75,9 @@ struct Reading<H: FsVerityHashValue> {
     input: Option<Input>,
     output: Option<(Buffer, usize)>,
     inflate: Option<Inflate>,
-    /// Of all bytes that came; gone once it was compared.
-    blob: Option<Sha256>,
-    tar: Option<Sha256>,
+    check: Check,
+    /// How far checking has come.
+    checked: Checked,
     splitter: Splitter<H>,
     pieces: Vec<Piece<H>>,
     writer: Writer<H>,
@@ -84,6 +85,17 @@ struct Reading<H: FsVerityHashValue> {
     last_file: Option<Id<H>>,
     /// Set while the rest of a blob is read only to check it and to get to its end.
     draining: Option<Draining>,
+}
+
+/// What is known of the digests of a blob and its tar.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Checked {
+    /// There are more bytes to come.
+    Open,
+    /// All bytes are handed in.
+    Closed,
+    /// The blob's digest is right.
+    Blob,
 }
 
 /// What follows when a blob was read to its end only to be checked.
@@ -225,21 +237,17 @@ enum Advance {
 impl<H: FsVerityHashValue> Reading<H> {
     fn new(context: &Context<H>, layer: &Arc<Layer<H>>, attempt: Arc<Attempt<H>>, ticket: &Ticket) -> Self {
         let kind = attempt.kind;
-        let pool = ticket.pool().clone();
-        let writer = Writer::new(
-            context.store.clone(),
-            layer.clone(),
-            attempt.clone(),
-            pool,
-            ticket.priority().draining(),
-        );
+        let (pool, priority) = (ticket.pool().clone(), ticket.priority().draining());
+        let wake = layer.split.get().map_or_else(|| Arc::new(|| ()) as Wake, Actor::waker);
+        let check = Check::start(&pool, priority, wake);
+        let writer = Writer::new(context.store.clone(), layer.clone(), attempt.clone(), pool, priority);
         Self {
             window: None,
             input: None,
             output: None,
             inflate: (kind != LayerKind::Raw).then(Inflate::new),
-            blob: Some(Sha256::default()),
-            tar: (kind == LayerKind::Tar).then(Sha256::default),
+            check,
+            checked: Checked::Open,
             splitter: Splitter::new(kind, attempt.blob.size),
             pieces: Vec::new(),
             writer,
@@ -252,6 +260,9 @@ impl<H: FsVerityHashValue> Reading<H> {
 
     /// Fills one buffer, if there is input and memory, and hands on what is in it.
     fn advance(&mut self, context: &Context<H>, layer: &Layer<H>, ticket: &Ticket) -> Result<Advance, Fault> {
+        if self.checked == Checked::Closed {
+            return self.end(context, layer);
+        }
         loop {
             if !self.has_window(context, layer) {
                 return Ok(Advance::Dry);
@@ -274,9 +285,9 @@ impl<H: FsVerityHashValue> Reading<H> {
             let filled = filled + produced;
             if ended {
                 self.hand_on(context, layer, ticket, buffer, filled)?;
-                self.verify(layer)?;
-                self.dispatch(context, layer).map_err(Fault::Store)?;
-                return Ok(Advance::Ended);
+                self.checked = Checked::Closed;
+                self.check.close();
+                return self.end(context, layer);
             }
             self.output = Some((buffer, filled));
         }
@@ -306,9 +317,7 @@ impl<H: FsVerityHashValue> Reading<H> {
             None => match self.attempt.flow.pop() {
                 Next::Bytes(bytes) => {
                     // All of them, before anything is made of them: the blob may turn out to be no tar.
-                    if let Some(blob) = &mut self.blob {
-                        blob.update(&bytes);
-                    }
+                    self.check.blob(bytes.clone());
                     Some((bytes, 0))
                 }
                 Next::Ended => None,
@@ -350,33 +359,33 @@ impl<H: FsVerityHashValue> Reading<H> {
         let slice = buffer.freeze(filled);
         layer.counts.tar_bytes.fetch_add(filled as u64, Ordering::Relaxed);
         ticket.progress(filled as u64);
-        if let Some(tar) = &mut self.tar {
-            tar.update(&slice);
-        }
         if self.draining.is_some() {
             return Ok(());
+        }
+        if self.attempt.kind == LayerKind::Tar {
+            self.check.tar(slice.clone());
         }
         self.splitter.feed(&slice, &mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
         self.dispatch(context, layer).map_err(Fault::Store)
     }
 
-    fn verify(&mut self, layer: &Layer<H>) -> Result<(), Fault> {
-        if let Some(found) = self.blob.take().map(Sha256::finish)
-            && found != self.attempt.blob.digest
-        {
-            return Err(Fault::Blob(BlobError::Digest { wanted: self.attempt.blob.digest, found }));
+    /// The end of the blob: everything must be right before the last pieces go.
+    fn end(&mut self, context: &Context<H>, layer: &Layer<H>) -> Result<Advance, Fault> {
+        let Some(digests) = self.check.digests() else { return Ok(Advance::Dry) };
+        let wanted = self.attempt.blob.digest;
+        if digests.blob != wanted {
+            return Err(Fault::Blob(BlobError::Digest { wanted, found: digests.blob }));
         }
+        self.checked = Checked::Blob;
         if self.draining.is_some() {
-            return Ok(());
+            return Ok(Advance::Ended);
         }
         self.splitter.finish(&mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
-        if let Some(tar) = self.tar.take() {
-            let found = tar.finish();
-            if found != layer.name {
-                return Err(Fault::Blob(BlobError::DiffId { found }));
-            }
+        if self.attempt.kind == LayerKind::Tar && digests.tar != layer.name {
+            return Err(Fault::Blob(BlobError::DiffId { found: digests.tar }));
         }
-        Ok(())
+        self.dispatch(context, layer).map_err(Fault::Store)?;
+        Ok(Advance::Ended)
     }
 
     /// Sends the pieces on their ways.
@@ -405,7 +414,7 @@ impl<H: FsVerityHashValue> Reading<H> {
 
     /// Whether the blob's digest was not compared yet.
     fn is_unchecked(&self) -> bool {
-        self.blob.is_some()
+        self.checked != Checked::Blob
     }
 
     fn drain(&mut self, why: Draining) {

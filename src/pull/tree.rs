@@ -67,18 +67,28 @@ impl<H: FsVerityHashValue> Tree<H> {
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
+}
 
-    /// Hands over all entries in tar order, with their ids filled in.
-    pub(super) fn for_each<E>(&self, mut each: impl FnMut(Entry<H>) -> Result<(), E>) -> Result<(), E> {
-        for (entry, file) in &self.entries {
-            let mut entry = entry.clone();
-            if let Item::Leaf(LeafContent::Regular(RegularFile::External(id, _))) = &mut entry.item
-                && let Some(known) = file.as_ref().and_then(|file| file.get())
-            {
-                *id = known.clone();
-            }
-            each(entry)?;
+/// Hands over all entries in tar order, with their ids filled in; copies of them if somebody else needs the tree, too.
+pub(super) fn for_each<H: FsVerityHashValue, E>(
+    tree: Collected<H>,
+    mut each: impl FnMut(Entry<H>) -> Result<(), E>,
+) -> Result<(), E> {
+    match Arc::try_unwrap(tree) {
+        Ok(tree) => {
+            tree.entries.into_iter().try_for_each(|(entry, file)| each(with_id(entry, file.as_ref())))
         }
-        Ok(())
+        Err(tree) => {
+            tree.entries.iter().try_for_each(|(entry, file)| each(with_id(entry.clone(), file.as_ref())))
+        }
     }
+}
+
+fn with_id<H: FsVerityHashValue>(mut entry: Entry<H>, file: Option<&Id<H>>) -> Entry<H> {
+    if let Item::Leaf(LeafContent::Regular(RegularFile::External(id, _))) = &mut entry.item
+        && let Some(known) = file.and_then(|file| file.get())
+    {
+        *id = known.clone();
+    }
+    entry
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use composefs::fsverity::FsVerityHashValue;
@@ -15,11 +18,12 @@ const SHARD_LIMIT: usize = 2048;
 /// memory that grows with the input, and forgetting costs no more than a `stat`.
 pub(super) struct Known<H> {
     shards: [Mutex<HashSet<H>>; SHARDS],
+    forgot: AtomicBool,
 }
 
 impl<H> Default for Known<H> {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::new(HashSet::new())) }
+        Self { shards: std::array::from_fn(|_| Mutex::new(HashSet::new())), forgot: AtomicBool::new(false) }
     }
 }
 
@@ -37,11 +41,18 @@ impl<H: FsVerityHashValue> Known<H> {
         let mut shard = self.shard(id);
         if shard.len() >= SHARD_LIMIT {
             shard.clear();
+            self.forgot.store(true, Ordering::Relaxed);
         }
         shard.insert(id.clone());
     }
 
+    /// Whether every id that was seen is still known.
+    pub(super) fn is_complete(&self) -> bool {
+        !self.forgot.load(Ordering::Relaxed)
+    }
+
     pub(super) fn clear(&self) {
+        self.forgot.store(true, Ordering::Relaxed);
         for shard in &self.shards {
             shard.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }

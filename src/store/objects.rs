@@ -43,7 +43,7 @@ pub enum Put {
 
 /// What is kept between calls: directory descriptors, ids met, what the filesystem cannot do.
 pub(super) struct Objects<H> {
-    dirs: [OnceLock<OwnedFd>; 256],
+    dirs: [OnceLock<ObjectDir>; 256],
     pub(super) known: Known<H>,
     /// Set when an object was written that no barrier has served yet.
     pub(super) unsynced: AtomicBool,
@@ -66,6 +66,14 @@ impl<H> Default for Objects<H> {
             link_by_proc: AtomicBool::new(false),
         }
     }
+}
+
+/// One of `objects/xx`.
+pub(super) struct ObjectDir {
+    fd: OwnedFd,
+    /// Whether this run made it: an object that is not known is hardly there, and asking costs 8 % of a first pull of
+    /// small files.
+    pub(super) fresh: bool,
 }
 
 /// What is under an object's name.
@@ -113,7 +121,7 @@ impl<H: FsVerityHashValue> Store<H> {
             return Ok(true);
         }
         let Some(dir) = self.object_dir(id)? else { return Ok(false) };
-        let right = self.look(dir, id, size, false)? == Seen::Right;
+        let right = self.look(dir.fd.as_fd(), id, size, false)? == Seen::Right;
         if right {
             self.note_complete(id);
         }
@@ -136,12 +144,15 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     fn put_unknown(&self, id: &H, size: u64, source: Source<'_>) -> Result<Put, StoreError> {
-        let dir = self.make_object_dir(id)?;
-        let name = Basename::of(id);
+        let ObjectDir { fd, fresh } = self.make_object_dir(id)?;
+        let (dir, name) = (fd.as_fd(), Basename::of(id));
+        // Only a guess: linking finds out.
+        let mut supposedly_new = *fresh && self.objects.known.is_complete();
         let mut source = Some(source);
         let mut sealed = None;
         for _ in 0..LINK_ATTEMPTS {
-            let seen = self.look(dir, id, size, true)?;
+            let guessed = std::mem::take(&mut supposedly_new).then_some(Seen::Nothing);
+            let seen = guessed.map_or_else(|| self.look(dir, id, size, true), Ok)?;
             if seen == Seen::Right {
                 return Ok(Put::Present);
             }
@@ -220,31 +231,31 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     /// `objects/xx` of `id`, if there is one.
-    fn object_dir(&self, id: &H) -> Result<Option<BorrowedFd<'_>>, StoreError> {
-        let slot = self.dir_slot(id);
-        if slot.get().is_none() {
-            match open_path_dir(self.root(), &format!("objects/{}", id.to_object_dir())) {
-                Ok(fd) => drop(slot.set(fd)),
-                Err(Errno::NOENT) => return Ok(None),
-                Err(errno) => return Err(self.object_fault(id, errno)),
-            }
-        }
-        Ok(slot.get().map(|fd| fd.as_fd()))
+    fn object_dir(&self, id: &H) -> Result<Option<&ObjectDir>, StoreError> {
+        self.open_object_dir(id, false)
     }
 
     /// `objects/xx` of `id`, made if need be.
-    fn make_object_dir(&self, id: &H) -> Result<BorrowedFd<'_>, StoreError> {
+    pub(super) fn make_object_dir(&self, id: &H) -> Result<&ObjectDir, StoreError> {
         let fault = |errno| self.object_fault(id, errno);
         if let Some(dir) = self.object_dir(id)? {
             return Ok(dir);
         }
         let objects = self.repo.objects_dir().map_err(fault)?;
-        make_dir(objects.as_fd(), &id.to_object_dir()).map_err(fault)?;
-        self.object_dir(id)?.ok_or_else(|| fault(Errno::NOENT))
+        let made = make_dir(objects.as_fd(), &id.to_object_dir()).map_err(fault)?;
+        self.open_object_dir(id, made)?.ok_or_else(|| fault(Errno::NOENT))
     }
 
-    fn dir_slot(&self, id: &H) -> &OnceLock<OwnedFd> {
-        &self.objects.dirs[usize::from(id.as_bytes()[0])]
+    fn open_object_dir(&self, id: &H, fresh: bool) -> Result<Option<&ObjectDir>, StoreError> {
+        let slot = &self.objects.dirs[usize::from(id.as_bytes()[0])];
+        if slot.get().is_none() {
+            match open_path_dir(self.root(), &format!("objects/{}", id.to_object_dir())) {
+                Ok(fd) => drop(slot.set(ObjectDir { fd, fresh })),
+                Err(Errno::NOENT) => return Ok(None),
+                Err(errno) => return Err(self.object_fault(id, errno)),
+            }
+        }
+        Ok(slot.get())
     }
 
     fn note_complete(&self, id: &H) {

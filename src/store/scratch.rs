@@ -126,10 +126,11 @@ pub(super) fn open_dir<P: rustix::path::Arg>(at: BorrowedFd<'_>, path: P) -> Res
     fs::openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Makes a directory (0755, less the umask) unless it is there.
-pub(super) fn make_dir(at: BorrowedFd<'_>, path: &str) -> Result<()> {
+/// Makes a directory (0755, less the umask) unless it is there: whether it had to.
+pub(super) fn make_dir(at: BorrowedFd<'_>, path: &str) -> Result<bool> {
     match fs::mkdirat(at, path, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -145,3 +145,16 @@ fn forgetting_ids_costs_a_stat_and_no_more() {
     }
     assert_eq!(put(&scene, &[1; 100]), Put::Present);
 }
+
+#[test]
+fn what_others_put_into_a_directory_that_we_made_is_found() {
+    let scene = repo::<Sha256HashValue>();
+    let (right, wrong) = (vec![2; 200], vec![3; 300]);
+    for data in [&right, &wrong] {
+        assert!(scene.store.make_object_dir(&id_of(data)).unwrap().fresh);
+    }
+    fs::write(scene.object(&id_of(&right)), &right).unwrap();
+    fs::write(scene.object(&id_of(&wrong)), "torn").unwrap();
+    assert_eq!((put(&scene, &right), put(&scene, &wrong)), (Put::Present, Put::Replaced));
+    scene.fsck_is_clean();
+}
