@@ -246,9 +246,10 @@ struct Encode(Arc<Layer>, Option<Ticket>);
 impl CpuTask for Encode {
     fn step(&mut self) -> Stepped {
         let ended = self.0.under_way.load(Ordering::SeqCst) == 0;
-        let ready =
-            |(_, missing, _): &mut (Duration, Arc<AtomicUsize>, Slice)| missing.load(Ordering::SeqCst) == 0;
-        let next = lock(&self.0.unencoded).pop_front_if(ready);
+        let mut waiting = lock(&self.0.unencoded);
+        let ready = waiting.front().is_some_and(|(_, missing, _)| missing.load(Ordering::SeqCst) == 0);
+        let next = if ready { waiting.pop_front() } else { None };
+        drop(waiting);
         match next {
             Some((cost, _, _slice)) => {
                 sleep(cost);
