@@ -8,28 +8,44 @@ each program by itself (VmHWM, sampled).
 Ratios are theirs / ours, by pairs: above 1, we are faster.
 """
 
-import argparse, ctypes, json, os, platform, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
+import argparse, ctypes, functools, json, math, os, platform, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+TMPFS = Path("/dev/shm")
 BATCH = ["base", "python", "web", "small", "large"]
+SCALING = [("one layer", ["fat"]), ("four layers", ["large"]), ("five images", BATCH)]
 
-# name, what it shows, images, options: before (pulled first, unmeasured), algorithm, docker, quick
+# name, what it shows, images, options: before (pulled first, unmeasured), algorithm, docker, floor
 CASES = [
-    dict(name="1 large", says="one large image, few files", images=["large"]),
-    dict(name="1 large sha256", says="the same, SHA-256 repository", images=["large"], algorithm="sha256"),
+    dict(name="1 large", says="one large image, few files", images=["large"], floor=True),
+    dict(name="1 large sha256", says="the same, SHA-256 repository", images=["large"], algorithm="sha256", floor=True),
     dict(name="2 small files", says="a hundred thousand small files", images=["many"]),
     dict(name="3 fat layer", says="one fat layer", images=["fat"]),
     dict(name="3 fat layer sha256", says="the same, SHA-256 repository", images=["fat"], algorithm="sha256"),
     dict(name="4 zstd", says="the large image, zstd layers", images=["zstd"]),
     dict(name="5 batch", says="five images at once; theirs one after another", images=BATCH),
     dict(name="6 warm", says="the same five again", images=BATCH, before=BATCH),
-    dict(name="7 rebuilt", says="same files, new layers", images=["rebuilt"], before=["python"]),
+    dict(name="7 rebuilt", says="three images rebuilt: same files, new layers", images=["rebuilt", "rebuilt-small", "rebuilt-large"], before=["python", "small", "large"]),
     dict(name="8 docker", says="the large image from a registry on loopback", images=["large"], docker=True),
 ]
+# What we want: the least medians of the ratios of wall and cpu time, by the case's number, on tmpfs and on disk.
+TARGETS = {
+    "1": {"tmpfs": (2.0, 1.6), "disk": (1.5, 1.5)},
+    "2": {"tmpfs": (3.0, 2.2), "disk": (1.5, 1.5)},
+    "3": {"tmpfs": (2.0, 1.6), "disk": (1.5, 1.5)},
+    "4": {"tmpfs": (1.5, 1.2), "disk": (1.3, 1.2)},
+    "5": {"tmpfs": (2.5, 1.8), "disk": (2.0, 1.8)},
+    "6": {"tmpfs": (20, 20), "disk": (20, 20)},
+    "7": {"tmpfs": (3, 2), "disk": (3, 2)},
+    "8": {"tmpfs": (1.3, 1.2), "disk": (1.3, 1.2)},
+}
+FLOOR_TARGET = 1.25  # our cpu over the floor, at most
+MEMORY_MIB, BESIDE_MIB, PER_ENTRY_MIB = 256, 32, 1400 / 2**20  # what our process may take
+
 QUICK = [
-    dict(name="1 several layers", says="one image of three layers", images=["python"]),
+    dict(name="1 several layers", says="one image of three layers", images=["python"], floor=True),
     dict(name="2 small files", says="twenty thousand small files", images=["small"]),
     dict(name="5 batch", says="four images at once; theirs one after another", images=["base", "python", "web", "small"]),
     dict(name="6 warm", says="the same image again", images=["python"], before=["python"]),
@@ -45,17 +61,23 @@ def main():
         sys.exit(f"no case is called {options.case!r}")
     build(options)
     layout = make_images({image for case in cases for image in case["images"] + case.get("before", [])})
+    sizes = image_sizes(layout)
     registry = Registry(layout) if any(case.get("docker") for case in cases) else None
     results = []
     try:
         for place, folder in places(options):
             for case in cases:
-                results.append(dict(case, place=place, **measure(case, folder, layout, registry, options)))
+                entries = max(sizes[image]["entries"] for image in case["images"])
+                allowed = MEMORY_MIB + BESIDE_MIB + PER_ENTRY_MIB * entries
+                target = None if options.quick else TARGETS[case["name"].split()[0]][place]
+                runs = measure(case, folder, layout, registry, options)
+                results.append(dict(case, place=place, target=target, allowed_mib=allowed, **runs))
                 print(table(results[-1:], header=len(results) == 1), flush=True)
     finally:
         if registry:
             registry.stop()
-    write_reports(results, options, layout)
+    curves = [scaling(layout, options, *curve) for curve in (SCALING if options.scaling else [])]
+    write_reports(results, curves, options, layout)
 
 
 def parse_options():
@@ -63,6 +85,7 @@ def parse_options():
     parser.add_argument("--quick", action="store_true", help="small images, 2 pairs, tmpfs only: a first look, not a result")
     parser.add_argument("--pairs", type=int, help="pairs of runs for each case (5; quick: 2)")
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
+    parser.add_argument("--scaling", action="store_true", help="also replay recorded pieces on 1 to 32 workers")
     parser.add_argument("--on", choices=["tmpfs", "disk", "both"], help="where the repositories are (both; quick: tmpfs)")
     parser.add_argument("--disk", type=Path, default=TARGET / "bench", help="the folder on disk (target/bench)")
     parser.add_argument("--out", type=Path, default=TARGET / "bench-results", help="where results.{json,md,svg} go")
@@ -79,6 +102,9 @@ def build(options):
     if not options.ours:
         subprocess.run(cargo, cwd=ROOT, check=True)
         options.ours = TARGET / "release/cfs-dag"
+    told = subprocess.run(cargo + ["--benches", "--message-format=json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    made = [json.loads(line) for line in told.stdout.splitlines()]
+    options.benches = {one["target"]["name"]: one["executable"] for one in made if one.get("executable") and one["target"]["kind"] == ["bench"]}
     # A target folder of its own: other features of the same crates, so nothing could be shared.
     upstream = ["--manifest-path", ROOT / "benches/upstream/Cargo.toml", "--target-dir", TARGET / "upstream", "--locked"]
     subprocess.run(cargo + upstream, check=True)
@@ -93,7 +119,7 @@ def make_images(names):
 
 def places(options):
     if options.on in ("tmpfs", "both"):
-        yield "tmpfs", Path("/dev/shm")
+        yield "tmpfs", TMPFS
     if options.on in ("disk", "both"):
         options.disk.mkdir(parents=True, exist_ok=True)
         yield "disk", options.disk
@@ -104,7 +130,7 @@ def places(options):
 
 def measure(case, folder, layout, registry, options):
     """All pairs of one case: {side: {metric: [by pair]}}."""
-    runs = {"ours": [], "theirs": []}
+    runs = {"ours": [], "theirs": [], "floor": []}
     series = Path(tempfile.mkdtemp(prefix="cfs-dag-bench-", dir=folder))
     try:
         for pair in range(options.pairs):
@@ -116,9 +142,37 @@ def measure(case, folder, layout, registry, options):
                 images = registry if case.get("docker") else None
                 runs[side].append(run(command(side, case, case["images"], repo, layout, images, options)))
                 runs[side][-1]["objects"] = sum(len(files) for _, _, files in os.walk(repo / "objects"))
+            if case.get("floor") and folder == TMPFS:
+                runs["floor"].append(floor(case, layout, series / f"{pair}-floor", options))
+            if folder == TMPFS:  # on disk a mass deletion would slow down the next pairs
+                for repo in series.iterdir():
+                    shutil.rmtree(repo)
     finally:
         shutil.rmtree(series)
     return runs
+
+
+def floor(case, layout, folder, options):
+    """What the bytes cost with nothing around them: cpu seconds by part."""
+    command = [options.benches["floor"], layout, *case["images"], folder, case.get("algorithm", "sha512")]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def scaling(layout, options, name, images):
+    """Replays what each piece of a pull costs on 1 to 32 workers; beside it real runs on as many as there are here."""
+    with tempfile.TemporaryDirectory(prefix="cfs-dag-bench-", dir=TMPFS) as folder:
+        command = [options.benches["scaling"], layout, f"{folder}/recorded", *images]
+        curve = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        real = {}
+        for jobs in (1, 2):
+            case = dict(name=name, images=images)
+            pulls = [command_of_ours(case, folder, layout, jobs, n, options) for n in range(options.pairs)]
+            real[jobs] = statistics.median(run(pull)["wall_s"] for pull in pulls)
+    return dict(curve, name=name, real=real)
+
+
+def command_of_ours(case, folder, layout, jobs, n, options):
+    return command("ours", case, case["images"], Path(folder, f"{jobs}-{n}"), layout, None, options) + [f"-j{jobs}"]
 
 
 def command(side, case, images, repo, layout, registry, options):
@@ -234,16 +288,32 @@ def table(results, header=True):
     """Markdown: min/median/max of each side, and of the ratios by pairs."""
     lines = []
     if header:
-        lines += ["| case | on | wall s, ours | theirs | ratio | cpu s, ours | theirs | ratio | peak MiB, ours | theirs |"]
-        lines += ["|" + "---|" * 10]
+        lines += ["| case | on | wall s, ours | theirs | ratio | cpu s, ours | theirs | ratio | target | cpu / floor | peak MiB, ours (allowed) | theirs |"]
+        lines += ["|" + "---|" * 12]
     for result in results:
         cells = [f"{result['name']}: {result['says']}", result["place"]]
         for metric in ("wall_s", "cpu_s"):
             cells += [spread([run[metric] for run in result[side]], "{:.2f}") for side in ("ours", "theirs")]
             cells += [spread(ratios(result, metric), "{:.2f}")]
-        cells += [f"{max(run['peak_mib'] for run in result[side]):.0f}" for side in ("ours", "theirs")]
+        cells += [verdict(result), spread(over_floor(result), "{:.2f}") if result["floor"] else ""]
+        cells += [f"{peak(result, 'ours'):.0f} ({result['allowed_mib']:.0f})", f"{peak(result, 'theirs'):.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def verdict(result):
+    if not (target := result.get("target")):
+        return ""
+    medians = [statistics.median(ratios(result, metric)) for metric in ("wall_s", "cpu_s")]
+    return " / ".join(f"{least:g} {'met' if round(median, 2) >= least else 'MISSED'}" for least, median in zip(target, medians))
+
+
+def over_floor(result):
+    return [ours["cpu_s"] / floor["sum"] for ours, floor in zip(result["ours"], result["floor"])]
+
+
+def peak(result, side):
+    return max(run["peak_mib"] for run in result[side])
 
 
 def machine():
@@ -266,20 +336,65 @@ def image_sizes(layout):
     for entry in json.loads(Path(layout, "index.json").read_text())["manifests"]:
         layers = json.loads(blob(entry["digest"]).read_text())["layers"]
         name = entry["annotations"]["org.opencontainers.image.ref.name"]
-        sizes[name] = dict(layers=len(layers), compressed_mb=round(sum(layer["size"] for layer in layers) / 1e6, 1))
+        compressed = round(sum(layer["size"] for layer in layers) / 1e6, 1)
+        sizes[name] = dict(layers=len(layers), compressed_mb=compressed, entries=sum(entries_of(blob(layer["digest"])) for layer in layers))
     return sizes
 
 
-def write_reports(results, options, layout):
+@functools.cache
+def entries_of(blob):
+    listing = subprocess.Popen(["tar", "--zstd" if blob.open("rb").read(1) == b"\x28" else "-z", "-tf", blob], stdout=subprocess.PIPE)
+    return sum(1 for _ in listing.stdout)
+
+
+def write_reports(results, curves, options, layout):
     options.out.mkdir(parents=True, exist_ok=True)
-    report = dict(machine=machine(), versions=versions(options), images=image_sizes(layout), results=results)
+    report = dict(machine=machine(), versions=versions(options), images=image_sizes(layout), results=results, scaling=curves)
     (options.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
     facts = [f"{key}: {value}" for part in ("machine", "versions") for key, value in report[part].items()]
-    (options.out / "results.md").write_text(
-        "Values are min/median/max; ratios are theirs / ours, by pairs.\n\n" + table(results) + "\n\n" + "; ".join(facts) + "\n"
-    )
+    text = ["Values are min/median/max; ratios are theirs / ours, by pairs.", table(results), "; ".join(facts)]
+    if curves:
+        (options.out / "scaling.svg").write_text(lines(curves))
+        text += [scaling_table(curves)]
+    (options.out / "results.md").write_text("\n\n".join(text) + "\n")
     (options.out / "results.svg").write_text(bars(results))
     print(f"\nwritten: {options.out}/results.json, .md, .svg", file=sys.stderr)
+
+
+def scaling_table(curves):
+    workers = sorted(map(int, curves[0]["replayed"]))
+    rows = ["| pull | work s | longest chain s | " + " | ".join(f"{n} workers" for n in workers) + " | really: 1, 2 |"]
+    rows += ["|" + "---|" * (len(workers) + 4)]
+    for curve in curves:
+        chain = ", ".join(f"{part} {cost:.2f}" for part, cost in curve["chain"].items())
+        replayed = [f"{curve['replayed'][str(n)]:.2f}" for n in workers]
+        real = ", ".join(f"{wall:.2f}" for wall in curve["real"].values())
+        rows.append(f"| {curve['name']} | {curve['work']:.2f} | {chain} | " + " | ".join(replayed) + f" | {real} |")
+    return "\n".join(rows)
+
+
+def lines(curves):
+    """How many times faster than on one worker, over the number of workers (both logarithmic)."""
+    left, top, width, height = 50, 30, 420, 260
+    workers = sorted(map(int, curves[0]["replayed"]))
+    across = lambda n: left + width * math.log2(n) / math.log2(workers[-1])
+    up = lambda gain: top + height * (1 - math.log2(gain) / math.log2(workers[-1]))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 130}" height="{top + height + 50}" font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{left}" y="18">times faster than on one worker (replayed; dashed: as many times as workers)</text>',
+        f'<line x1="{across(1)}" y1="{up(1)}" x2="{across(workers[-1])}" y2="{up(workers[-1])}" stroke="#999" stroke-dasharray="4"/>',
+    ]
+    for n in workers:
+        parts.append(f'<text x="{across(n)}" y="{top + height + 18}" text-anchor="middle">{n}</text>')
+        parts.append(f'<text x="{left - 8}" y="{up(n) + 4}" text-anchor="end">{n}</text>')
+    parts.append(f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">workers</text>')
+    for curve, colour in zip(curves, ("#2b6cb0", "#c05621", "#2f855a")):
+        gains = [(n, curve["replayed"]["1"] / curve["replayed"][str(n)]) for n in workers]
+        points = " ".join(f"{across(n):.1f},{up(gain):.1f}" for n, gain in gains)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<text x="{left + width + 6}" y="{up(gains[-1][1]) + 4:.1f}" fill="{colour}">{curve["name"]} {gains[-1][1]:.1f}</text>')
+    return "\n".join(parts + ["</svg>"]) + "\n"
 
 
 def bars(results):

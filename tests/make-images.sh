@@ -11,6 +11,7 @@
 #   zstd     the same as zstd
 #   fat      the same files in one layer
 #   many     a hundred thousand small files
+#   rebuilt-small, rebuilt-large: small and large with every time changed
 #
 # Without names: the first five, about 150 MB unpacked. Each layer is made once: run it again after any failure.
 # Packages come from this machine's own apt sources; nothing is installed.
@@ -91,6 +92,9 @@ layer() {
   mv "$work/blob" "$blobs/$digest"; rm "$work/tar"; mv "$work/json" "$work/$name.json"
 }
 
+# rebuilt FILES gzip|zstd: the layer again with other times
+rebuilt() { layer "new-$1" "$1" "$2" --mtime=@1750000000; }
+
 # put TYPE: stores standard input as a blob and prints its descriptor
 put() {
   local digest; cat >"$work/put"; digest=$(sha256sum <"$work/put"); digest=${digest%% *}
@@ -118,13 +122,14 @@ for name in "${want[@]}"; do
     base) layer base base gzip; image base base;;
     python) layer base base gzip; layer py py zstd; layer app app gzip; image python base py app;;
     web) layer base base gzip; layer web web gzip; image web base web;;
-    rebuilt) for part in base:gzip py:zstd app:gzip; do layer "new-${part%:*}" "${part%:*}" "${part#*:}" --mtime=@1750000000; done
-             image rebuilt new-base new-py new-app;;
+    rebuilt) for part in base:gzip py:zstd app:gzip; do rebuilt "${part%:*}" "${part#*:}"; done; image rebuilt new-{base,py,app};;
     small) layer small small gzip; image small small;;
     many) layer many many gzip; image many many;;
     large) for part in base gcc llvm node; do layer $part $part gzip; done; image large base gcc llvm node;;
     zstd) for part in base gcc llvm node; do layer "zstd-$part" $part zstd; done; image zstd zstd-{base,gcc,llvm,node};;
     fat) layer fat fat gzip; image fat fat;;
+    rebuilt-small) rebuilt small gzip; image rebuilt-small new-small;;
+    rebuilt-large) for part in base gcc llvm node; do rebuilt $part gzip; done; image rebuilt-large new-{base,gcc,llvm,node};;
     *) echo "make-images.sh: no image is called $name" >&2; exit 2;;
   esac
 done

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::{
     context::Context,
     flow::BLOB_BUFFER,
-    layer::{Attempt, Layer, RESERVE},
+    layer::{Attempt, LIMIT, Layer, RESERVE},
 };
 use crate::{
     exec::{Failure, Ticket},
@@ -112,7 +112,10 @@ impl<H: FsVerityHashValue> Fetch<H> {
         });
         loop {
             match context.budget.open(RESERVE, wake.clone()) {
-                Some(account) => return account,
+                Some(account) => {
+                    account.limit(LIMIT);
+                    return account;
+                }
                 None => memory.notified().await,
             }
         }

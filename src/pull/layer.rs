@@ -33,6 +33,10 @@ pub(super) const RESERVE: usize = (3 << 20) + KEPT;
 /// Of the reserve: an inflate window, the encoder's tables and the part of its output that stays in memory.
 pub(super) const KEPT: usize = 6 << 20;
 
+/// Memory that a layer may have besides large files, in bytes, however much there is: with more, inflating runs further
+/// ahead of hashing, writing and encoding, until what they take up has left every cache.
+pub(super) const LIMIT: usize = RESERVE + (8 << 20);
+
 /// A layer and what its steps have made so far.
 pub(super) struct Layer<H: FsVerityHashValue> {
     /// What its stream is named after.

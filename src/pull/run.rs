@@ -152,7 +152,7 @@ pub fn run<H: FsVerityHashValue>(
         windows: Lane::new(budget.clone()),
         budget: budget.clone(),
         downloads: Semaphore::new(settings.downloads.max(1)),
-        hash_first_max: settings.memory / 4,
+        hash_first_max: if task.store.may_have_objects() { settings.memory / 4 } else { 0 },
         store: task.store.clone(),
     });
     let built = Builder::new(task).build()?;

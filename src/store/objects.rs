@@ -128,6 +128,13 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(right)
     }
 
+    /// Whether any object may be stored. Only a guess to save work.
+    pub fn may_have_objects(&self) -> bool {
+        let objects = self.repo.objects_dir().ok().and_then(|dir| fs::Dir::read_from(dir).ok());
+        let dot = |name: &CStr| name == c"." || name == c"..";
+        objects.is_none_or(|mut dir| dir.any(|entry| entry.is_ok_and(|entry| !dot(entry.file_name()))))
+    }
+
     /// Forgets what was seen to be there: a garbage collection ran.
     pub(super) fn forget_what_is_there(&self) {
         self.objects.known.clear();

@@ -62,7 +62,8 @@ impl Budget {
             state.waiting.push_back(wake);
             return None;
         }
-        let inner = Ledger { floor: reserve, capacity: reserve, held: 0, hungry: false, wake };
+        let inner =
+            Ledger { reserve, floor: reserve, capacity: reserve, limit: None, held: 0, hungry: false, wake };
         Some(Account(Arc::new(AccountInner { budget: self.clone(), ledger: Mutex::new(inner) })))
     }
 
@@ -135,10 +136,13 @@ struct AccountInner {
 }
 
 struct Ledger {
+    reserve: usize,
     /// What the account keeps even while it holds less: its reserve and the open [`Hold`]s.
     floor: usize,
     /// What is taken from the budget for this account: never below `floor` or `held`.
     capacity: usize,
+    /// The most that it may hold besides the open [`Hold`]s.
+    limit: Option<usize>,
     held: usize,
     /// Whether a request failed since the last wake.
     hungry: bool,
@@ -154,6 +158,11 @@ impl Account {
         let recycled = self.0.budget.lock().recycled(size);
         let data = recycled.unwrap_or_else(|| vec![0; size].into_boxed_slice());
         Some(Buffer { data, account: self.0.clone() })
+    }
+
+    /// Refuses from now on what would make it more than `bytes` (not less than the reserve), however much the budget has.
+    pub fn limit(&self, bytes: usize) {
+        self.0.ledger().limit = Some(bytes);
     }
 
     /// Counts `bytes` of the reserve as taken outside of buffers for as long as the account lives.
@@ -181,6 +190,11 @@ impl AccountInner {
 
     fn draw(&self, bytes: usize) -> bool {
         let mut ledger = self.ledger();
+        let holds = ledger.floor - ledger.reserve;
+        if ledger.limit.is_some_and(|limit| ledger.held + bytes > limit + holds) {
+            ledger.hungry = true;
+            return false;
+        }
         let missing = (ledger.held + bytes).saturating_sub(ledger.capacity);
         if missing > 0 {
             let mut state = self.budget.lock();
@@ -378,6 +392,23 @@ mod tests {
         assert_eq!(budget.used(), 40);
         drop(hold);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_limited_account_leaves_the_rest_to_others_and_is_woken_by_its_own() {
+        let (wake, woken) = counting();
+        let budget = Budget::new(1000);
+        let account = budget.open(10, wake).unwrap();
+        account.limit(20);
+        let first = account.buffer(15).unwrap();
+        assert!(account.buffer(6).is_none());
+        let hold = account.hold(6).unwrap();
+        let beside = account.buffer(6).unwrap();
+        assert!(account.buffer(6).is_none(), "the hold is taken");
+        drop(first);
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
+        drop((hold, beside));
+        assert!(account.buffer(21).is_none() && account.buffer(20).is_some());
     }
 
     #[test]
