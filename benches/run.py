@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """cfs-dag beside upstream's pull (composefs-oci 0.9.4): whole processes, the same images, alternating.
 
-Every pair of runs pulls into two fresh, numbered repositories; nothing is deleted before the end of a case, because a
-mass deletion slows an ext4 without journal down for minutes. Measured of each run: wall time, user + system time of
+Every pair of runs pulls into two fresh, numbered repositories; on disk nothing is deleted before the end, because a mass
+deletion slows an ext4 without journal down for minutes. Measured of each run: wall time, user + system time of
 the process and of everything it started (also what it left behind: we adopt and wait for it), and the peak memory of
 each program by itself (VmHWM, sampled).
 Ratios are theirs / ours, by pairs: above 1, we are faster.
@@ -63,7 +63,7 @@ def main():
     layout = make_images({image for case in cases for image in case["images"] + case.get("before", [])})
     sizes = image_sizes(layout)
     registry = Registry(layout) if any(case.get("docker") for case in cases) else None
-    results = []
+    results, curves = [], []
     try:
         for place, folder in places(options):
             for case in cases:
@@ -73,11 +73,17 @@ def main():
                 runs = measure(case, folder, layout, registry, options)
                 results.append(dict(case, place=place, target=target, allowed_mib=allowed, **runs))
                 print(table(results[-1:], header=len(results) == 1), flush=True)
+                write_reports(results, curves, options, layout)
+        if options.scaling:
+            for curve in SCALING:
+                curves.append(scaling(layout, options, *curve))
+                write_reports(results, curves, options, layout)
     finally:
         if registry:
             registry.stop()
-    curves = [scaling(layout, options, *curve) for curve in (SCALING if options.scaling else [])]
-    write_reports(results, curves, options, layout)
+        for series in LEFT:
+            shutil.rmtree(series)
+    print(f"\nwritten: {options.out}/results.json, .md, .svg", file=sys.stderr)
 
 
 def parse_options():
@@ -142,14 +148,31 @@ def measure(case, folder, layout, registry, options):
                 images = registry if case.get("docker") else None
                 runs[side].append(run(command(side, case, case["images"], repo, layout, images, options)))
                 runs[side][-1]["objects"] = sum(len(files) for _, _, files in os.walk(repo / "objects"))
+            ours, theirs = (runs[side][-1]["objects"] for side in ("ours", "theirs"))
+            # Only the streams of manifests and configs may be other objects than upstream's.
+            if abs(ours - theirs) > 2 * len(case["images"]):
+                sys.exit(f"{case['name']}: {ours} objects of ours, {theirs} of theirs: not the same work")
             if case.get("floor") and folder == TMPFS:
                 runs["floor"].append(floor(case, layout, series / f"{pair}-floor", options))
             if folder == TMPFS:  # on disk a mass deletion would slow down the next pairs
                 for repo in series.iterdir():
                     shutil.rmtree(repo)
     finally:
-        shutil.rmtree(series)
+        put_away(series)
     return runs
+
+
+LEFT = []  # what is still to be deleted
+ROOM = 12 << 30
+
+
+def put_away(series):
+    """Deletes a series: on tmpfs at once, on disk when all cases are done, or the oldest when there is no room left."""
+    LEFT.append(series)
+    while LEFT and (LEFT[0].parent == TMPFS or shutil.disk_usage(LEFT[0]).free < ROOM):
+        if LEFT[0].parent != TMPFS:
+            print("no room left on disk: deleting a series, which slows down what follows", flush=True)
+        shutil.rmtree(LEFT.pop(0))
 
 
 def floor(case, layout, folder, options):
@@ -163,16 +186,14 @@ def scaling(layout, options, name, images):
     with tempfile.TemporaryDirectory(prefix="cfs-dag-bench-", dir=TMPFS) as folder:
         command = [options.benches["scaling"], layout, f"{folder}/recorded", *images]
         curve = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-        real = {}
-        for jobs in (1, 2):
-            case = dict(name=name, images=images)
-            pulls = [command_of_ours(case, folder, layout, jobs, n, options) for n in range(options.pairs)]
-            real[jobs] = statistics.median(run(pull)["wall_s"] for pull in pulls)
-    return dict(curve, name=name, real=real)
-
-
-def command_of_ours(case, folder, layout, jobs, n, options):
-    return command("ours", case, case["images"], Path(folder, f"{jobs}-{n}"), layout, None, options) + [f"-j{jobs}"]
+        shutil.rmtree(f"{folder}/recorded")
+        real, repo = {1: [], 2: []}, Path(folder, "real")
+        for _ in range(options.pairs):
+            for jobs, walls in real.items():
+                pull = command("ours", dict(name=name), images, repo, layout, None, options)
+                walls.append(run(pull + [f"-j{jobs}"])["wall_s"])
+                shutil.rmtree(repo)
+    return dict(curve, name=name, real={jobs: statistics.median(walls) for jobs, walls in real.items()})
 
 
 def command(side, case, images, repo, layout, registry, options):
@@ -295,8 +316,9 @@ def table(results, header=True):
         for metric in ("wall_s", "cpu_s"):
             cells += [spread([run[metric] for run in result[side]], "{:.2f}") for side in ("ours", "theirs")]
             cells += [spread(ratios(result, metric), "{:.2f}")]
-        cells += [verdict(result), spread(over_floor(result), "{:.2f}") if result["floor"] else ""]
-        cells += [f"{peak(result, 'ours'):.0f} ({result['allowed_mib']:.0f})", f"{peak(result, 'theirs'):.0f}"]
+        cells += [verdict(result), floor_verdict(result)]
+        ours, allowed = peak(result, "ours"), result["allowed_mib"]
+        cells += [f"{ours:.0f} (at most {allowed:.0f}: {met(ours <= allowed)})", f"{peak(result, 'theirs'):.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -305,11 +327,18 @@ def verdict(result):
     if not (target := result.get("target")):
         return ""
     medians = [statistics.median(ratios(result, metric)) for metric in ("wall_s", "cpu_s")]
-    return " / ".join(f"{least:g} {'met' if round(median, 2) >= least else 'MISSED'}" for least, median in zip(target, medians))
+    return " / ".join(f"{least:g} {met(median >= least)}" for least, median in zip(target, medians))
 
 
-def over_floor(result):
-    return [ours["cpu_s"] / floor["sum"] for ours, floor in zip(result["ours"], result["floor"])]
+def floor_verdict(result):
+    ratios = [ours["cpu_s"] / floor["sum"] for ours, floor in zip(result["ours"], result["floor"])]
+    if not ratios:
+        return ""
+    return f"{spread(ratios, '{:.2f}')} (at most {FLOOR_TARGET}: {met(statistics.median(ratios) <= FLOOR_TARGET)})"
+
+
+def met(condition):
+    return "met" if condition else "MISSED"
 
 
 def peak(result, side):
@@ -325,7 +354,7 @@ def machine():
 def versions(options):
     say = lambda *words: subprocess.run(words, capture_output=True, text=True, cwd=ROOT).stdout.strip()
     return dict(
-        cfs_dag=say("git", "describe", "--always", "--dirty"), upstream="composefs-oci 0.9.4", rustc=say("rustc", "--version"),
+        cfs_dag=say(options.ours, "--version") + " " + say("git", "describe", "--always", "--dirty"), upstream="composefs-oci 0.9.4", rustc=say("rustc", "--version"),
         skopeo=say("skopeo", "--version"), pairs=options.pairs,
     )
 
@@ -344,7 +373,10 @@ def image_sizes(layout):
 @functools.cache
 def entries_of(blob):
     listing = subprocess.Popen(["tar", "--zstd" if blob.open("rb").read(1) == b"\x28" else "-z", "-tf", blob], stdout=subprocess.PIPE)
-    return sum(1 for _ in listing.stdout)
+    entries = sum(1 for _ in listing.stdout)
+    if listing.wait() != 0:
+        sys.exit(f"tar cannot list {blob}")
+    return entries
 
 
 def write_reports(results, curves, options, layout):
@@ -358,7 +390,6 @@ def write_reports(results, curves, options, layout):
         text += [scaling_table(curves)]
     (options.out / "results.md").write_text("\n\n".join(text) + "\n")
     (options.out / "results.svg").write_text(bars(results))
-    print(f"\nwritten: {options.out}/results.json, .md, .svg", file=sys.stderr)
 
 
 def scaling_table(curves):

@@ -24,15 +24,17 @@
 //! # The way of a byte
 //!
 //! ```text
-//! source ─ blob ─▶ sha256 ─▶ inflate ─▶ sha256 (diff_id) ─▶ split, no copies
-//!                                                           ├─ headers, padding, files ≤ 64 B ─▶ encoder
-//!                                                           └─ other files ─▶ fs-verity ─▶ there already? ─▶ write
-//!                                                                                └─ id ─▶ encoder
+//! source ─ blob ─▶ inflate ─▶ split, no copies
+//!            │        │           ├─ headers, padding, files ≤ 64 B ─▶ encoder
+//!            ▼        ▼           └─ other files ─▶ fs-verity ─▶ there already? ─▶ write
+//!        sha256    sha256 (diff_id)                    └─ id ─▶ encoder
 //! ```
 //!
+//! Inflating is the longest chain of a large layer, so everything else runs beside it, on whatever worker is free.
 //! A file's name is its fs-verity digest, and it is computed in memory before anything is written: a file that the
-//! repository has costs a `stat`. Blocks of many files share the SIMD lanes of the hash ([`layer::verity`]). What
-//! is new becomes an anonymous file that gets its name when it is complete ([`store`]).
+//! repository has costs a `stat`. Only what is hardly there (large files of a first pull) or does not fit into memory
+//! is written while it is hashed. Blocks of many files share the SIMD lanes of the hash ([`layer::verity`]). What is
+//! new becomes an anonymous file that gets its name when it is complete ([`store`]).
 //!
 //! # What holds always
 //!
@@ -46,7 +48,7 @@
 //! - **Bytes do not depend on scheduling.** Ids are handed to the encoder in tar order; references are written in
 //!   `diff_id` order. One worker or sixteen: the same repository.
 //! - **Memory is a budget** ([`types::Budget`]). Every active layer owns a reserve, so a full budget slows everyone
-//!   down and stops no one.
+//!   down and stops no one; and has a limit, so that inflating does not run far ahead of what comes after it.
 //! - **A worker never waits.** Work that runs dry returns to the pool and is woken; the barrier and the network
 //!   have threads of their own.
 //! - **A run always ends.** A dropped ticket fails its node; if nothing is going on and nodes are left, the run

@@ -1,6 +1,7 @@
 //! What more workers would bring: records what each piece of a pull costs on one thread, and replays it with the real
 //! scheduler on any number of workers, which sleep for so long instead. Knows a pull's pieces and their order; blobs
-//! are at hand, and nobody competes for memory bandwidth or the filesystem, so the curve is an upper bound.
+//! are at hand, and nobody competes for memory bandwidth or the filesystem, so the curve is an upper bound but for the time that waking up takes, which
+//! slow motion makes small (the first point, divided by the work, shows how small).
 //!
 //! Usage: `scaling LAYOUT DIR TAG...`: pulls the images into a new repository `DIR`, and prints JSON: the recorded
 //! work and its longest chain in seconds, and for each number of workers the replayed seconds.

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::IoSlice,
+    fs::File,
+    io::{IoSlice, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -155,7 +156,7 @@ struct Recorder<'a> {
     /// Files of the next job, each with its place in the stream.
     batch: Vec<(usize, Vec<Slice>)>,
     /// A file of several segments, with its place in the stream.
-    large: Option<(usize, Vec<SegmentDigests<Id>>, Vec<Slice>)>,
+    large: Option<(usize, Vec<SegmentDigests<Id>>, File)>,
     /// Items of the stream; objects by their number.
     items: Vec<StreamItem>,
     ids: BTreeMap<usize, Id>,
@@ -268,21 +269,23 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
+    /// As in a first pull: each segment is written when it is hashed.
     fn segment(&mut self, size: u64, index: u64, parts: Vec<Slice>) -> Result<()> {
-        if index == 0 {
-            self.large = Some((self.object(size), Vec::new(), Vec::new()));
-        }
-        let Some((object, digests, kept)) = &mut self.large else { return Ok(()) };
-        let (store, ids) = (self.store, &mut self.ids);
+        let object = if index == 0 { Some(self.object(size)) } else { None };
+        let (store, ids, large) = (self.store, &mut self.ids, &mut self.large);
         let cost = time(|| {
+            if let Some(object) = object {
+                *large = Some((object, Vec::new(), store.spool()?));
+            }
+            let Some((object, digests, file)) = large else { return Ok(()) };
             let bytes: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
             digests.push(verity::segment(&bytes));
-            kept.extend(parts.iter().cloned());
+            bytes.iter().try_for_each(|part| file.write_all(part))?;
             if (index + 1) * verity::SEGMENT as u64 >= size {
                 let id = verity::join(digests, size);
-                let slices: Vec<IoSlice<'_>> = kept.iter().map(|part| IoSlice::new(part)).collect();
-                store.put(&id, &slices)?;
+                store.put_file(&id, file.try_clone()?, size)?;
                 ids.insert(*object, id);
+                *large = None;
             }
             Ok(())
         })?;

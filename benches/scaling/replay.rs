@@ -22,10 +22,11 @@ use super::{
 
 /// How much slower than life.
 const SLOW_MOTION: u32 = 10;
-/// The default budget and the reserve of a layer, as in the pull.
+/// The default budget, and what a layer may have of it, as in the pull.
 const MEMORY: usize = 256 << 20;
 const RESERVE: usize = 9 << 20;
 const KEPT: usize = 6 << 20;
+const LIMIT: usize = RESERVE + (8 << 20);
 const BUFFER: usize = 512 << 10;
 
 /// How long the pull takes on so many workers.
@@ -186,7 +187,10 @@ impl CpuTask for Split {
     fn step(&mut self) -> Stepped {
         if self.account.is_none() {
             self.account = self.layer.budget.open(RESERVE, self.layer.waker());
-            self.account.iter().for_each(|account| account.keep(KEPT));
+            if let Some(account) = &self.account {
+                account.limit(LIMIT);
+                account.keep(KEPT);
+            }
         }
         let Some(buffer) = self.account.as_ref().and_then(|account| account.buffer(BUFFER)) else {
             return Stepped::Idle;

@@ -1,10 +1,10 @@
-//! The workers: one heap of ready pieces over rayon's threads, and tokio's runtime beside it. Knows priorities
+//! The workers: what is ready over rayon's threads, and tokio's runtime beside it. Knows priorities
 //! and whether anything is going on; unaware of graphs.
 
 use std::{
     any::Any,
     cmp::Ordering as Order,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, VecDeque},
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -41,8 +41,9 @@ const DRAINS_PER_WORKER: usize = 4;
 /// What is ready to run.
 #[derive(Default)]
 struct Queue {
-    /// What gives memory back.
-    drains: BinaryHeap<Ready>,
+    /// What gives memory back: first in, first out, so that no layer keeps its memory because another has more to do.
+    drains: VecDeque<Piece>,
+    /// The rest, by priority.
     rest: BinaryHeap<Ready>,
     /// From so many on, what gives memory back goes first.
     enough: usize,
@@ -50,14 +51,14 @@ struct Queue {
 
 impl Queue {
     fn push(&mut self, ready: Ready) {
-        if ready.priority.drains() { self.drains.push(ready) } else { self.rest.push(ready) }
+        if ready.priority.drains() { self.drains.push_back(ready.piece) } else { self.rest.push(ready) }
     }
 
-    fn pop(&mut self) -> Option<Ready> {
+    fn pop(&mut self) -> Option<Piece> {
         if self.drains.len() >= self.enough || self.rest.is_empty() {
-            self.drains.pop()
+            self.drains.pop_front()
         } else {
-            self.rest.pop()
+            self.rest.pop().map(|ready| ready.piece)
         }
     }
 }
@@ -85,11 +86,6 @@ impl Pool {
             activity: AtomicUsize::new(0),
             hook: Mutex::new(None),
         })))
-    }
-
-    /// Number of cpu threads.
-    pub fn jobs(&self) -> usize {
-        self.0.threads.current_num_threads()
     }
 
     /// Queues a piece of cpu work. A piece must be short and must not wait.
@@ -131,9 +127,9 @@ impl Pool {
     }
 
     fn run_best(&self) {
-        let Some(ready) = self.lock().pop() else { return };
+        let Some(piece) = self.lock().pop() else { return };
         let _guard = Activity { pool: self.clone() };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(ready.piece)) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(piece)) {
             self.tell(Some(panic_message(&*panic)));
         }
     }
@@ -202,12 +198,17 @@ mod tests {
     #[test]
     fn what_gives_memory_back_goes_first_once_there_is_enough_of_it() {
         let mut queue = Queue { enough: 2, ..Queue::default() };
-        let split = Priority::new(100);
-        let drain = Priority::new(1).draining();
-        for (order, priority) in [split, drain, drain, drain, split].into_iter().enumerate() {
-            queue.push(Ready { priority, order: order as u64, piece: Box::new(|| ()) });
+        let did = Arc::new(Mutex::new(Vec::new()));
+        let (split, drain) = (Priority::new(100), |remaining| Priority::new(remaining).draining());
+        for (order, priority) in [split, drain(1), drain(9), drain(5), split].into_iter().enumerate() {
+            let did = did.clone();
+            let piece = Box::new(move || did.lock().unwrap().push(order));
+            queue.push(Ready { priority, order: order as u64, piece });
         }
-        let popped: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|ready| ready.order).collect();
-        assert_eq!(popped, [1, 2, 0, 4, 3], "drains while there are two, then splits, then what is left");
+        while let Some(piece) = queue.pop() {
+            piece();
+        }
+        let did = did.lock().unwrap();
+        assert_eq!(*did, [1, 2, 0, 4, 3], "drains while there are two, then splits, then what is left");
     }
 }

@@ -78,7 +78,10 @@ impl Check {
 impl Drop for Check {
     /// Nobody will ask: an attempt was given up.
     fn drop(&mut self) {
-        lock(&self.state).queue.clear();
+        let mut state = lock(&self.state);
+        state.queue.clear();
+        // What is left is not all.
+        state.closed = false;
     }
 }
 

@@ -28,7 +28,8 @@ use crate::{
 };
 
 /// Memory that an active layer may always have, in bytes: its flow (1 MiB), a file of one segment across its
-/// inflated buffers (2 MiB), and what is kept outside of buffers.
+/// inflated buffers (2 MiB), and what is kept outside of buffers. What waits to be hashed, written or encoded goes
+/// without more of it.
 pub(super) const RESERVE: usize = (3 << 20) + KEPT;
 /// Of the reserve: an inflate window, the encoder's tables and the part of its output that stays in memory.
 pub(super) const KEPT: usize = 6 << 20;
@@ -268,8 +269,12 @@ impl<H: FsVerityHashValue> Layer<H> {
         self.lock().stream.take()
     }
 
+    /// Keeps the entries, unless nobody will build from them any more.
     pub(super) fn set_tree(&self, tree: Collected<H>) {
-        self.lock().tree = Some(tree);
+        let mut state = self.lock();
+        if state.tree_users > 0 {
+            state.tree = Some(tree);
+        }
     }
 
     /// Number of entries, if they were collected.

@@ -243,11 +243,9 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         let mut users = HashMap::new();
         let trees = plan.graph.node_weights().filter(|n| n.kind == Kind::Image && n.state == State::Needed);
         for first in trees.filter_map(|tree| tree.wanted_by.first()) {
-            let mut names: Vec<Digest> =
-                self.task.inputs.images[first.0].layers.iter().map(|l| l.name).collect();
-            names.sort();
-            for name in names {
-                *users.entry(name).or_insert(0) += 1;
+            // A layer that an image has twice is used twice.
+            for layer in &self.task.inputs.images[first.0].layers {
+                *users.entry(layer.name).or_insert(0) += 1;
             }
         }
         users

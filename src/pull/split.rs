@@ -18,7 +18,7 @@ use super::{
     write::Writer,
 };
 use crate::{
-    exec::{Actor, CpuTask, Failure, Step, Ticket},
+    exec::{CpuTask, Failure, Step, Ticket},
     layer::{
         inflate::{Inflate, InflateError},
         split::{Piece, SplitError, Splitter},
@@ -61,6 +61,7 @@ pub(super) struct SplitTask<H: FsVerityHashValue> {
     context: Arc<Context<H>>,
     layer: Arc<Layer<H>>,
     ticket: Option<Ticket>,
+    wake: Wake,
     reading: Option<Reading<H>>,
 }
 
@@ -70,6 +71,8 @@ type Input = (Slice, usize);
 /// The state of one attempt.
 struct Reading<H: FsVerityHashValue> {
     attempt: Arc<Attempt<H>>,
+    /// Wakes the split.
+    wake: Wake,
     /// For a frame that needs an unusual window.
     window: Option<Place>,
     input: Option<Input>,
@@ -149,8 +152,9 @@ impl<H: FsVerityHashValue> CpuTask for SplitTask<H> {
 }
 
 impl<H: FsVerityHashValue> SplitTask<H> {
-    pub(super) fn new(context: Arc<Context<H>>, layer: Arc<Layer<H>>, ticket: Ticket) -> Self {
-        Self { context, layer, ticket: Some(ticket), reading: None }
+    /// The work of one split; `wake` wakes it.
+    pub(super) fn new(context: Arc<Context<H>>, layer: Arc<Layer<H>>, ticket: Ticket, wake: Wake) -> Self {
+        Self { context, layer, ticket: Some(ticket), wake, reading: None }
     }
 
     /// Turns to the attempt that is under way; what was read of another is dropped.
@@ -162,7 +166,8 @@ impl<H: FsVerityHashValue> SplitTask<H> {
         if self.reading.as_ref().is_some_and(|reading| Arc::ptr_eq(&reading.attempt, &attempt)) {
             return true;
         }
-        self.reading = Some(Reading::new(&self.context, &self.layer, attempt, ticket));
+        let reading = Reading::new(&self.context, &self.layer, attempt, ticket, self.wake.clone());
+        self.reading = Some(reading);
         true
     }
 
@@ -235,13 +240,19 @@ enum Advance {
 }
 
 impl<H: FsVerityHashValue> Reading<H> {
-    fn new(context: &Context<H>, layer: &Arc<Layer<H>>, attempt: Arc<Attempt<H>>, ticket: &Ticket) -> Self {
+    fn new(
+        context: &Context<H>,
+        layer: &Arc<Layer<H>>,
+        attempt: Arc<Attempt<H>>,
+        ticket: &Ticket,
+        wake: Wake,
+    ) -> Self {
         let kind = attempt.kind;
         let (pool, priority) = (ticket.pool().clone(), ticket.priority().draining());
-        let wake = layer.split.get().map_or_else(|| Arc::new(|| ()) as Wake, Actor::waker);
-        let check = Check::start(&pool, priority, wake);
+        let check = Check::start(&pool, priority, wake.clone());
         let writer = Writer::new(context.store.clone(), layer.clone(), attempt.clone(), pool, priority);
         Self {
+            wake,
             window: None,
             input: None,
             output: None,
@@ -260,11 +271,14 @@ impl<H: FsVerityHashValue> Reading<H> {
 
     /// Fills one buffer, if there is input and memory, and hands on what is in it.
     fn advance(&mut self, context: &Context<H>, layer: &Layer<H>, ticket: &Ticket) -> Result<Advance, Fault> {
-        if self.checked == Checked::Closed {
-            return self.end(context, layer);
+        match self.checked {
+            Checked::Open => {}
+            Checked::Closed => return self.end(context, layer),
+            // Read on only to check the blob, which is checked.
+            Checked::Blob => return Ok(Advance::Ended),
         }
         loop {
-            if !self.has_window(context, layer) {
+            if !self.has_window(context) {
                 return Ok(Advance::Dry);
             }
             let Some((mut buffer, filled)) = self.take_output() else { return Ok(Advance::Dry) };
@@ -295,13 +309,12 @@ impl<H: FsVerityHashValue> Reading<H> {
 
     /// Whether the decompressor's memory is counted: a frame may ask for a window beyond what every layer has. The
     /// window is reserved by then, but not yet touched.
-    fn has_window(&mut self, context: &Context<H>, layer: &Layer<H>) -> bool {
+    fn has_window(&mut self, context: &Context<H>) -> bool {
         let memory = self.inflate.as_ref().map_or(0, Inflate::memory);
         if memory <= WINDOW || self.window.is_some() {
             return true;
         }
-        let wake = layer.split.get().map(|actor| actor.waker());
-        self.window = wake.and_then(|wake| context.windows.enter(memory, wake));
+        self.window = context.windows.enter(memory, self.wake.clone());
         self.window.is_some()
     }
 

@@ -54,7 +54,7 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
                 let actor = layer.split.get_or_init(|| Actor::new(ticket.pool(), ticket.priority()));
                 ticket.cancel().on_raise(actor.waker());
                 ticket.begin();
-                actor.start(SplitTask::new(context, layer.clone(), ticket));
+                actor.start(SplitTask::new(context, layer.clone(), ticket, actor.waker()));
             }
             Job::Write(layer) => {
                 let cancelled = layer.clone();

@@ -60,11 +60,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether every further write to this repository will fail in the same way.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Full(_) | Self::Quota(_) | Self::ReadOnly(_) | Self::AfterFailedSync)
-    }
-
     /// An error of composefs, its chain on one line.
     pub(super) fn upstream(what: impl Into<String>, error: &anyhow::Error) -> Self {
         Self::Upstream { what: what.into(), detail: format!("{error:#}").replace('\n', " ") }

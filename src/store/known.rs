@@ -15,7 +15,7 @@ const SHARDS: usize = 64;
 const SHARD_LIMIT: usize = 2048;
 
 /// Ids that were seen complete in this run, up to a limit: a table of every file of a huge batch would be
-/// memory that grows with the input, and forgetting costs no more than a `stat`.
+/// memory that grows with the input, and forgetting costs no more than a `stat` for each later object.
 pub(super) struct Known<H> {
     shards: [Mutex<HashSet<H>>; SHARDS],
     forgot: AtomicBool,

@@ -144,18 +144,18 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Opens a stream that has a link and, unless a tagged image reaches it, walks it.
     pub(super) fn examine(&self, id: &H) -> Result<Examined, StoreError> {
-        let code = match self.peek_stream(id)? {
-            Ok(code) => code,
+        let stream = match self.peek_stream(id)? {
+            Ok(stream) => stream,
             Err(why) => return Ok(Examined::Broken(why)),
         };
         let known = [Content::Layer, Content::Blob, Content::Config, Content::Manifest];
-        let Some(content) = known.into_iter().find(|content| content.code() == code) else {
+        let Some(content) = known.into_iter().find(|content| content.code() == stream.content_type) else {
             return Ok(Examined::Broken("it holds something unknown".into()));
         };
         if self.is_reached(id)? {
             return Ok(Examined::Whole(content));
         }
-        let mut stream = match self.open_stream(id)? {
+        let mut stream = match stream.open() {
             Opened::Stream(stream) => stream,
             Opened::Broken(why) => return Ok(Examined::Broken(why)),
         };

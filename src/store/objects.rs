@@ -1,7 +1,7 @@
 //! The hash-first object writer. Knows `objects/`, fs-verity and the system calls; ignores what objects mean.
 //!
 //! An object's id is known before anything is written, so the usual questions are cheap: the id was met in this
-//! run (no system call), or the file is there (one `stat`). A new object is an anonymous file that gets its name
+//! run (no system call), or the file is there (one `stat`, and none in a directory that this run made). A new object is an anonymous file that gets its name
 //! when it is complete, so nobody ever sees half of one, and two threads with the same object need not wait for
 //! each other: both write, one links, the other finds a complete file. Nothing is synced here; see `commit`.
 

@@ -25,6 +25,9 @@ use super::{Content, Store, StoreError, objects::object_path, splitstream::Strea
 const MAGIC: &[u8; 11] = b"SplitStream";
 const HEADER_SIZE: u64 = 32;
 const INFO_SIZE: u64 = 80;
+/// Where versions of upstream before 0.8 have the range of the info section, the magic, and version, algorithm and block
+/// size.
+const OLD: (usize, usize, [usize; 3]) = (0, 18, [29, 30, 31]);
 /// Where the content type is in the info section: after the ranges of four others.
 const CONTENT_TYPE: usize = 64;
 
@@ -48,6 +51,23 @@ pub(super) fn encode<H: FsVerityHashValue>(
     Ok(bytes)
 }
 
+/// A stream whose header is right.
+pub(super) struct Peeked {
+    file: File,
+    /// What it says that it holds.
+    pub(super) content_type: u64,
+}
+
+impl Peeked {
+    /// Reads its references.
+    pub(super) fn open<H: FsVerityHashValue>(self) -> Opened<H> {
+        match SplitStreamReader::new(self.file, None) {
+            Ok(reader) => Opened::Stream(reader),
+            Err(error) => Opened::Broken(format!("{error:#}")),
+        }
+    }
+}
+
 /// What came of opening a stream.
 pub(super) enum Opened<H: FsVerityHashValue> {
     /// It can be read.
@@ -60,28 +80,22 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Opens the splitstream in object `id`. Failures that say nothing about the object (too many open files,
     /// say) are errors, not a broken stream: a broken one may be replaced.
     pub(super) fn open_stream(&self, id: &H) -> Result<Opened<H>, StoreError> {
-        let file = match self.open_verified(id)? {
-            Ok(file) => file,
-            Err(why) => return Ok(Opened::Broken(why)),
-        };
-        let fault = |cause| StoreError::Io { what: object_path(id), cause };
-        if let Err(why) = read_header(&file).map_err(fault)? {
-            return Ok(Opened::Broken(why));
-        }
-        Ok(match SplitStreamReader::new(file, None) {
-            Ok(reader) => Opened::Stream(reader),
-            Err(error) => Opened::Broken(format!("{error:#}")),
+        Ok(match self.peek_stream(id)? {
+            Ok(peeked) => peeked.open(),
+            Err(why) => Opened::Broken(why),
         })
     }
 
-    /// What the splitstream in object `id` says that it holds; the inner error says why it cannot be right. Reads no more
-    /// than that: opening a large layer takes a millisecond, most of it for its references.
-    pub(super) fn peek_stream(&self, id: &H) -> Result<Result<u64, String>, StoreError> {
+    /// Opens the splitstream in object `id` as far as its header, which is checked as upstream's reader does; the inner
+    /// error says what is wrong. Reading on takes a millisecond for a large layer, most of it for its references.
+    pub(super) fn peek_stream(&self, id: &H) -> Result<Result<Peeked, String>, StoreError> {
         let file = match self.open_verified(id)? {
             Ok(file) => file,
             Err(why) => return Ok(Err(why)),
         };
-        read_header(&file).map_err(|cause| StoreError::Io { what: object_path(id), cause })
+        let header = read_header::<H>(&file);
+        let content_type = header.map_err(|cause| StoreError::Io { what: object_path(id), cause })?;
+        Ok(content_type.map(|content_type| Peeked { file, content_type }))
     }
 
     /// Opens an object for reading; the inner error says why it cannot be right. A secure repository's objects
@@ -105,8 +119,9 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 }
 
-/// Checks that every section lies inside the file, and gives the content type; the inner error says what does not.
-fn read_header(file: &File) -> std::io::Result<Result<u64, String>> {
+/// Checks the format and that every section lies inside the file, and gives the content type; the inner error says what
+/// is wrong.
+fn read_header<H: FsVerityHashValue>(file: &File) -> std::io::Result<Result<u64, String>> {
     let size = file.metadata()?.len();
     let mut header = [0; HEADER_SIZE as usize];
     let mut info = [0; INFO_SIZE as usize];
@@ -123,16 +138,18 @@ fn read_header(file: &File) -> std::io::Result<Result<u64, String>> {
         let (start, end) = (number(bytes, at), number(bytes, at + 8));
         start <= end && end <= size
     };
-    // Versions of upstream before 0.8 wrote the range first and the magic last.
-    let info_range = if header.starts_with(MAGIC) { 16 } else { 0 };
+    let (info_range, magic, rest) = if header.starts_with(MAGIC) { (16, 0, [11, 14, 15]) } else { OLD };
     let info_at = number(&header, info_range);
-    if !inside(&header, info_range) || size - info_at < INFO_SIZE {
+    if !header[magic..].starts_with(MAGIC) || !inside(&header, info_range) || size - info_at < INFO_SIZE {
         return Ok(Err("its object is no splitstream, or a truncated one".into()));
     }
-    file.read_exact_at(&mut info, info_at)?;
-    if (0..CONTENT_TYPE).step_by(16).all(|at| inside(&info, at)) {
-        Ok(Ok(number(&info, CONTENT_TYPE)))
-    } else {
-        Ok(Err("its object is truncated".into()))
+    if rest.map(|at| header[at]) != [0, H::ALGORITHM.kernel_id(), H::ALGORITHM.lg_blocksize()] {
+        return Ok(Err("its object is a splitstream of another version or algorithm".into()));
     }
+    file.read_exact_at(&mut info, info_at)?;
+    let refs = |at: usize| (number(&info, at + 8).saturating_sub(number(&info, at))) % size_of::<H>() as u64;
+    if !(0..CONTENT_TYPE).step_by(16).all(|at| inside(&info, at)) || refs(0) + refs(16) != 0 {
+        return Ok(Err("its object is truncated".into()));
+    }
+    Ok(Ok(number(&info, CONTENT_TYPE)))
 }

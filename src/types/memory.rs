@@ -160,9 +160,14 @@ impl Account {
         Some(Buffer { data, account: self.0.clone() })
     }
 
-    /// Refuses from now on what would make it more than `bytes` (not less than the reserve), however much the budget has.
+    /// Refuses from now on what would make it more than `bytes`, besides the open [`Hold`]s, however much the budget has.
+    ///
+    /// # Panics
+    /// If `bytes` is less than the reserve, which is promised.
     pub fn limit(&self, bytes: usize) {
-        self.0.ledger().limit = Some(bytes);
+        let mut ledger = self.0.ledger();
+        assert!(bytes >= ledger.reserve);
+        ledger.limit = Some(bytes);
     }
 
     /// Counts `bytes` of the reserve as taken outside of buffers for as long as the account lives.
