@@ -1,6 +1,6 @@
 # make demo    builds cfs-dag and shows it: plan, pull, pull again, registry, fsck, mount (about 5 minutes the first time)
 # make test    runs all tests, with a real registry, real images and, as root, real mounts
-# make bench   measures it beside upstream's pull of the same images (ARGS=--quick for a first look)
+# make bench   measures it beside upstream's pull of the same images (ARGS=--quick for a first look, --scaling for curves)
 #
 # Each installs with apt-get what is missing of the tools in .ci/install-tools, and says so. Rust must be there.
 

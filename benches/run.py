@@ -142,9 +142,10 @@ def measure(case, folder, layout, registry, options):
         for pair in range(options.pairs):
             for side in ("ours", "theirs") if pair % 2 == 0 else ("theirs", "ours"):
                 repo = series / f"{pair}-{side}"
+                settle(folder, layout)
                 if before := case.get("before"):
                     run(command(side, case, before, repo, layout, None, options))
-                settle(folder, layout)
+                os.sync()  # what others left to write is not this run's
                 images = registry if case.get("docker") else None
                 runs[side].append(run(command(side, case, case["images"], repo, layout, images, options)))
                 runs[side][-1]["objects"] = sum(len(files) for _, _, files in os.walk(repo / "objects"))
@@ -176,10 +177,10 @@ def put_away(series):
 
 
 def settle(folder, layout):
-    """What others left to write is not this run's, and on disk what they left in memory is not, either: a page cache that
-    grows with each repository into memory that this (virtual) machine never had before made runs up to 60 % slower."""
-    os.sync()
+    """Empties the page cache, but for the blobs: one that grows with each repository, into memory that this (virtual)
+    machine never had before, made runs on disk up to 60 % slower."""
     if folder != TMPFS:
+        os.sync()
         try:
             Path("/proc/sys/vm/drop_caches").write_text("1")
         except OSError as error:
@@ -197,8 +198,8 @@ def floor(case, layout, folder, options):
 def scaling(layout, options, name, images):
     """Replays what each piece of a pull costs on 1 to 32 workers; beside it real runs on as many as there are here."""
     with tempfile.TemporaryDirectory(prefix="cfs-dag-bench-", dir=TMPFS) as folder:
-        command = [options.benches["scaling"], layout, f"{folder}/recorded", *images]
-        curve = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        replay = [options.benches["scaling"], layout, f"{folder}/recorded", *images]
+        curve = json.loads(subprocess.run(replay, check=True, stdout=subprocess.PIPE).stdout)
         shutil.rmtree(f"{folder}/recorded")
         real, repo = {1: [], 2: []}, Path(folder, "real")
         for _ in range(options.pairs):
