@@ -22,9 +22,7 @@ use cfs_dag::{
     store::{FsVerityHashValue, Sha256HashValue, Sha512HashValue},
     types::{Account, Budget, LayerKind, Slice},
 };
-use common::{Costs, Result, Tar};
-
-const BATCH: usize = 256 << 10;
+use common::{BATCH_BYTES, Costs, Result, Tar};
 
 fn main() -> Result<()> {
     let args = common::arguments();
@@ -89,7 +87,7 @@ impl<H: FsVerityHashValue> Run<'_, H> {
     fn small(&mut self, parts: Vec<Slice>) -> Result<()> {
         self.bytes += parts.iter().map(|part| part.len()).sum::<usize>();
         self.batch.push(parts);
-        if self.bytes >= BATCH { self.flush() } else { Ok(()) }
+        if self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {

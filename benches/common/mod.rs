@@ -16,9 +16,10 @@ use cfs_dag::{
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// As in the pull.
-const TAR_BUFFER: usize = 512 << 10;
+/// As in the pull: bytes that are inflated in one step, that are read at once, and of small files that are a batch.
+pub const TAR_BUFFER: usize = 512 << 10;
 const BLOB_BUFFER: usize = 256 << 10;
+pub const BATCH_BYTES: usize = 256 << 10;
 
 /// The arguments; none when cargo's own test and bench runs start the program, which have nothing to measure.
 pub fn arguments() -> Vec<String> {

@@ -11,24 +11,21 @@ use std::{
 
 use cfs_dag::{
     layer::{
-        entry::{Entry, Item},
         split::{Piece, Splitter},
         verity::{self, SegmentDigests},
     },
     store::{
-        AnyStore, Content, FilesystemBuilder, InitOptions, Sha512HashValue, Store, StreamWriter, TarEntry,
-        TarItem,
+        AnyStore, Content, FilesystemBuilder, FsVerityHashValue, InitOptions, Sha512HashValue, Store,
+        StreamWriter,
     },
     types::{Account, Budget, LayerKind, Slice},
 };
-use composefs::tree::{LeafContent, RegularFile};
 
-use super::common::{self, Costs, Result, Tar};
+use super::common::{self, BATCH_BYTES, Costs, Result, Tar};
 
 type Id = Sha512HashValue;
 
 /// As in the pull.
-const BATCH_BYTES: usize = 256 << 10;
 const BATCH_FILES: usize = 128;
 
 /// All pieces of a pull.
@@ -98,28 +95,30 @@ pub fn record(layout: &Path, dir: &Path, tags: &[String]) -> Result<Recorded> {
         return Err("not a SHA-512 repository".into());
     };
     let account = Budget::new(1 << 30).open(0, Arc::new(|| ())).ok_or("no memory")?;
-    let (mut recorded, mut places, mut trees) =
+    let (mut recorded, mut places, mut streams) =
         (Recorded::default(), HashMap::<PathBuf, usize>::new(), Vec::new());
     for tag in tags {
         let mut layers = Vec::new();
         for blob in common::layers(layout, tag)? {
             if !places.contains_key(&blob) {
-                let (layer, tree) = Recorder::new(&store).layer(&blob, &account)?;
-                places.insert(blob.clone(), trees.len());
+                let (layer, stream) = Recorder::new(&store).layer(&blob, &account)?;
+                places.insert(blob.clone(), streams.len());
                 recorded.layers.push(layer);
-                trees.push(tree);
+                streams.push(stream);
             }
             layers.push(places[&blob]);
         }
-        let build = build(&store, &layers, &trees)?;
+        let build = build(&store, &layers, &streams)?;
         recorded.images.push(Image { layers, build });
     }
     Ok(recorded)
 }
 
-fn build(store: &Arc<Store<Id>>, layers: &[usize], trees: &[Vec<Entry<Id>>]) -> Result<Duration> {
-    let entries: Vec<TarEntry<Id>> =
-        layers.iter().flat_map(|at| trees[*at].iter().cloned().map(tar_entry)).collect();
+fn build(store: &Arc<Store<Id>>, layers: &[usize], streams: &[Id]) -> Result<Duration> {
+    let mut entries = Vec::new();
+    for at in layers {
+        entries.extend(store.read_tree(&streams[*at])?);
+    }
     time(|| {
         let mut builder = FilesystemBuilder::default();
         entries.into_iter().try_for_each(|entry| builder.add(entry))?;
@@ -139,15 +138,6 @@ fn time(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
     Ok(costs.take().into_values().sum())
 }
 
-fn tar_entry(entry: Entry<Id>) -> TarEntry<Id> {
-    let item = match entry.item {
-        Item::Directory => TarItem::Directory,
-        Item::Leaf(content) => TarItem::Leaf(content),
-        Item::Hardlink(target) => TarItem::Hardlink(target),
-    };
-    TarEntry { path: entry.path, stat: entry.stat, item }
-}
-
 /// One layer under way.
 struct Recorder<'a> {
     store: &'a Arc<Store<Id>>,
@@ -161,7 +151,6 @@ struct Recorder<'a> {
     items: Vec<StreamItem>,
     ids: BTreeMap<usize, Id>,
     objects: usize,
-    tree: Vec<(Entry<Id>, Option<usize>)>,
 }
 
 enum StreamItem {
@@ -180,11 +169,10 @@ impl<'a> Recorder<'a> {
             items: Vec::new(),
             ids: BTreeMap::new(),
             objects: 0,
-            tree: Vec::new(),
         }
     }
 
-    fn layer(mut self, blob: &Path, account: &Account) -> Result<(Layer, Vec<Entry<Id>>)> {
+    fn layer(mut self, blob: &Path, account: &Account) -> Result<(Layer, Id)> {
         let (mut tar, mut splitter) = (Tar::open(blob)?, Splitter::<Id>::new(LayerKind::Tar, 0));
         let mut layer = Layer { size: std::fs::metadata(blob)?.len(), ..Layer::default() };
         let store = self.store.clone();
@@ -207,19 +195,18 @@ impl<'a> Recorder<'a> {
             });
         }
         let store = self.store;
+        let mut id = Id::EMPTY;
         layer.finalize = time(|| {
             let mut bytes = Vec::new();
             stream.finish()?.read(|piece| {
                 bytes.extend_from_slice(piece);
                 Ok(())
             })?;
-            store.put(&verity::digest(&[&bytes]), &[IoSlice::new(&bytes)])?;
+            id = verity::digest(&[&bytes]);
+            store.put(&id, &[IoSlice::new(&bytes)])?;
             Ok(())
         })?;
-        let ids = self.ids;
-        let entries =
-            self.tree.into_iter().map(|(entry, object)| with_id(entry, object.and_then(|n| ids.get(&n))));
-        Ok((layer, entries.collect()))
+        Ok((layer, id))
     }
 
     fn piece(&mut self, piece: Piece<Id>) -> Result<()> {
@@ -235,7 +222,8 @@ impl<'a> Recorder<'a> {
                 }
             }
             Piece::Segment { size, index, parts } => self.segment(size, index, parts)?,
-            Piece::Entry(entry) => self.tree.push((entry, self.objects.checked_sub(1))),
+            // The stream has them, too.
+            Piece::Entry(_) => {}
         }
         Ok(())
     }
@@ -314,13 +302,4 @@ impl<'a> Recorder<'a> {
             Ok(())
         })
     }
-}
-
-fn with_id(mut entry: Entry<Id>, known: Option<&Id>) -> Entry<Id> {
-    if let Item::Leaf(LeafContent::Regular(RegularFile::External(id, _))) = &mut entry.item
-        && let Some(known) = known
-    {
-        *id = known.clone();
-    }
-    entry
 }

@@ -16,7 +16,7 @@ use cfs_dag::{
 };
 
 use super::{
-    common::Result,
+    common::{Result, TAR_BUFFER},
     record::{self, Recorded},
 };
 
@@ -27,7 +27,6 @@ const MEMORY: usize = 256 << 20;
 const RESERVE: usize = 9 << 20;
 const KEPT: usize = 6 << 20;
 const LIMIT: usize = RESERVE + (8 << 20);
-const BUFFER: usize = 512 << 10;
 
 /// How long the pull takes on so many workers.
 pub fn replay(recorded: &Recorded, workers: usize) -> Result<Duration> {
@@ -192,7 +191,7 @@ impl CpuTask for Split {
                 account.keep(KEPT);
             }
         }
-        let Some(buffer) = self.account.as_ref().and_then(|account| account.buffer(BUFFER)) else {
+        let Some(buffer) = self.account.as_ref().and_then(|account| account.buffer(TAR_BUFFER)) else {
             return Stepped::Idle;
         };
         let (Some(step), Some(ticket)) = (lock(&self.layer.steps).pop_front(), &self.ticket) else {
@@ -205,7 +204,7 @@ impl CpuTask for Split {
             return Stepped::Done;
         };
         sleep(step.split);
-        let slice = buffer.freeze(BUFFER);
+        let slice = buffer.freeze(TAR_BUFFER);
         lock(&self.layer.unchecked).push_back((step.check, slice.clone()));
         wake(&self.layer.check);
         let missing = Arc::new(AtomicUsize::new(step.jobs.len()));

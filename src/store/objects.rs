@@ -1,9 +1,10 @@
 //! The hash-first object writer. Knows `objects/`, fs-verity and the system calls; ignores what objects mean.
 //!
 //! An object's id is known before anything is written, so the usual questions are cheap: the id was met in this
-//! run (no system call), or the file is there (one `stat`, and none in a directory that this run made). A new object is an anonymous file that gets its name
-//! when it is complete, so nobody ever sees half of one, and two threads with the same object need not wait for
-//! each other: both write, one links, the other finds a complete file. Nothing is synced here; see `commit`.
+//! run (no system call), or the file is there (one `stat`, and none in a directory that this run made). A new
+//! object is an anonymous file that gets its name when it is complete, so nobody ever sees half of one, and two
+//! threads with the same object need not wait for each other: both write, one links, the other finds a complete
+//! file. Nothing is synced here; see `commit`.
 
 use std::{
     ffi::CStr,
@@ -154,12 +155,14 @@ impl<H: FsVerityHashValue> Store<H> {
         let ObjectDir { fd, fresh } = self.make_object_dir(id)?;
         let (dir, name) = (fd.as_fd(), Basename::of(id));
         // Only a guess: linking finds out.
-        let mut supposedly_new = *fresh && self.objects.known.is_complete();
+        let mut guess = (*fresh && self.objects.known.is_complete()).then_some(Seen::Nothing);
         let mut source = Some(source);
         let mut sealed = None;
         for _ in 0..LINK_ATTEMPTS {
-            let guessed = std::mem::take(&mut supposedly_new).then_some(Seen::Nothing);
-            let seen = guessed.map_or_else(|| self.look(dir, id, size, true), Ok)?;
+            let seen = match guess.take() {
+                Some(guess) => guess,
+                None => self.look(dir, id, size, true)?,
+            };
             if seen == Seen::Right {
                 return Ok(Put::Present);
             }

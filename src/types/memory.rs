@@ -160,7 +160,8 @@ impl Account {
         Some(Buffer { data, account: self.0.clone() })
     }
 
-    /// Refuses from now on what would make it more than `bytes`, besides the open [`Hold`]s, however much the budget has.
+    /// Refuses from now on what would make it more than `bytes`, besides the open [`Hold`]s, however much the
+    /// budget has.
     ///
     /// # Panics
     /// If `bytes` is less than the reserve, which is promised.

@@ -32,6 +32,7 @@ fn a_full_disk_is_named_and_what_was_committed_stays() {
     let (manifest, _) = scene.stored_image(1, "app");
     let data = vec![1; 2 << 20];
     let error = scene.store.put(&compute_verity(&data), &[IoSlice::new(&data)]).unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
     assert!(error.to_string().contains("no space left on the repository's filesystem"), "{error}");
     assert!(matches!(scene.store.image(&manifest).unwrap(), StoredImage::Whole(_)));
     scene.fsck_is_clean();
