@@ -12,7 +12,7 @@ use crate::{
     graph::{self, Facts, Inputs, Plan},
     pull::{self, Asked, Ended, Interrupt, Known, Resolution, Settings, Task},
     render,
-    report::{ImageResult, Mode, Outcome, Progress, Recorder, Summary, Tee},
+    report::{ImageResult, Mode, Outcome, Progress, Record, Recorder, Summary, Tee},
     source::{Access, Options, Platform, Reference, Sources},
     store::{self, AnyStore, FsVerityHashValue, Meta, Store, Tag, Target},
     with_store,
@@ -247,7 +247,7 @@ impl Puller<'_> {
     /// Programs get the result that they asked for also when there is nothing but failures; no repository is made.
     fn nothing_resolved(&self, resolution: &Resolution) -> Result<Exit, Problem> {
         if self.args.format == Format::Json {
-            let mut summary = Summary::new(&Plan::default(), &Recorder::new().record());
+            let mut summary = Summary::new(&Plan::default(), &Record::default());
             complete(&mut summary, resolution, &Ended::default(), 0);
             print(&summary.json())?;
         }
@@ -271,7 +271,7 @@ impl Puller<'_> {
         let (facts, known): (Facts, Known<H>) = pull::look(store, inputs)?;
         let plan = Arc::new(graph::plan(inputs, &facts));
         let progress = Arc::new(Progress::start(self.args.progress, plan.clone()));
-        let recorder = Arc::new(Recorder::new());
+        let recorder = Arc::new(Recorder::new(&plan));
         let observers: [Arc<dyn Observer>; 2] = [recorder.clone(), progress.clone()];
         let task = Task { store: store.clone(), resolution, inputs, plan: &plan, known };
         let ended = pull::run(

@@ -1,6 +1,6 @@
 //! What happens while a graph runs, as one stream. Knows nodes by id; ignores who listens.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use crate::types::NodeId;
 
@@ -41,10 +41,29 @@ impl Event {
     }
 }
 
+/// A piece of cpu work that was done for a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Worked {
+    /// The node.
+    pub node: NodeId,
+    /// The worker's number, from 0.
+    pub worker: usize,
+    /// When it began.
+    pub start: Instant,
+    /// When it ended.
+    pub end: Instant,
+}
+
 /// Receives events; called from any thread, must be quick.
 pub trait Observer: Send + Sync {
     /// Takes one event.
     fn event(&self, event: Event);
+
+    /// Takes note of a piece of work; comes for every piece, some thousand a second.
+    fn worked(&self, _: Worked) {}
+
+    /// Takes note that `number` more of `what` were counted in a node.
+    fn counted(&self, _: NodeId, _what: &'static str, _number: u64) {}
 }
 
 /// Listens to nothing.

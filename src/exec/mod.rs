@@ -17,7 +17,7 @@ mod tests;
 
 pub use actor::{Actor, CpuTask, Step};
 pub use cancel::Cancel;
-pub use events::{Event, Observer, Silent};
+pub use events::{Event, Observer, Silent, Worked};
 pub use pool::Pool;
 pub use priority::Priority;
 pub use run::{Failure, Graph, Initial, Outcome, Run, Task, Ticket, Work};

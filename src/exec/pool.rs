@@ -8,19 +8,30 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
-use super::Priority;
+use super::{Observer, Priority, Worked};
+use crate::types::NodeId;
 
-type Piece = Box<dyn FnOnce() + Send>;
+/// Work, and the node for which it is done.
+struct Piece {
+    node: Option<NodeId>,
+    work: Box<dyn FnOnce() + Send>,
+}
+
 type Hook = Box<dyn Fn(Option<String>) + Send + Sync>;
 
 /// Where work is handed in. Clones share the same workers.
 #[derive(Clone)]
-pub struct Pool(Arc<Inner>);
+pub struct Pool {
+    inner: Arc<Inner>,
+    /// Whose work is handed in here.
+    node: Option<NodeId>,
+}
 
 struct Inner {
     threads: rayon::ThreadPool,
@@ -30,6 +41,7 @@ struct Inner {
     /// Pieces queued or running, plus futures in flight. At zero nothing can happen any more.
     activity: AtomicUsize,
     hook: Mutex<Option<Arc<Hook>>>,
+    observer: OnceLock<Arc<dyn Observer>>,
 }
 
 /// From so many ready pieces a worker on, what gives memory back goes before everything else: it is what those wait for
@@ -78,29 +90,42 @@ impl Pool {
     pub fn new(jobs: usize, runtime: tokio::runtime::Handle) -> Result<Self, rayon::ThreadPoolBuildError> {
         let threads =
             rayon::ThreadPoolBuilder::new().num_threads(jobs).thread_name(|n| format!("cpu-{n}")).build()?;
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             threads,
             runtime,
             ready: Mutex::new(Queue { enough: DRAINS_PER_WORKER * jobs, ..Queue::default() }),
             order: AtomicU64::new(0),
             activity: AtomicUsize::new(0),
             hook: Mutex::new(None),
-        })))
+            observer: OnceLock::new(),
+        });
+        Ok(Self { inner, node: None })
+    }
+
+    /// The same workers, for work that is done for `node`.
+    pub fn on_behalf_of(&self, node: NodeId) -> Self {
+        Self { inner: self.inner.clone(), node: Some(node) }
+    }
+
+    /// Tells `observer` of every piece that is done for a node; only the first one set is told.
+    pub(super) fn observe(&self, observer: Arc<dyn Observer>) {
+        let _ = self.inner.observer.set(observer);
     }
 
     /// Queues a piece of cpu work. A piece must be short and must not wait.
     pub fn spawn(&self, priority: Priority, piece: impl FnOnce() + Send + 'static) {
-        let order = self.0.order.fetch_add(1, Ordering::Relaxed);
-        self.0.activity.fetch_add(1, Ordering::SeqCst);
-        self.lock().push(Ready { priority, order, piece: Box::new(piece) });
+        let order = self.inner.order.fetch_add(1, Ordering::Relaxed);
+        self.inner.activity.fetch_add(1, Ordering::SeqCst);
+        let piece = Piece { node: self.node, work: Box::new(piece) };
+        self.lock().push(Ready { priority, order, piece });
         let pool = self.clone();
-        self.0.threads.spawn(move || pool.run_best());
+        self.inner.threads.spawn(move || pool.run_best());
     }
 
     /// Runs a future on the network's threads. It must do nothing but I/O and waiting.
     pub fn spawn_async(&self, future: impl Future<Output = ()> + Send + 'static) {
         let guard = Activity::new(self.clone());
-        self.0.runtime.spawn(async move {
+        self.inner.runtime.spawn(async move {
             let _guard = guard;
             future.await;
         });
@@ -108,7 +133,7 @@ impl Pool {
 
     /// The network's runtime.
     pub fn runtime(&self) -> &tokio::runtime::Handle {
-        &self.0.runtime
+        &self.inner.runtime
     }
 
     /// Keeps the pool from looking quiet until it is dropped.
@@ -118,31 +143,36 @@ impl Pool {
 
     /// Whether nothing is queued, running or in flight.
     pub fn is_quiet(&self) -> bool {
-        self.0.activity.load(Ordering::SeqCst) == 0
+        self.inner.activity.load(Ordering::SeqCst) == 0
     }
 
     /// Sets what is called when the pool goes quiet (`None`) or a piece panicked (its message).
     pub(super) fn watch(&self, hook: impl Fn(Option<String>) + Send + Sync + 'static) {
-        *self.0.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Box::new(hook)));
+        *self.inner.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Box::new(hook)));
     }
 
     fn run_best(&self) {
         let Some(piece) = self.lock().pop() else { return };
         let _guard = Activity { pool: self.clone() };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(piece)) {
+        let start = Instant::now();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(piece.work)) {
             self.tell(Some(panic_message(&*panic)));
+        }
+        if let (Some(node), Some(observer)) = (piece.node, self.inner.observer.get()) {
+            let worker = self.inner.threads.current_thread_index().unwrap_or(0);
+            observer.worked(Worked { node, worker, start, end: Instant::now() });
         }
     }
 
     fn tell(&self, message: Option<String>) {
-        let hook = self.0.hook.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let hook = self.inner.hook.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(hook) = hook {
             hook(message);
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.0.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,14 +188,14 @@ pub(super) struct Activity {
 
 impl Activity {
     fn new(pool: Pool) -> Self {
-        pool.0.activity.fetch_add(1, Ordering::SeqCst);
+        pool.inner.activity.fetch_add(1, Ordering::SeqCst);
         Self { pool }
     }
 }
 
 impl Drop for Activity {
     fn drop(&mut self) {
-        if self.pool.0.activity.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.pool.inner.activity.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.pool.tell(None);
         }
     }
@@ -202,11 +232,12 @@ mod tests {
         let (split, drain) = (Priority::new(100), |remaining| Priority::new(remaining).draining());
         for (order, priority) in [split, drain(1), drain(9), drain(5), split].into_iter().enumerate() {
             let did = did.clone();
-            let piece = Box::new(move || did.lock().unwrap().push(order));
+            let work = Box::new(move || did.lock().unwrap().push(order));
+            let piece = Piece { node: None, work };
             queue.push(Ready { priority, order: order as u64, piece });
         }
         while let Some(piece) = queue.pop() {
-            piece();
+            (piece.work)();
         }
         let did = did.lock().unwrap();
         assert_eq!(*did, [1, 2, 0, 4, 3], "drains while there are two, then splits, then what is left");

@@ -145,6 +145,7 @@ impl Run {
         work: impl Work,
     ) -> Result<Self, Cycle> {
         let priorities = priority::remaining(&graph).ok_or(Cycle)?;
+        pool.observe(observer.clone());
         let status = graph.node_weights().map(|task| match task.initial {
             Initial::Needed => Status::Waiting,
             Initial::Done => Status::Done,
@@ -317,7 +318,8 @@ impl Shared {
             state.status[node.index()] = Status::Started;
             state.out += 1;
             let cancel = state.cancels[node.index()].clone();
-            tickets.push(Ticket { shared: self.clone(), node, cancel, open: true });
+            let pool = self.pool.on_behalf_of(node);
+            tickets.push(Ticket { shared: self.clone(), node, pool, cancel, open: true });
         }
         tickets
     }

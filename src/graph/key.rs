@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Key([u8; 32]);
 
 /// Part of every key: raised when the bytes that a node makes change for the same inputs.
-const FORMAT: &str = "cfs-dag 1";
+pub const FORMAT: &str = "cfs-dag 1";
 
 impl Key {
     /// The key of `kind` over `parts`, each counted with its length, so that no two lists collide.
@@ -18,6 +18,13 @@ impl Key {
             hasher.update(part);
         }
         Self(*hasher.finalize().as_bytes())
+    }
+
+    /// The key with these 64 hexadecimal digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(bytes))
     }
 
     /// The raw bytes, as part of another key.

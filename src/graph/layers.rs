@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::{Direction, visit::EdgeRef};
 
-use super::{Edge, ImageIx, Kind, Node, NodeId, Plan, State};
+use super::{Edge, ImageIx, Kind, NodeId, Plan};
 
 /// The nodes that make one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,15 +71,5 @@ impl Plan {
             }
         }
         nodes.into_iter().collect()
-    }
-}
-
-impl Node {
-    /// The node's state as `image` sees it: work that an earlier image wants is `Shared`.
-    pub fn state_for(&self, image: ImageIx) -> State {
-        match self.state {
-            State::Needed if self.wanted_by.first().is_some_and(|&first| first != image) => State::Shared,
-            state => state,
-        }
     }
 }

@@ -1,42 +1,50 @@
 //! The task graph as plain data: what would be done, in what order, and why. No I/O; unaware of how anything
 //! is done.
 
+mod forecast;
 mod key;
 mod layers;
+mod parts;
 mod plan;
+mod reason;
+#[cfg(test)]
+pub(crate) mod sample;
 
-pub use key::Key;
+pub use forecast::{Bound, Costs, Forecast, forecast};
+pub use key::{FORMAT, Key};
 pub use layers::PlannedLayer;
-pub use plan::{Facts, ImageInput, Inputs, LayerInput, plan, tree_key};
+pub use parts::{Part, Parts, Value};
+pub use plan::{Before, Damage, Facts, ImageInput, Inputs, LayerInput, layer_key, plan, tree_key};
+pub use reason::Reason;
 
 use petgraph::graph::DiGraph;
 
-use crate::types::Digest;
+use crate::types::{Digest, LayerKind};
 pub use crate::types::{Edge, NodeId};
 
 /// Names one of a plan's images, in the order of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageIx(pub usize);
 
-/// What kind of step a node is.
+/// What kind of step a node is, in the order in which an image passes through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Transfers one blob and verifies its digest and size.
     Fetch,
     /// Inflates a blob, verifies the `diff_id` and cuts the tar into pieces.
     Split,
-    /// Encodes a layer's stream from inline bytes and object ids.
-    Encode,
     /// Hashes and stores a layer's external files.
     Write,
+    /// Encodes a layer's stream from inline bytes and object ids.
+    Encode,
     /// Completes a layer's stream and stores it.
     Finalize,
+    /// Builds an image's filesystem (EROFS).
+    Image,
     /// Stores an image's config.
     Config,
     /// Stores an image's manifest.
     Manifest,
-    /// Builds an image's filesystem (EROFS).
-    Image,
     /// Makes an image visible under its name: the barrier, the links, the tag.
     Tag,
 }
@@ -69,39 +77,6 @@ pub enum State {
     Standby,
 }
 
-/// Why a node is in its state. The list is closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// The repository has the layer's stream and all that it names.
-    LayerStored,
-    /// The repository has no such layer.
-    LayerMissing,
-    /// The layer's link is there, but what it names is not whole.
-    LayerBroken,
-    /// The layer is stored, so its blob is not read.
-    BlobNotRead,
-    /// The blob is the first way to a layer that is needed.
-    BlobNeeded,
-    /// Another blob of the same layer is tried first.
-    BlobAlternative,
-    /// The repository has the document, and it names what it should.
-    DocumentStored,
-    /// The repository has no such document.
-    DocumentMissing,
-    /// The document is there, but lacks a reference that this repository needs.
-    DocumentOutdated,
-    /// The repository has this filesystem image.
-    TreeStored,
-    /// The repository has no filesystem image of these layers.
-    TreeMissing,
-    /// The name points to this image already.
-    NameStored,
-    /// The name is new.
-    NameMissing,
-    /// The name points to another image, and moves.
-    NameMoves,
-}
-
 /// One step of a plan.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -111,6 +86,8 @@ pub struct Node {
     pub subject: Subject,
     /// Covers everything that changes its bytes, and nothing that does not (law 7).
     pub key: Key,
+    /// For the steps of a layer other than its fetches: how it is stored.
+    pub layer_kind: Option<LayerKind>,
     /// What has to be done, as the first image that wants it sees it.
     pub state: State,
     /// Why.
@@ -147,9 +124,26 @@ pub struct Plan {
     pub graph: DiGraph<Node, Edge>,
     /// The images in the order of the request.
     pub images: Vec<PlannedImage>,
+    /// What changes the bytes that the repository gets, as in [`Inputs`]; a part of most keys.
+    pub repository: String,
+    /// The platform that was asked for, if one was.
+    pub platform: Option<String>,
 }
 
 impl Kind {
+    /// All of them, in the order in which an image passes through them.
+    pub const ALL: [Self; 9] = [
+        Self::Fetch,
+        Self::Split,
+        Self::Write,
+        Self::Encode,
+        Self::Finalize,
+        Self::Image,
+        Self::Config,
+        Self::Manifest,
+        Self::Tag,
+    ];
+
     /// Whether it is a step of a layer.
     pub fn is_of_layer(self) -> bool {
         matches!(self, Kind::Fetch | Kind::Split | Kind::Write | Kind::Encode | Kind::Finalize)
@@ -172,6 +166,9 @@ impl Kind {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Needed, Self::Shared, Self::Stored, Self::Standby];
+
     /// The word for it, as pictures and records use it.
     pub fn name(self) -> &'static str {
         match self {
@@ -183,24 +180,11 @@ impl State {
     }
 }
 
-impl Reason {
-    /// The words for it, as pictures and records use them.
-    pub fn text(self) -> &'static str {
-        match self {
-            Reason::LayerStored => "layer is stored",
-            Reason::LayerMissing => "layer is new",
-            Reason::LayerBroken => "stored layer is not whole",
-            Reason::BlobNotRead => "layer is stored",
-            Reason::BlobNeeded => "layer is needed",
-            Reason::BlobAlternative => "another blob is tried first",
-            Reason::DocumentStored => "document is stored",
-            Reason::DocumentMissing => "document is new",
-            Reason::DocumentOutdated => "stored document lacks a reference",
-            Reason::TreeStored => "filesystem is stored",
-            Reason::TreeMissing => "filesystem is new",
-            Reason::NameStored => "name is set",
-            Reason::NameMissing => "name is new",
-            Reason::NameMoves => "name moves",
-        }
+impl Plan {
+    /// The node's name for people, programs and records: its kind and the first 16 digits of its key. The same work has
+    /// the same name in every plan.
+    pub fn id(&self, node: NodeId) -> String {
+        let node = &self.graph[node];
+        format!("{}-{}", node.kind.name(), &node.key.hex()[..16])
     }
 }

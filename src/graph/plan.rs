@@ -6,7 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Edge, ImageIx, Key, Kind, Node, NodeId, Plan, PlannedImage, Reason, State, Subject};
+use super::{
+    Edge, ImageIx, Key, Kind, Node, NodeId, Part, Plan, PlannedImage, Reason, State, Subject,
+    key::FORMAT,
+    parts::{self, Parts},
+};
 use crate::types::{Descriptor, Digest, LayerKind};
 
 /// One layer of an image, as its manifest and config name it.
@@ -44,6 +48,10 @@ pub struct Inputs {
     pub images: Vec<ImageInput>,
     /// What changes the bytes that a repository gets: its algorithm and its EROFS formats, as text.
     pub repository: String,
+    /// The platform that was asked for, if one was.
+    pub platform: Option<String>,
+    /// Everything is to be made again, also what is stored.
+    pub force: bool,
 }
 
 /// What the repository holds, looked up before planning.
@@ -51,8 +59,8 @@ pub struct Inputs {
 pub struct Facts {
     /// Layers whose streams are there and whole.
     pub layers: BTreeSet<(Digest, LayerKind)>,
-    /// Layers whose links are there and name something broken.
-    pub broken_layers: BTreeSet<(Digest, LayerKind)>,
+    /// Layers that were made before and are not whole now.
+    pub broken_layers: BTreeMap<(Digest, LayerKind), Damage>,
     /// Configs: whether they carry every reference that is needed.
     pub configs: BTreeMap<Digest, bool>,
     /// Manifests: whether they name the linked config and layers.
@@ -61,11 +69,39 @@ pub struct Facts {
     pub trees: BTreeSet<Key>,
     /// Names and the manifests that they point to.
     pub tags: BTreeMap<String, Digest>,
+    /// What names stood for when they were pulled last, as far as that is remembered.
+    pub before: BTreeMap<String, Before>,
+}
+
+/// What is wrong with something that was made before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// Something of it is not there, or cannot be read.
+    Missing,
+    /// Something of it has another size than it should.
+    Size,
+}
+
+/// What a name stood for when it was pulled last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// [`FORMAT`] at that time.
+    pub format: String,
+    /// [`Inputs::repository`] at that time.
+    pub repository: String,
+    /// The manifest as stored.
+    pub manifest: Digest,
+    /// The config.
+    pub config: Digest,
+    /// The filesystem, if there was one.
+    pub tree: Option<Key>,
 }
 
 /// Makes the plan for `inputs` in a repository that holds `facts`.
 pub fn plan(inputs: &Inputs, facts: &Facts) -> Plan {
-    let mut builder = Builder { inputs, facts, plan: Plan::default(), interned: HashMap::new() };
+    let (repository, platform) = (inputs.repository.clone(), inputs.platform.clone());
+    let plan = Plan { repository, platform, ..Plan::default() };
+    let mut builder = Builder { inputs, facts, plan, interned: HashMap::new() };
     for (index, image) in inputs.images.iter().enumerate() {
         builder.image(ImageIx(index), image);
     }
@@ -93,10 +129,14 @@ impl Plan {
     }
 }
 
+/// The key under which a layer's last step is remembered in a repository.
+pub fn layer_key(repository: &str, layer: &LayerInput) -> Key {
+    parts::key(Kind::Finalize, &parts::of_layer(repository, layer.kind, layer.name))
+}
+
 /// The key of the filesystem of `layers` (names, bottom first) in a repository.
-pub fn tree_key<'a>(repository: &'a str, layers: impl IntoIterator<Item = &'a Digest>) -> Key {
-    let layers = layers.into_iter().map(|l| l.as_bytes().as_slice());
-    Key::new("image", [repository.as_bytes()].into_iter().chain(layers))
+pub fn tree_key<'a>(repository: &str, layers: impl IntoIterator<Item = &'a Digest>) -> Key {
+    parts::key(Kind::Image, &parts::of_tree(repository, layers.into_iter().copied().collect()))
 }
 
 struct Builder<'a> {
@@ -124,25 +164,13 @@ impl Builder<'_> {
 
     /// The nodes of a layer; the one that others need is its `Finalize`.
     fn layer(&mut self, ix: ImageIx, layer: &LayerInput) -> NodeId {
-        let name = (layer.name, layer.kind);
-        let (state, reason) = if self.facts.layers.contains(&name) {
-            (State::Stored, Reason::LayerStored)
-        } else if self.facts.broken_layers.contains(&name) {
-            (State::Needed, Reason::LayerBroken)
-        } else {
-            (State::Needed, Reason::LayerMissing)
-        };
-        let kind = format!("{:?}", layer.kind);
-        let key = |step: &str| {
-            Key::new(step, [self.inputs.repository.as_bytes(), kind.as_bytes(), layer.name.as_bytes()])
-        };
-        let steps = [Kind::Split, Kind::Write, Kind::Encode, Kind::Finalize].map(|k| (k, key(k.name())));
+        let (state, reason) = self.layer_state(layer);
         let subject = Subject::Layer(layer.name);
-        let [split, write, encode, finalize] = steps.map(|(kind, key)| {
+        let parts = parts::of_layer(&self.inputs.repository, layer.kind, layer.name);
+        let [split, write, encode, finalize] = STEPS.map(|kind| {
             let cost = if kind == Kind::Finalize { 0 } else { layer.blob.size };
-            let node =
-                Node { dynamic: kind != Kind::Finalize, ..node(kind, &subject, key, state, reason, cost) };
-            self.intern(ix, node).0
+            let node = node(kind, &subject, &parts, (state, reason), cost);
+            self.intern(ix, Node { dynamic: kind != Kind::Finalize, layer_kind: Some(layer.kind), ..node }).0
         });
         for (from, to, edge) in [
             (split, write, Edge::Streams),
@@ -157,20 +185,31 @@ impl Builder<'_> {
         finalize
     }
 
+    fn layer_state(&self, layer: &LayerInput) -> (State, Reason) {
+        let name = (layer.name, layer.kind);
+        match self.facts.broken_layers.get(&name) {
+            _ if self.inputs.force => (State::Needed, Reason::Forced),
+            _ if self.facts.layers.contains(&name) => (State::Stored, Reason::Stored),
+            Some(Damage::Missing) => (State::Needed, Reason::OutputsMissing),
+            Some(Damage::Size) => (State::Needed, Reason::SizeWrong),
+            None => (State::Needed, Reason::NotStored),
+        }
+    }
+
     /// The blob as one more way to the layer. A fetch belongs to one layer: two layers that claim the same blob
     /// cannot both be right, and each is checked by itself. So are two sizes of one blob.
     fn fetch(&mut self, ix: ImageIx, layer: &LayerInput, split: NodeId, layer_state: State) {
-        let split_key = self.plan.graph[split].key;
-        let size = layer.blob.size.to_le_bytes();
-        let key = Key::new("fetch", [layer.blob.digest.as_bytes().as_slice(), &size, split_key.as_bytes()]);
+        let (split_key, reason) = (self.plan.graph[split].key, self.plan.graph[split].reason);
         let before = self.plan.graph.neighbors_directed(split, petgraph::Direction::Incoming).count();
-        let (state, reason) = match (layer_state, before) {
-            (State::Stored, _) => (State::Stored, Reason::BlobNotRead),
-            (_, 0) => (State::Needed, Reason::BlobNeeded),
-            _ => (State::Standby, Reason::BlobAlternative),
+        let state = match (layer_state, before) {
+            (State::Stored, _) => State::Stored,
+            (_, 0) => State::Needed,
+            _ => State::Standby,
         };
+        let parts = parts::of_fetch(layer.blob.digest, layer.blob.size, split_key);
         let subject = Subject::Blob(layer.blob.digest);
-        let (fetch, new) = self.intern(ix, node(Kind::Fetch, &subject, key, state, reason, layer.blob.size));
+        let fetch = node(Kind::Fetch, &subject, &parts, (state, reason), layer.blob.size);
+        let (fetch, new) = self.intern(ix, fetch);
         if new {
             self.plan.graph.add_edge(fetch, split, Edge::Candidate { rank: before as u32 });
         }
@@ -180,11 +219,15 @@ impl Builder<'_> {
         let (digest, size) = image.config;
         let tree = image.container.then(|| self.tree(ix, image, layers));
         let tree_key = tree.map(|tree| self.plan.graph[tree].key);
-        let tree_key = tree_key.as_ref().map_or(&[][..], Key::as_bytes);
-        let key = Key::new("config", [self.inputs.repository.as_bytes(), digest.as_bytes(), tree_key]);
-        let (state, reason) = document(self.facts.configs.get(&digest));
-        let subject = Subject::Document(digest);
-        let (config, _) = self.intern(ix, node(Kind::Config, &subject, key, state, reason, size));
+        let parts = parts::of_config(&self.inputs.repository, digest, tree_key);
+        let change = |before: &Before| {
+            (before.config != digest)
+                .then_some(Part::Digest)
+                .or_else(|| self.repository_change(before))
+                .or_else(|| (before.tree != tree_key).then_some(Part::Filesystem))
+        };
+        let why = self.document_state(image, self.facts.configs.get(&digest), change);
+        let (config, _) = self.intern(ix, node(Kind::Config, &Subject::Document(digest), &parts, why, size));
         if let Some(tree) = tree {
             self.edge(tree, config, Edge::Needs);
             if self.plan.graph[tree].state == State::Stored {
@@ -199,13 +242,21 @@ impl Builder<'_> {
     }
 
     fn tree(&mut self, ix: ImageIx, image: &ImageInput, layers: &[NodeId]) -> NodeId {
-        let key = tree_key(&self.inputs.repository, image.layers.iter().map(|l| &l.name));
-        let (state, reason) = if self.facts.trees.contains(&key) {
-            (State::Stored, Reason::TreeStored)
-        } else {
-            (State::Needed, Reason::TreeMissing)
+        let names = image.layers.iter().map(|layer| layer.name).collect();
+        let parts = parts::of_tree(&self.inputs.repository, names);
+        let key = parts::key(Kind::Image, &parts);
+        let change = |before: &Before| {
+            let other = before.tree.is_some_and(|tree| tree != key);
+            other.then(|| self.repository_change(before).unwrap_or(Part::Layers))
         };
-        let (tree, _) = self.intern(ix, node(Kind::Image, &Subject::Tree(key), key, state, reason, 0));
+        let why = if self.inputs.force {
+            (State::Needed, Reason::Forced)
+        } else if self.facts.trees.contains(&key) {
+            (State::Stored, Reason::Stored)
+        } else {
+            (State::Needed, self.absent(image, change))
+        };
+        let (tree, _) = self.intern(ix, node(Kind::Image, &Subject::Tree(key), &parts, why, 0));
         for layer in layers {
             self.edge(*layer, tree, Edge::Needs);
         }
@@ -214,11 +265,14 @@ impl Builder<'_> {
 
     fn manifest(&mut self, ix: ImageIx, image: &ImageInput, config: NodeId, layers: &[NodeId]) -> NodeId {
         let (digest, size) = image.manifest;
-        let config_key = self.plan.graph[config].key;
-        let key = Key::new("manifest", [digest.as_bytes().as_slice(), config_key.as_bytes()]);
-        let (state, reason) = document(self.facts.manifests.get(&digest));
-        let subject = Subject::Document(digest);
-        let (manifest, _) = self.intern(ix, node(Kind::Manifest, &subject, key, state, reason, size));
+        let parts = parts::of_manifest(digest, self.plan.graph[config].key);
+        let change = |before: &Before| {
+            let config = (before.config != image.config.0).then_some(Part::Config);
+            (before.manifest != digest).then_some(Part::Digest).or(config)
+        };
+        let why = self.document_state(image, self.facts.manifests.get(&digest), change);
+        let (manifest, _) =
+            self.intern(ix, node(Kind::Manifest, &Subject::Document(digest), &parts, why, size));
         self.edge(config, manifest, Edge::Needs);
         if !image.container {
             // An artifact's layers hang on its manifest: its config is often one that all artifacts share.
@@ -230,22 +284,48 @@ impl Builder<'_> {
     }
 
     fn tag(&mut self, ix: ImageIx, image: &ImageInput, manifest: NodeId) -> NodeId {
-        let manifest_key = self.plan.graph[manifest].key;
-        let key = Key::new("tag", [image.name.as_bytes(), manifest_key.as_bytes()]);
+        let parts = parts::of_tag(&image.name, self.plan.graph[manifest].key);
         // A name is done only when all before it is: what is missing below has to be linked again.
         let below_is_stored = self.plan.graph[manifest].state == State::Stored && self.layers_stored(image);
-        let (state, reason) = match self.facts.tags.get(&image.name) {
-            Some(digest) if *digest == image.manifest.0 && below_is_stored => {
-                (State::Stored, Reason::NameStored)
-            }
-            Some(digest) if *digest == image.manifest.0 => (State::Needed, Reason::NameStored),
-            Some(_) => (State::Needed, Reason::NameMoves),
-            None => (State::Needed, Reason::NameMissing),
+        let why = match self.facts.tags.get(&image.name) {
+            Some(digest) if *digest != image.manifest.0 => (State::Needed, Reason::TagMoved),
+            _ if self.inputs.force => (State::Needed, Reason::Forced),
+            Some(_) if below_is_stored => (State::Stored, Reason::Stored),
+            Some(_) => (State::Needed, Reason::OutputsMissing),
+            None => (State::Needed, Reason::NotStored),
         };
         let subject = Subject::Name(image.name.clone());
-        let (tag, _) = self.intern(ix, node(Kind::Tag, &subject, key, state, reason, 0));
+        let (tag, _) = self.intern(ix, node(Kind::Tag, &subject, &parts, why, 0));
         self.edge(manifest, tag, Edge::Needs);
         tag
+    }
+
+    /// State and reason of a document: `stored` says whether it carries every reference that is needed.
+    fn document_state(
+        &self,
+        image: &ImageInput,
+        stored: Option<&bool>,
+        change: impl FnOnce(&Before) -> Option<Part>,
+    ) -> (State, Reason) {
+        match stored {
+            _ if self.inputs.force => (State::Needed, Reason::Forced),
+            Some(true) => (State::Stored, Reason::Stored),
+            Some(false) => (State::Needed, Reason::OutputsMissing),
+            None => (State::Needed, self.absent(image, change)),
+        }
+    }
+
+    /// Why something of `image` is not there: `change` says what is another since it was pulled last.
+    fn absent(&self, image: &ImageInput, change: impl FnOnce(&Before) -> Option<Part>) -> Reason {
+        match self.facts.before.get(&image.name) {
+            Some(before) => change(before).map_or(Reason::OutputsMissing, Reason::KeyChanged),
+            None => Reason::NotStored,
+        }
+    }
+
+    fn repository_change(&self, before: &Before) -> Option<Part> {
+        let format = (before.format != FORMAT).then_some(Part::Format);
+        format.or_else(|| (before.repository != self.inputs.repository).then_some(Part::Repository))
     }
 
     fn layers_stored(&self, image: &ImageInput) -> bool {
@@ -275,138 +355,23 @@ impl Builder<'_> {
     }
 }
 
-fn node(kind: Kind, subject: &Subject, key: Key, state: State, reason: Reason, cost_bytes: u64) -> Node {
-    let subject = subject.clone();
-    Node { kind, subject, key, state, reason, cost_bytes, dynamic: false, wanted_by: Vec::new() }
-}
+/// The steps of a layer that have its name.
+const STEPS: [Kind; 4] = [Kind::Split, Kind::Write, Kind::Encode, Kind::Finalize];
 
-fn document(fact: Option<&bool>) -> (State, Reason) {
-    match fact {
-        Some(true) => (State::Stored, Reason::DocumentStored),
-        Some(false) => (State::Needed, Reason::DocumentOutdated),
-        None => (State::Needed, Reason::DocumentMissing),
+fn node(kind: Kind, subject: &Subject, parts: &Parts, why: (State, Reason), cost_bytes: u64) -> Node {
+    let (state, reason) = why;
+    Node {
+        kind,
+        subject: subject.clone(),
+        key: parts::key(kind, parts),
+        layer_kind: None,
+        state,
+        reason,
+        cost_bytes,
+        dynamic: false,
+        wanted_by: Vec::new(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn digest(text: &str) -> Digest {
-        Digest::of(text.as_bytes())
-    }
-
-    fn layer(name: &str, blob: &str, size: u64) -> LayerInput {
-        let blob = Descriptor { media_type: String::new(), digest: digest(blob), size };
-        LayerInput { name: digest(name), kind: LayerKind::Tar, blob }
-    }
-
-    fn image(name: &str, layers: Vec<LayerInput>) -> ImageInput {
-        ImageInput {
-            name: name.into(),
-            reference: format!("oci:{name}"),
-            manifest: (digest(&format!("manifest {name}")), 10),
-            config: (digest(&format!("config {name}")), 20),
-            layers,
-            container: true,
-        }
-    }
-
-    fn inputs(images: Vec<ImageInput>) -> Inputs {
-        Inputs { images, repository: "sha512 v1".into() }
-    }
-
-    fn of(plan: &Plan, kind: Kind) -> Vec<&Node> {
-        plan.graph.node_weights().filter(|n| n.kind == kind).collect()
-    }
-
-    #[test]
-    fn a_layer_that_five_images_want_is_there_once() {
-        let images = (0..5).map(|i| image(&format!("i{i}"), vec![layer("base", "blob", 7)])).collect();
-        let plan = plan(&inputs(images), &Facts::default());
-        for kind in [Kind::Fetch, Kind::Split, Kind::Write, Kind::Encode, Kind::Finalize, Kind::Image] {
-            assert_eq!(of(&plan, kind).len(), 1, "{kind:?}");
-            assert_eq!(of(&plan, kind)[0].wanted_by, (0..5).map(ImageIx).collect::<Vec<_>>());
-        }
-        assert_eq!((of(&plan, Kind::Config).len(), of(&plan, Kind::Tag).len()), (5, 5));
-        assert!(plan.graph.node_count() <= 10 + 5 * 5);
-    }
-
-    #[test]
-    fn differently_compressed_blobs_are_candidates_of_one_layer() {
-        let images = vec![
-            image("a", vec![layer("base", "gzip", 7)]),
-            image("b", vec![layer("base", "zstd", 5)]),
-            image("c", vec![layer("base", "gzip", 7)]),
-        ];
-        let plan = plan(&inputs(images), &Facts::default());
-        let fetches = of(&plan, Kind::Fetch);
-        let got: Vec<_> = fetches.iter().map(|n| (n.state, n.wanted_by.clone())).collect();
-        assert_eq!(
-            got,
-            vec![(State::Needed, vec![ImageIx(0), ImageIx(2)]), (State::Standby, vec![ImageIx(1)])]
-        );
-        let ranks: Vec<Edge> =
-            plan.graph.edge_weights().copied().filter(|e| matches!(e, Edge::Candidate { .. })).collect();
-        assert_eq!(ranks, vec![Edge::Candidate { rank: 0 }, Edge::Candidate { rank: 1 }]);
-    }
-
-    #[test]
-    fn what_is_stored_is_not_done_again() {
-        let request = inputs(vec![image("a", vec![layer("base", "gzip", 7), layer("top", "top", 3)])]);
-        let mut facts = Facts::default();
-        facts.layers.insert((digest("base"), LayerKind::Tar));
-        let half = plan(&request, &facts);
-        let needed = |plan: &Plan| plan.graph.node_weights().filter(|n| n.state == State::Needed).count();
-        assert_eq!(needed(&half), 5 + 4, "one layer, the filesystem, config, manifest and tag");
-        facts.layers.insert((digest("top"), LayerKind::Tar));
-        facts.trees.insert(tree_key("sha512 v1", [&digest("base"), &digest("top")]));
-        facts.configs.insert(request.images[0].config.0, true);
-        facts.manifests.insert(request.images[0].manifest.0, true);
-        facts.tags.insert("a".into(), request.images[0].manifest.0);
-        assert_eq!(needed(&plan(&request, &facts)), 0);
-        facts.tags.insert("a".into(), digest("another"));
-        let moved = plan(&request, &facts);
-        assert_eq!((needed(&moved), of(&moved, Kind::Tag)[0].reason), (1, Reason::NameMoves));
-    }
-
-    #[test]
-    fn a_config_waits_for_its_layers_also_when_the_filesystem_is_there() {
-        let request = inputs(vec![image("a", vec![layer("base", "gzip", 7), layer("top", "top", 3)])]);
-        let mut facts = Facts::default();
-        facts.layers.insert((digest("base"), LayerKind::Tar));
-        facts.broken_layers.insert((digest("top"), LayerKind::Tar));
-        facts.trees.insert(tree_key("sha512 v1", [&digest("base"), &digest("top")]));
-        facts.configs.insert(request.images[0].config.0, false);
-        let plan = plan(&request, &facts);
-        let is = |node: NodeId, kind| plan.graph[node].kind == kind;
-        let config = plan.graph.node_indices().find(|node| is(*node, Kind::Config)).unwrap();
-        let before = plan.graph.neighbors_directed(config, petgraph::Direction::Incoming);
-        assert_eq!(before.filter(|node| is(*node, Kind::Finalize)).count(), 2);
-    }
-
-    #[test]
-    fn a_key_covers_what_changes_bytes_and_nothing_else() {
-        let one = inputs(vec![image("a", vec![layer("base", "gzip", 7)])]);
-        let mut renamed = one.clone();
-        renamed.images[0].name = "b".into();
-        renamed.images[0].reference = "docker://elsewhere".into();
-        let mut other_repository = one.clone();
-        other_repository.repository = "sha256 v1".into();
-        let key = |inputs: &Inputs, kind| of(&plan(inputs, &Facts::default()), kind)[0].key;
-        for kind in [Kind::Fetch, Kind::Split, Kind::Finalize, Kind::Image, Kind::Config, Kind::Manifest] {
-            assert_eq!(key(&one, kind), key(&renamed, kind), "{kind:?}");
-            assert_ne!(key(&one, kind), key(&other_repository, kind), "{kind:?}");
-        }
-        assert_ne!(key(&one, Kind::Tag), key(&renamed, Kind::Tag));
-    }
-
-    #[test]
-    fn a_layer_that_occurs_twice_in_an_image_is_one_layer() {
-        let plan =
-            plan(&inputs(vec![image("a", vec![layer("x", "x", 1), layer("x", "x", 1)])]), &Facts::default());
-        assert_eq!(of(&plan, Kind::Split).len(), 1);
-        assert_eq!(plan.images[0].layers.len(), 2);
-        assert_ne!(tree_key("", [&digest("x")]), tree_key("", [&digest("x"), &digest("x")]));
-    }
-}
+mod tests;

@@ -1,9 +1,12 @@
 //! The fetch step: a blob from the first place that gives it, into its layer's flow. Knows slots, memory and
 //! places; ignores what the bytes are.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use composefs::fsverity::FsVerityHashValue;
@@ -130,9 +133,12 @@ impl<H: FsVerityHashValue> Fetch<H> {
     ) -> Result<(), SourceError> {
         let mut blob = place.open_blob(&self.blob).await?;
         let mut left = self.blob.size;
+        let mut held = Duration::ZERO;
         while left > 0 {
+            let asked = Instant::now();
             attempt.flow.room().await;
             let buffer = buffer(&attempt.account, memory).await;
+            held += asked.elapsed();
             let (buffer, filled) = blob.read(buffer).await?;
             if filled == 0 {
                 break;
@@ -144,6 +150,8 @@ impl<H: FsVerityHashValue> Fetch<H> {
             self.layer.wake_split();
         }
         blob.finish().await?;
+        // Time in which those who take the bytes were the slower ones.
+        ticket.count("held_us", u64::try_from(held.as_micros()).unwrap_or(u64::MAX));
         attempt.flow.end();
         self.layer.wake_split();
         Ok(())

@@ -53,6 +53,8 @@ pub(super) struct Layer<H: FsVerityHashValue> {
     foreign: bool,
     /// Set when an artifact's layer turned out to be no tar.
     pub(super) as_raw: AtomicBool,
+    /// The node of its write step, for whom its writers work.
+    pub(super) write_node: OnceLock<NodeId>,
     pub(super) split: OnceLock<Actor>,
     pub(super) encode: OnceLock<Actor>,
     pub(super) counts: Counts,
@@ -90,6 +92,12 @@ pub(super) struct Counts {
 }
 
 impl Counts {
+    /// What the write step counts.
+    fn of_writing(&self) -> [(&'static str, u64); 2] {
+        [("objects_new", &self.objects_new), ("objects_present", &self.objects_present)]
+            .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+    }
+
     /// All counts with their names.
     pub(super) fn named(&self) -> [(&'static str, u64); 5] {
         [
@@ -143,6 +151,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             foreign: known.foreign,
             state: Mutex::new(state),
             as_raw: AtomicBool::new(false),
+            write_node: OnceLock::new(),
             split: OnceLock::new(),
             encode: OnceLock::new(),
             counts: Counts::default(),
@@ -246,6 +255,9 @@ impl<H: FsVerityHashValue> Layer<H> {
     pub(super) fn end_write(&self, result: Result<(), Failure>) {
         let ticket = self.lock().write.take();
         if let Some(ticket) = ticket {
+            for (what, count) in self.counts.of_writing() {
+                ticket.count(what, count);
+            }
             if ticket.cancel().is_raised() { ticket.cancelled() } else { ticket.finish(result) }
         }
     }

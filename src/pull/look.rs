@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use composefs::fsverity::FsVerityHashValue;
 
 use crate::{
-    graph::{Facts, ImageInput, Inputs, Key, LayerInput, tree_key},
+    graph::{Damage, Facts, ImageInput, Inputs, Key, LayerInput, layer_key, tree_key},
     store::{
-        Content, FsImages, Record, Store, StoreError, StoredDocument, StoredImage, StoredLayer, StreamName,
-        Tag,
+        Content, Fault, FsImages, Record, Store, StoreError, StoredDocument, StoredImage, StoredLayer,
+        StreamName, Tag,
     },
     types::{Digest, LayerKind},
 };
@@ -104,13 +104,21 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
         }
         let mut known = KnownLayer::missing(layer.name);
         match self.store.layer(&layer.name, layer.kind)? {
-            StoredLayer::Missing { name } => known.link = name,
+            StoredLayer::Missing { name: link } => {
+                known.link = link;
+                if self.was_made(layer) {
+                    self.facts.broken_layers.insert(name, Damage::Missing);
+                }
+            }
+            // What is there is made again, under the same link.
+            StoredLayer::Whole { name: link, .. } if self.inputs.force => known.link = link,
             StoredLayer::Whole { name: link, id, content } => {
                 self.facts.layers.insert(name);
                 (known.link, known.stream) = (link, Some((id, content)));
             }
-            StoredLayer::Broken { name: link, .. } => {
-                self.facts.broken_layers.insert(name);
+            StoredLayer::Broken { name: link, fault, .. } => {
+                let damage = if matches!(fault, Fault::Size(_)) { Damage::Size } else { Damage::Missing };
+                self.facts.broken_layers.insert(name, damage);
                 known.link = link;
             }
             StoredLayer::Foreign { name: link } => (known.link, known.foreign) = (link, true),
@@ -121,6 +129,11 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
         }
         self.known.layers.insert(name, known);
         Ok(())
+    }
+
+    /// Whether an earlier run made the layer: then something took it away since.
+    fn was_made(&self, layer: &LayerInput) -> bool {
+        self.store.is_recorded(&layer_key(&self.inputs.repository, layer).hex())
     }
 
     fn is_split_too(&self, layer: &LayerInput) -> bool {

@@ -68,7 +68,8 @@ pub async fn resolve(asked: Vec<Asked>, sources: &Sources, at_once: usize) -> Re
 impl Resolution {
     /// What a plan for these images is made from; `repository` as in [`Inputs`].
     pub fn inputs(&self, repository: String) -> Inputs {
-        Inputs { images: self.images.iter().map(ResolvedImage::input).collect(), repository }
+        let images = self.images.iter().map(ResolvedImage::input).collect();
+        Inputs { images, repository, ..Inputs::default() }
     }
 
     /// A name that two different images of the request would get, with their references.

@@ -344,7 +344,11 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
                 Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places }))
             }
             Kind::Split => Job::Split(layer),
-            Kind::Write => Job::Write(layer),
+            Kind::Write => {
+                // A layer has one such node, so nobody has set it before.
+                let _ = layer.write_node.set(node);
+                Job::Write(layer)
+            }
             Kind::Encode => Job::Encode(layer),
             Kind::Finalize => Job::Finalize(layer, graph[node].key),
             Kind::Config | Kind::Manifest | Kind::Image | Kind::Tag => return,

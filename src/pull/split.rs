@@ -250,6 +250,7 @@ impl<H: FsVerityHashValue> Reading<H> {
         let kind = attempt.kind;
         let (pool, priority) = (ticket.pool().clone(), ticket.priority().draining());
         let check = Check::start(&pool, priority, wake.clone());
+        let pool = layer.write_node.get().map_or(pool.clone(), |node| pool.on_behalf_of(*node));
         let writer = Writer::new(context.store.clone(), layer.clone(), attempt.clone(), pool, priority);
         Self {
             wake,

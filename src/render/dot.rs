@@ -60,7 +60,8 @@ fn write_node(plan: &Plan, id: NodeId, indent: &str, out: &mut impl Write) -> fm
         label.extend(["\n", &bytes]);
     }
     let images = words::image_names(plan, &node.wanted_by);
-    let tooltip = [node.state.name(), ": ", node.reason.text(), "\nwanted by ", &images];
+    let reason = node.reason.to_string();
+    let tooltip = [node.state.name(), ": ", &reason, "\nwanted by ", &images];
     write!(out, "{indent}n{} [label={}, {}", id.index(), quoted(&label), look(node))?;
     if node.wanted_by.len() > 1 {
         write!(out, ", peripheries=2")?;

@@ -1,34 +1,48 @@
-//! A plan as JSON, for programs and for the record of a run. Knows the field names; ignores who reads them.
+//! A plan as JSON, for programs, for `diff` and for the record of a run. Knows the field names; ignores who reads
+//! them.
 //!
-//! Fields are only added while `schema` stays the same. There are no times and no host paths other than in
-//! references as the user wrote them, so that two plans can be compared with `diff`.
+//! Fields are only added while `schema` stays the same. There are no times and no host paths other than in references
+//! as the user wrote them. A node is named by what it does, not by its place, and every node, edge and image is one
+//! line, so that two plans can be compared with `diff`. `graphs/plan.schema.json` says the same to machines.
+
+mod parse;
+
+use std::{borrow::Cow, collections::BTreeMap};
 
 use petgraph::visit::EdgeRef;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Totals;
 use crate::{
-    graph::{Edge, ImageIx, Key, Plan, State, Subject},
+    graph::{Edge, Node, NodeId, Plan, PlannedImage, Subject},
     types::Digest,
 };
 
-/// A whole plan.
-#[derive(Debug, Clone, Serialize)]
+pub use parse::NoPlan;
+
+/// The version of this format.
+const SCHEMA: u32 = 1;
+
+/// A whole plan, as it is read back; [`json`] writes the same, and the sums.
+#[derive(Debug, Clone, Deserialize)]
 pub struct PlanJson {
     /// The version of this format: 1.
     pub schema: u32,
-    /// The images in the order of the request; `wanted_by` counts them from 0.
+    /// What changes the bytes that the repository gets: its algorithm and EROFS formats.
+    pub repository: String,
+    /// The platform that was asked for; absent if none was.
+    #[serde(default)]
+    pub platform: Option<String>,
+    /// The images in the order of the request: the first that wants a node does its work.
     pub images: Vec<ImageJson>,
-    /// The steps; a step's place here is its `node`.
+    /// The steps, sorted by `node`.
     pub nodes: Vec<NodeJson>,
     /// How the steps hang together, sorted by `from`, then `to`.
     pub edges: Vec<EdgeJson>,
-    /// The sums.
-    pub totals: Totals,
 }
 
 /// One image of a plan.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageJson {
     /// The name that it will get in the repository.
     pub name: String,
@@ -39,36 +53,41 @@ pub struct ImageJson {
     /// Digest of the config.
     pub config: Digest,
     /// Its layers' `finalize` nodes, bottom first; a layer used twice is there twice.
-    pub layers: Vec<usize>,
+    pub layers: Vec<String>,
     /// Its last node.
-    pub tag: usize,
+    pub tag: String,
 }
 
 /// One step of a plan.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeJson {
-    /// Its number: its place in `nodes`, and its name in edges, events and records of runs.
-    pub node: usize,
-    /// `fetch`, `split`, `encode`, `write`, `finalize`, `config`, `manifest`, `image` or `tag`.
-    pub kind: &'static str,
+    /// Its name: the kind and the first 16 digits of the key. The same work has the same name in every plan, and in
+    /// events and records of runs.
+    pub node: String,
+    /// `fetch`, `split`, `write`, `encode`, `finalize`, `image`, `config`, `manifest` or `tag`.
+    pub kind: Cow<'static, str>,
     /// What it is about.
     pub subject: SubjectJson,
+    /// How a layer is stored: `tar`, `artifact tar` or `raw`; absent for fetches and what is no step of a layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Cow<'static, str>>,
     /// 64 hexadecimal digits over everything that changes its bytes: the same key in two plans is the same work.
     pub key: String,
     /// `needed`, `stored`, `shared` or `standby`.
-    pub state: &'static str,
-    /// Why it is in that state, in the words of a closed list.
-    pub reason: &'static str,
+    pub state: Cow<'static, str>,
+    /// Why it is in that state: `stored`, `not stored`, `tag moved`, `outputs missing`, `size wrong`, `forced` or
+    /// `key changed (PART)`.
+    pub reason: String,
     /// Estimated bytes that pass through it; for a fetch the blob's size. 0 if not known.
     pub cost_bytes: u64,
     /// Whether the number of pieces inside shows only when the bytes are read.
     pub dynamic: bool,
-    /// The images that fail if it fails.
-    pub wanted_by: Vec<usize>,
+    /// The names of the images that fail if it fails, in the order of the request.
+    pub wanted_by: Vec<String>,
 }
 
 /// What a step is about; one of these, under the field's name.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SubjectJson {
     /// A blob as transferred.
@@ -84,39 +103,51 @@ pub enum SubjectJson {
 }
 
 /// An edge from producer to consumer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EdgeJson {
     /// The producer's `node`.
-    pub from: usize,
+    pub from: String,
     /// The consumer's `node`.
-    pub to: usize,
+    pub to: String,
     /// `needs`: one after the other; `streams`: together; `candidate`: as `streams`, one of several tried in turn.
-    pub edge: &'static str,
+    pub edge: Cow<'static, str>,
     /// A candidate's place in the order, from 0; absent for others.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<u32>,
 }
 
-/// `plan` as indented JSON with a newline at its end; the same plan gives the same text.
+/// `plan` as JSON with a newline at its end; the same plan gives the same text.
 pub fn json(plan: &Plan) -> String {
-    let mut text = serde_json::to_string_pretty(&PlanJson::new(plan)).expect("a plan's maps have text keys");
-    text.push('\n');
-    text
+    let ids: Vec<String> = plan.graph.node_indices().map(|node| plan.id(node)).collect();
+    let mut nodes: Vec<NodeId> = plan.graph.node_indices().collect();
+    nodes.sort_unstable_by_key(|node| &ids[node.index()]);
+    let mut edges: Vec<_> = plan.graph.edge_references().map(|edge| edge_json(&ids, edge)).collect();
+    edges.sort_unstable();
+    let mut fields = vec![("schema", text(&SCHEMA)), ("repository", text(&plan.repository))];
+    fields.extend(plan.platform.as_ref().map(|platform| ("platform", text(platform))));
+    fields.push(("images", lines(plan.images.iter().map(|image| text(&image_json(&ids, image))))));
+    let names = node_lines(plan, &ids, &nodes);
+    fields.push(("nodes", lines(names.into_iter())));
+    fields.push(("edges", lines(edges.iter().map(text))));
+    fields.push(("totals", text(&Totals::of(plan))));
+    let fields: Vec<String> =
+        fields.into_iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
+    format!("{{\n{}\n}}\n", fields.join(",\n"))
 }
 
-impl PlanJson {
-    /// `plan` in this form, also as a part of larger documents.
-    pub fn new(plan: &Plan) -> Self {
-        let mut edges: Vec<_> = plan.graph.edge_references().map(edge_json).collect();
-        edges.sort_unstable();
-        Self {
-            schema: 1,
-            images: plan.images.iter().map(image_json).collect(),
-            nodes: plan.graph.node_indices().map(|id| node_json(id.index(), &plan.graph[id])).collect(),
-            edges,
-            totals: Totals::of(plan),
-        }
-    }
+fn node_lines(plan: &Plan, ids: &[String], nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().map(|&node| text(&node_json(plan, ids[node.index()].clone(), &plan.graph[node]))).collect()
+}
+
+/// A value of ours on one line: such values have text keys only, so there is always something to write.
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// An array with one element a line.
+fn lines(elements: impl Iterator<Item = String>) -> String {
+    let elements: Vec<String> = elements.map(|element| format!("\n    {element}")).collect();
+    if elements.is_empty() { "[]".to_owned() } else { format!("[{}\n  ]", elements.join(",")) }
 }
 
 impl From<&Subject> for SubjectJson {
@@ -125,44 +156,59 @@ impl From<&Subject> for SubjectJson {
             Subject::Blob(digest) => Self::Blob(*digest),
             Subject::Layer(digest) => Self::Layer(*digest),
             Subject::Document(digest) => Self::Document(*digest),
-            Subject::Tree(key) => Self::Tree(Key::hex(key)),
+            Subject::Tree(key) => Self::Tree(key.hex()),
             Subject::Name(name) => Self::Name(name.clone()),
         }
     }
 }
 
-fn image_json(image: &crate::graph::PlannedImage) -> ImageJson {
+fn image_json(ids: &[String], image: &PlannedImage) -> ImageJson {
     ImageJson {
         name: image.name.clone(),
         reference: image.reference.clone(),
         manifest: image.manifest,
         config: image.config,
-        layers: image.layers.iter().map(|id| id.index()).collect(),
-        tag: image.tag.index(),
+        layers: image.layers.iter().map(|layer| ids[layer.index()].clone()).collect(),
+        tag: ids[image.tag.index()].clone(),
     }
 }
 
-fn node_json(index: usize, node: &crate::graph::Node) -> NodeJson {
+fn node_json(plan: &Plan, id: String, node: &Node) -> NodeJson {
+    // The same image may be asked for twice, under one name.
+    let mut wanted_by: Vec<String> = Vec::new();
+    for image in &node.wanted_by {
+        let name = &plan.images[image.0].name;
+        if wanted_by.last() != Some(name) {
+            wanted_by.push(name.clone());
+        }
+    }
     NodeJson {
-        node: index,
-        kind: node.kind.name(),
+        node: id,
+        kind: node.kind.name().into(),
         subject: SubjectJson::from(&node.subject),
+        storage: node.layer_kind.map(|kind| kind.name().into()),
         key: node.key.hex(),
-        state: State::name(node.state),
-        reason: node.reason.text(),
+        state: node.state.name().into(),
+        reason: node.reason.to_string(),
         cost_bytes: node.cost_bytes,
         dynamic: node.dynamic,
-        wanted_by: node.wanted_by.iter().map(|&ImageIx(ix)| ix).collect(),
+        wanted_by,
     }
 }
 
-fn edge_json<'a>(edge: impl EdgeRef<NodeId = crate::graph::NodeId, Weight = Edge> + 'a) -> EdgeJson {
+fn edge_json<'a>(ids: &[String], edge: impl EdgeRef<NodeId = NodeId, Weight = Edge> + 'a) -> EdgeJson {
     let (name, rank) = match *edge.weight() {
         Edge::Needs => ("needs", None),
         Edge::Streams => ("streams", None),
         Edge::Candidate { rank } => ("candidate", Some(rank)),
     };
-    EdgeJson { from: edge.source().index(), to: edge.target().index(), edge: name, rank }
+    let [from, to] = [edge.source(), edge.target()].map(|node| ids[node.index()].clone());
+    EdgeJson { from, to, edge: name.into(), rank }
+}
+
+/// The numbers of nodes by their names.
+pub fn numbers(plan: &Plan) -> BTreeMap<String, NodeId> {
+    plan.graph.node_indices().map(|node| (plan.id(node), node)).collect()
 }
 
 #[cfg(test)]
@@ -179,33 +225,39 @@ mod tests {
     #[test]
     fn a_node_has_its_documented_fields() {
         let plan = sample::two_images();
-        let node = &plan.graph[plan.images[0].layers[1]];
+        let id = plan.images[0].layers[1];
         let expected = json!({
-            "node": 9, "kind": "finalize", "subject": {"layer": sample::digest("libs").to_string()},
-            "key": node.key.hex(), "state": "needed", "reason": "layer is new", "cost_bytes": 0,
-            "dynamic": false, "wanted_by": [0, 1],
+            "node": plan.id(id), "kind": "finalize", "subject": {"layer": sample::digest("libs").to_string()},
+            "storage": "tar", "key": plan.graph[id].key.hex(), "state": "needed", "reason": "not stored",
+            "cost_bytes": 0, "dynamic": false, "wanted_by": ["webapp:latest", "node:latest"],
         });
-        assert_eq!(parsed(&plan)["nodes"][9], expected);
+        let value = parsed(&plan);
+        let nodes = value["nodes"].as_array().unwrap();
+        assert_eq!(nodes.iter().find(|node| node["node"] == plan.id(id)), Some(&expected));
     }
 
     #[test]
-    fn edges_are_sorted_and_name_their_rank() {
-        let value = parsed(&sample::two_images());
-        assert_eq!(value["edges"][0], json!({"from": 0, "to": 1, "edge": "candidate", "rank": 0}));
-        let ends: Vec<_> = value["edges"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|edge| (edge["from"].as_u64(), edge["to"].as_u64()))
-            .collect();
-        assert!(ends.is_sorted());
+    fn everything_is_sorted_and_on_a_line_of_its_own() {
+        let plan = sample::two_candidates();
+        let text = super::json(&plan);
+        let value = parsed(&plan);
+        let ids: Vec<_> =
+            value["nodes"].as_array().unwrap().iter().map(|node| node["node"].as_str()).collect();
+        let ends =
+            |edge: &Value| (edge["from"].as_str().map(str::to_owned), edge["to"].as_str().map(str::to_owned));
+        let edges: Vec<_> = value["edges"].as_array().unwrap().iter().map(ends).collect();
+        assert!(ids.is_sorted() && edges.is_sorted());
+        assert_eq!(text.matches("\"rank\":1").count(), 1);
+        assert_eq!(text.matches("\n    {").count(), 2 + ids.len() + edges.len());
     }
 
     #[test]
     fn images_and_totals_are_there() {
-        let value = parsed(&sample::two_images());
+        let plan = sample::two_images();
+        let value = parsed(&plan);
         assert_eq!(value["images"][1]["name"], "node:latest");
-        assert_eq!(value["images"][1]["layers"], json!([4, 9]));
+        let layers = plan.images[1].layers.iter().map(|layer| plan.id(*layer));
+        assert_eq!(value["images"][1]["layers"], json!(layers.collect::<Vec<_>>()));
         assert_eq!(value["totals"]["fetch_bytes"], 12_000_000);
         assert_eq!(value["totals"]["layers"], json!({"total": 4, "stored": 2, "shared": 1, "new": 1}));
     }

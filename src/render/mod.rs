@@ -2,14 +2,16 @@
 
 mod dot;
 mod json;
+mod marks;
 mod text;
 mod totals;
 pub mod words;
 
 pub use dot::dot;
-pub use json::{EdgeJson, ImageJson, NodeJson, PlanJson, SubjectJson, json};
+pub use json::{EdgeJson, ImageJson, NoPlan, NodeJson, PlanJson, SubjectJson, json, numbers};
+pub use marks::{Marks, Measured};
 pub use text::text;
 pub use totals::{LayerCounts, Totals, layer_counts};
 
 #[cfg(test)]
-pub(crate) mod sample;
+pub(crate) use crate::graph::sample;

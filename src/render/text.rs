@@ -84,7 +84,7 @@ fn state_cells(plan: &Plan, id: NodeId, ix: ImageIx) -> [String; 2] {
     let state = node.state_for(ix);
     let reason = match (state, node.wanted_by.first()) {
         (State::Shared, Some(&first)) if first != ix => format!("with {}", image_names(plan, &[first])),
-        _ => node.reason.text().to_owned(),
+        _ => node.reason.to_string(),
     };
     [state.name().to_owned(), reason]
 }

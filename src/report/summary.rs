@@ -91,7 +91,7 @@ impl Summary {
     /// of the totals are not in events: the caller fills them in.
     pub fn new(plan: &Plan, record: &Record) -> Self {
         let images = (0..plan.images.len()).map(|ix| ImageResult::new(plan, record, ImageIx(ix))).collect();
-        let totals = Totals { wall_seconds: record.wall_ms as f64 / 1000.0, ..Totals::default() };
+        let totals = Totals { wall_seconds: record.wall_us as f64 / 1e6, ..Totals::default() };
         let mut summary = Self { schema: 1, images, totals };
         summary.add_up();
         summary
@@ -252,9 +252,9 @@ mod tests {
     };
 
     fn summary(plan: &Plan, events: impl IntoIterator<Item = Event>) -> Summary {
-        let recorder = Recorder::new();
+        let recorder = Recorder::new(plan);
         events.into_iter().for_each(|event| recorder.event(event));
-        Summary::new(plan, &Record { wall_ms: 1234, ..recorder.record() })
+        Summary::new(plan, &Record { wall_us: 1_234_000, ..recorder.record() })
     }
 
     fn id(index: usize) -> NodeId {

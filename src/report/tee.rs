@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::exec::{Event, Observer};
+use crate::{
+    exec::{Event, Observer, Worked},
+    graph::NodeId,
+};
 
 /// Passes every event to each of its observers, in their order.
 #[derive(Clone, Default)]
@@ -21,6 +24,14 @@ impl Observer for Tee {
             observer.event(event.clone());
         }
     }
+
+    fn worked(&self, worked: Worked) {
+        self.0.iter().for_each(|observer| observer.worked(worked));
+    }
+
+    fn counted(&self, node: NodeId, what: &'static str, number: u64) {
+        self.0.iter().for_each(|observer| observer.counted(node, what, number));
+    }
 }
 
 #[cfg(test)]
@@ -28,7 +39,6 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::graph::NodeId;
 
     #[derive(Default)]
     struct Kept(Mutex<Vec<String>>);

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fs::File, io::Read};
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -70,6 +70,12 @@ impl<H: FsVerityHashValue> Store<H> {
             H::from_hex(&output.id).is_ok_and(|id| self.contains(&id, output.size).unwrap_or(false))
         };
         (ours && stored.record.outputs.iter().all(is_there)).then_some(stored.record)
+    }
+
+    /// Whether there is a record of the node `key` (hexadecimal), also one whose objects are gone.
+    pub fn is_recorded(&self, key: &str) -> bool {
+        let found = record_path(key).map(|path| fs::statat(self.root(), path, AtFlags::empty()));
+        found.is_some_and(|found| found.is_ok())
     }
 
     /// Remembers what the node `key` made, in the place of any older record. A failure costs a later run some

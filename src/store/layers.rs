@@ -4,7 +4,7 @@
 //! A link proves little: a gc that was killed half-way leaves links whose files are gone. What a tagged image
 //! reaches is spared by every gc and is believed; anything else is walked, object by object, before it is adopted.
 
-use std::{collections::HashSet, sync::PoisonError};
+use std::{collections::HashSet, fmt, sync::PoisonError};
 
 use composefs::{
     fsverity::FsVerityHashValue,
@@ -41,8 +41,8 @@ pub enum StoredLayer<H> {
         name: StreamName,
         /// What it points to.
         id: H,
-        /// What is wrong, for the log.
-        why: String,
+        /// What is wrong.
+        fault: Fault,
     },
     /// The link is taken by content of the other kind, which stays: this layer cannot be stored here.
     Foreign {
@@ -51,10 +51,28 @@ pub enum StoredLayer<H> {
     },
 }
 
+/// What is wrong with something that is linked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// This is missing or cannot be read.
+    Missing(String),
+    /// This object has another size than it should.
+    Size(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(what) => f.write_str(what),
+            Self::Size(object) => write!(f, "{object} has another size than it should"),
+        }
+    }
+}
+
 /// What a linked stream is worth.
 pub(super) enum Examined {
     Whole(Content),
-    Broken(String),
+    Broken(Fault),
 }
 
 impl<H: FsVerityHashValue> Store<H> {
@@ -85,7 +103,7 @@ impl<H: FsVerityHashValue> Store<H> {
                 StoredLayer::Whole { name, id, content }
             }
             Examined::Whole(_) => StoredLayer::Foreign { name },
-            Examined::Broken(why) => StoredLayer::Broken { name, id, why },
+            Examined::Broken(fault) => StoredLayer::Broken { name, id, fault },
         })
     }
 
@@ -146,18 +164,18 @@ impl<H: FsVerityHashValue> Store<H> {
     pub(super) fn examine(&self, id: &H) -> Result<Examined, StoreError> {
         let stream = match self.peek_stream(id)? {
             Ok(stream) => stream,
-            Err(why) => return Ok(Examined::Broken(why)),
+            Err(why) => return Ok(Examined::Broken(Fault::Missing(why))),
         };
         let known = [Content::Layer, Content::Blob, Content::Config, Content::Manifest];
         let Some(content) = known.into_iter().find(|content| content.code() == stream.content_type) else {
-            return Ok(Examined::Broken("it holds something unknown".into()));
+            return Ok(Examined::Broken(Fault::Missing("it holds something unknown".into())));
         };
         if self.is_reached(id)? {
             return Ok(Examined::Whole(content));
         }
         let mut stream = match stream.open() {
             Opened::Stream(stream) => stream,
-            Opened::Broken(why) => return Ok(Examined::Broken(why)),
+            Opened::Broken(why) => return Ok(Examined::Broken(Fault::Missing(why))),
         };
         let fault = match content {
             Content::Layer => self.find_fault(&mut stream)?,
@@ -167,38 +185,51 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     /// The first thing wrong with a layer's objects.
-    fn find_fault(&self, stream: &mut SplitStreamReader<H>) -> Result<Option<String>, StoreError> {
+    fn find_fault(&self, stream: &mut SplitStreamReader<H>) -> Result<Option<Fault>, StoreError> {
         let mut unseen = references(stream);
         loop {
             let entry = match get_entry(stream) {
                 Ok(Some(entry)) => entry,
                 Ok(None) => break,
-                Err(error) => return Ok(Some(format!("{error:#}"))),
+                Err(error) => return Ok(Some(Fault::Missing(format!("{error:#}")))),
             };
             if let TarItem::Leaf(LeafContent::Regular(RegularFile::External(id, size))) = &entry.item
                 && unseen.remove(id)
                 && !self.contains(id, *size)?
             {
-                return Ok(Some(format!("{} is missing or truncated", object_path(id))));
+                return self.fault_of(id).map(Some);
             }
         }
         // References that no entry uses: upstream writes none, but a gc and an fsck would follow them.
         for id in unseen {
-            match statat(self.root(), object_path(&id), AtFlags::empty()) {
-                Ok(_) => {}
-                Err(Errno::NOENT) => return Ok(Some(format!("{} is missing", object_path(&id)))),
-                Err(errno) => return Err(self.fault(object_path(&id), errno)),
+            if !self.is_named(&id)? {
+                return self.fault_of(&id).map(Some);
             }
         }
         Ok(None)
     }
 
+    /// What is wrong with an object that is not there as it should be.
+    fn fault_of(&self, id: &H) -> Result<Fault, StoreError> {
+        let path = object_path(id);
+        Ok(if self.is_named(id)? { Fault::Size(path) } else { Fault::Missing(format!("{path} is missing")) })
+    }
+
+    /// Whether there is any file under the object's name.
+    fn is_named(&self, id: &H) -> Result<bool, StoreError> {
+        match statat(self.root(), object_path(id), AtFlags::empty()) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.fault(object_path(id), errno)),
+        }
+    }
+
     /// The first thing wrong with a stream of one object.
-    fn find_blob_fault(&self, stream: &mut SplitStreamReader<H>) -> Result<Option<String>, StoreError> {
+    fn find_blob_fault(&self, stream: &mut SplitStreamReader<H>) -> Result<Option<Fault>, StoreError> {
         let size = stream.total_size;
         for id in references(stream) {
             if !self.contains(&id, size)? {
-                return Ok(Some(format!("{} is missing or truncated", object_path(&id))));
+                return self.fault_of(&id).map(Some);
             }
         }
         Ok(None)

@@ -20,6 +20,7 @@ mod links;
 mod objects;
 mod open;
 mod repository;
+mod runs;
 mod scratch;
 mod seal;
 mod splitstream;
@@ -39,11 +40,12 @@ pub use documents::{DOCUMENT_LIMIT, Document, FsImages, StoredDocument};
 pub use error::StoreError;
 pub use filesystem::{Filesystem, FilesystemBuilder, FilesystemError};
 pub use images::{Image, Outdated, OutdatedImage, StoredImage};
-pub use layers::StoredLayer;
+pub use layers::{Fault, StoredLayer};
 pub use links::{Content, StreamName, Tag};
 pub use objects::Put;
 pub use open::{
     InitOptions, Meta, Target, init, is_locked, locate, open, parse_algorithm, parse_formats, probe,
 };
 pub use repository::{AnyStore, Store};
+pub use runs::RUNS_KEPT;
 pub use splitstream::{FinishedStream, StreamWriter};

@@ -21,6 +21,8 @@ pub(super) const OWN_DIR: &str = "cfs-dag";
 pub(super) const TMP_DIR: &str = "cfs-dag/tmp";
 /// The node cache.
 pub(super) const NODES_DIR: &str = "cfs-dag/nodes";
+/// Records of runs.
+pub(super) const RUNS_DIR: &str = "cfs-dag/runs";
 /// How often a folder may be swept away before it is locked: each time takes another run that starts just then.
 const ATTEMPTS: usize = 16;
 

@@ -27,6 +27,18 @@ pub enum LayerKind {
 }
 
 impl LayerKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tar, Self::ArtifactTar, Self::Raw];
+
+    /// The word for it, as keys and plans use it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tar => "tar",
+            Self::ArtifactTar => "artifact tar",
+            Self::Raw => "raw",
+        }
+    }
+
     /// Whether upstream splits layers of `media_type` (`composefs_oci::layer::is_tar_media_type`, and docker's
     /// names for the same).
     pub fn is_tar_media_type(media_type: &str) -> bool {

@@ -13,6 +13,7 @@ use crate::{
 pub struct Ticket {
     pub(super) shared: Arc<Shared>,
     pub(super) node: NodeId,
+    pub(super) pool: Pool,
     pub(super) cancel: Cancel,
     /// It has not ended.
     pub(super) open: bool,
@@ -38,9 +39,9 @@ impl Ticket {
         self.shared.priorities[self.node.index()]
     }
 
-    /// The pool to do it on.
+    /// The pool to do it on; work that is handed in there counts as this node's.
     pub fn pool(&self) -> &Pool {
-        &self.shared.pool
+        &self.pool
     }
 
     /// Raised when nobody wants the node any more; then end soon, with [`Ticket::cancelled`].
@@ -57,6 +58,13 @@ impl Ticket {
     pub fn progress(&self, bytes: u64) {
         if bytes > 0 {
             self.shared.observer.event(Event::Progress { node: self.node, bytes });
+        }
+    }
+
+    /// Says that `number` more of `what` were counted; what starts over is counted again.
+    pub fn count(&self, what: &'static str, number: u64) {
+        if number > 0 {
+            self.shared.observer.counted(self.node, what, number);
         }
     }
 

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    graph::{Edge, ImageIx, Key, Kind, Node, NodeId, Plan, PlannedImage, Reason, State, Subject},
-    types::Digest,
-};
+use super::{Edge, ImageIx, Key, Kind, Node, NodeId, Plan, PlannedImage, Reason, State, Subject};
+use crate::types::{Digest, LayerKind};
 
 /// A digest by a word.
 pub(crate) fn digest(word: &str) -> Digest {
@@ -32,7 +30,7 @@ impl Sample {
         images: &[usize],
         blobs: &[(Blob, &[usize])],
     ) -> Self {
-        let reason = if state == State::Stored { Reason::LayerStored } else { Reason::LayerMissing };
+        let reason = reason(state);
         let subject = Subject::Layer(digest(name));
         let fetches: Vec<_> = blobs
             .iter()
@@ -63,16 +61,12 @@ impl Sample {
         let ix = self.plan.images.len();
         let layers: Vec<_> = layers.iter().map(|&layer| self.layers[layer]).collect();
         let (manifest, config) = (digest(&format!("{name} manifest")), digest(&format!("{name} config")));
-        let stored = state == State::Stored;
-        let (document, tree, tag) = match stored {
-            true => (Reason::DocumentStored, Reason::TreeStored, Reason::NameStored),
-            false => (Reason::DocumentMissing, Reason::TreeMissing, Reason::NameMissing),
-        };
+        let reason = reason(state);
         let key = Key::new("tree", [name.as_bytes()]);
-        let image = self.node(Kind::Image, Subject::Tree(key), state, tree, &[ix]);
-        let config_node = self.node(Kind::Config, Subject::Document(config), state, document, &[ix]);
-        let manifest_node = self.node(Kind::Manifest, Subject::Document(manifest), state, document, &[ix]);
-        let tag = self.node(Kind::Tag, Subject::Name(name.to_owned()), state, tag, &[ix]);
+        let image = self.node(Kind::Image, Subject::Tree(key), state, reason, &[ix]);
+        let config_node = self.node(Kind::Config, Subject::Document(config), state, reason, &[ix]);
+        let manifest_node = self.node(Kind::Manifest, Subject::Document(manifest), state, reason, &[ix]);
+        let tag = self.node(Kind::Tag, Subject::Name(name.to_owned()), state, reason, &[ix]);
         for &layer in &layers {
             self.plan.graph.update_edge(layer, image, Edge::Needs);
         }
@@ -97,10 +91,11 @@ impl Sample {
     }
 
     fn fetch(&mut self, (name, bytes): Blob, layer: State, rank: u32, images: &[usize]) -> NodeId {
-        let (state, reason) = match (layer, rank) {
-            (State::Stored, _) => (State::Stored, Reason::BlobNotRead),
-            (_, 0) => (layer, Reason::BlobNeeded),
-            (..) => (State::Standby, Reason::BlobAlternative),
+        let reason = reason(layer);
+        let state = match (layer, rank) {
+            (State::Stored, _) => State::Stored,
+            (_, 0) => layer,
+            (..) => State::Standby,
         };
         let id = self.node(Kind::Fetch, Subject::Blob(digest(name)), state, reason, images);
         self.plan.graph[id].cost_bytes = bytes;
@@ -116,7 +111,9 @@ impl Sample {
         images: &[usize],
     ) -> NodeId {
         let text = format!("{subject:?}");
+        let of_layer = kind.is_of_layer() && kind != Kind::Fetch;
         self.plan.graph.add_node(Node {
+            layer_kind: of_layer.then_some(LayerKind::Tar),
             kind,
             subject,
             key: Key::new(kind.name(), [text.as_bytes()]),
@@ -127,6 +124,10 @@ impl Sample {
             wanted_by: images.iter().copied().map(ImageIx).collect(),
         })
     }
+}
+
+fn reason(state: State) -> Reason {
+    if state == State::Stored { Reason::Stored } else { Reason::NotStored }
 }
 
 /// Two new images over a stored layer `base` and a new one, `libs`, which both reach by the same blob.

@@ -1,0 +1,179 @@
+//! A plan out of its JSON. Knows what a plan must be to be drawn and compared; trusts nothing that it reads.
+
+use std::collections::HashMap;
+
+use petgraph::graph::DiGraph;
+
+use super::{EdgeJson, ImageJson, NodeJson, PlanJson, SCHEMA, SubjectJson};
+use crate::{
+    graph::{Edge, ImageIx, Key, Kind, Node, NodeId, Plan, PlannedImage, Reason, State, Subject},
+    types::LayerKind,
+};
+
+/// Why a text is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPlan {
+    /// It is no JSON, or lacks a field.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// It is of a later version.
+    #[error("it has format {0}, this program knows {SCHEMA}: use the version of cfs-dag that wrote it")]
+    Schema(u32),
+    /// A field makes no sense.
+    #[error("{what} {value:?} makes no sense")]
+    Field {
+        /// The field's name.
+        what: &'static str,
+        /// What it holds.
+        value: String,
+    },
+}
+
+fn no_sense(what: &'static str, value: &str) -> NoPlan {
+    NoPlan::Field { what, value: value.to_owned() }
+}
+
+/// The element of `all` that has this name.
+fn named<T: Copy>(
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+    what: &'static str,
+    text: &str,
+) -> Result<T, NoPlan> {
+    all.iter().copied().find(|one| name(*one) == text).ok_or_else(|| no_sense(what, text))
+}
+
+impl Plan {
+    /// The plan that `text` is the JSON of.
+    ///
+    /// # Errors
+    /// It is not the JSON of a plan.
+    pub fn from_json(text: &str) -> Result<Self, NoPlan> {
+        Self::try_from(serde_json::from_str::<PlanJson>(text)?)
+    }
+}
+
+impl TryFrom<PlanJson> for Plan {
+    type Error = NoPlan;
+
+    fn try_from(json: PlanJson) -> Result<Self, NoPlan> {
+        if json.schema != SCHEMA {
+            return Err(NoPlan::Schema(json.schema));
+        }
+        let mut images: HashMap<&str, Vec<ImageIx>> = HashMap::new();
+        for (place, image) in json.images.iter().enumerate() {
+            images.entry(&image.name).or_default().push(ImageIx(place));
+        }
+        let mut graph = DiGraph::default();
+        let mut ids = HashMap::new();
+        for node in &json.nodes {
+            let id = graph.add_node(self::node(node, &images)?);
+            ids.insert(&*node.node, id);
+        }
+        for edge in &json.edges {
+            let [from, to] = [&edge.from, &edge.to].map(|id| find(&ids, "edge", id));
+            graph.update_edge(from?, to?, edge_kind(edge)?);
+        }
+        let images = json.images.iter().map(|image| planned(image, &ids)).collect::<Result<_, _>>()?;
+        Ok(Self { graph, images, repository: json.repository, platform: json.platform })
+    }
+}
+
+fn find(ids: &HashMap<&str, NodeId>, what: &'static str, id: &str) -> Result<NodeId, NoPlan> {
+    ids.get(id).copied().ok_or_else(|| no_sense(what, id))
+}
+
+fn node(json: &NodeJson, images: &HashMap<&str, Vec<ImageIx>>) -> Result<Node, NoPlan> {
+    let storage = json.storage.as_deref();
+    let layer_kind =
+        storage.map(|text| named(&LayerKind::ALL, LayerKind::name, "storage", text)).transpose()?;
+    let mut wanted_by = Vec::new();
+    for name in &json.wanted_by {
+        wanted_by.extend(images.get(&**name).ok_or_else(|| no_sense("wanted_by", name))?);
+    }
+    wanted_by.sort_unstable();
+    if wanted_by.is_empty() {
+        return Err(no_sense("wanted_by", ""));
+    }
+    Ok(Node {
+        kind: named(&Kind::ALL, Kind::name, "kind", &json.kind)?,
+        subject: subject(&json.subject)?,
+        key: Key::from_hex(&json.key).ok_or_else(|| no_sense("key", &json.key))?,
+        layer_kind,
+        state: named(&State::ALL, State::name, "state", &json.state)?,
+        reason: Reason::parse(&json.reason).ok_or_else(|| no_sense("reason", &json.reason))?,
+        cost_bytes: json.cost_bytes,
+        dynamic: json.dynamic,
+        wanted_by,
+    })
+}
+
+fn subject(json: &SubjectJson) -> Result<Subject, NoPlan> {
+    Ok(match json {
+        SubjectJson::Blob(digest) => Subject::Blob(*digest),
+        SubjectJson::Layer(digest) => Subject::Layer(*digest),
+        SubjectJson::Document(digest) => Subject::Document(*digest),
+        SubjectJson::Tree(key) => Subject::Tree(Key::from_hex(key).ok_or_else(|| no_sense("tree", key))?),
+        SubjectJson::Name(name) => Subject::Name(name.clone()),
+    })
+}
+
+fn edge_kind(json: &EdgeJson) -> Result<Edge, NoPlan> {
+    match (&*json.edge, json.rank) {
+        ("needs", None) => Ok(Edge::Needs),
+        ("streams", None) => Ok(Edge::Streams),
+        ("candidate", Some(rank)) => Ok(Edge::Candidate { rank }),
+        (other, _) => Err(no_sense("edge", other)),
+    }
+}
+
+fn planned(json: &ImageJson, ids: &HashMap<&str, NodeId>) -> Result<PlannedImage, NoPlan> {
+    Ok(PlannedImage {
+        name: json.name.clone(),
+        reference: json.reference.clone(),
+        manifest: json.manifest,
+        config: json.config,
+        layers: json.layers.iter().map(|id| find(ids, "layers", id)).collect::<Result<_, _>>()?,
+        tag: find(ids, "tag", &json.tag)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::{dot, json, sample, text};
+
+    #[test]
+    fn a_plan_survives_its_file_and_looks_the_same() {
+        for plan in [sample::two_images(), sample::twice_the_same_layer(), sample::two_candidates()] {
+            let written = json(&plan);
+            let read = Plan::from_json(&written).unwrap();
+            assert_eq!(json(&read), written);
+            assert_eq!(text(&read), text(&plan));
+            assert_eq!(dot(&read).lines().count(), dot(&plan).lines().count());
+        }
+    }
+
+    #[test]
+    fn what_is_no_plan_is_refused() {
+        let good = json(&sample::two_images());
+        assert!(Plan::from_json(&good).is_ok());
+        for (old, new, words) in [
+            ("\"schema\": 1", "\"schema\": 2", "format 2"),
+            ("\"kind\":\"tag\"", "\"kind\":\"dance\"", "kind \"dance\""),
+            ("\"state\":\"needed\"", "\"state\":\"\"", "state"),
+            ("\"reason\":\"not stored\"", "\"reason\":\"because\"", "reason \"because\""),
+            ("\"edge\":\"needs\"", "\"edge\":\"wants\"", "edge \"wants\""),
+            ("\"key\":\"", "\"key\":\"x", "key"),
+            ("\"from\":\"", "\"from\":\"x", "edge \"x"),
+            ("\"tag\":\"tag", "\"tag\":\"x", "tag \"x"),
+            ("\"wanted_by\":[\"", "\"wanted_by\":[\"x", "wanted_by \"x"),
+            ("\"images\"", "\"pictures\"", "images"),
+        ] {
+            let broken = good.replacen(old, new, 1);
+            assert_ne!(broken, good, "{old}");
+            let error = Plan::from_json(&broken).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! A run as it is kept: what was asked, the plan, the record, the outcome. Knows how that becomes bytes and is read back;
+//! ignores where they are kept.
+//!
+//! Three parts, compressed with zstd: the [`Head`] on one line, the [`Record`] on one line, the plan as `--dry-run=json`
+//! writes it. Whoever wants to know what earlier runs did reads only heads.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Rates, Record, Summary, summary};
+use crate::{
+    graph::{self, Before, ImageIx, Kind, Plan},
+    render::{self, LayerCounts, NoPlan},
+    types::Digest,
+};
+
+/// The version of this format.
+const SCHEMA: u32 = 1;
+/// Nobody's run takes more than this, unpacked; what does was not written by us.
+const LIMIT: u64 = 4 << 30;
+
+/// A finished run.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// What it was about and how it ended.
+    pub head: Head,
+    /// What was planned.
+    pub plan: Plan,
+    /// What was done.
+    pub record: Record,
+}
+
+/// What a run was about and how it ended. Fields are only added while `schema` stays the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// The version of this format: 1.
+    pub schema: u32,
+    /// The version of this program.
+    pub version: String,
+    /// The version of what it makes; a part of all keys.
+    pub format: String,
+    /// What changes the bytes that the repository gets; a part of most keys.
+    pub repository: String,
+    /// When it began, in milliseconds since 1970 (UTC).
+    pub began_ms: u64,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// What it might use.
+    pub limits: Limits,
+    /// Its images, in the order of the request, also those that could not be resolved.
+    pub images: Vec<HeadImage>,
+    /// The layers of all images by what had to be done.
+    pub layers: LayerCounts,
+    /// The sums.
+    pub totals: summary::Totals,
+    /// How fast it was.
+    pub rates: Rates,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunOutcome {
+    /// All images are there.
+    Done,
+    /// Some images are not.
+    SomeFailed,
+    /// No image is there.
+    Failed,
+    /// It was interrupted.
+    Interrupted,
+}
+
+/// What a run might use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Cpu threads.
+    pub workers: usize,
+    /// Transfers at once.
+    pub downloads: usize,
+    /// Memory for data in flight.
+    pub memory_bytes: u64,
+}
+
+/// One image of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadImage {
+    /// The name in the repository.
+    pub name: String,
+    /// The reference as the user wrote it.
+    pub reference: String,
+    /// Digest of the manifest as stored; absent if the image could not be resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
+    /// Digest of the config; absent as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Digest>,
+    /// The key of its filesystem; absent for artifacts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Why bytes are no run.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRun {
+    /// They cannot be read or unpacked.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Head or record are no JSON, or lack a field.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// The plan is none.
+    #[error("its plan: {0}")]
+    Plan(#[from] NoPlan),
+    /// It is of a later version.
+    #[error("it has format {0}, this program knows {SCHEMA}: use the version of cfs-dag that wrote it")]
+    Schema(u32),
+}
+
+impl Run {
+    /// The run of `plan` that ended with this summary.
+    pub fn new(
+        plan: Plan,
+        record: Record,
+        summary: &Summary,
+        began_ms: u64,
+        limits: Limits,
+        interrupted: bool,
+    ) -> Self {
+        let images = summary.images.iter().map(|result| HeadImage::new(&plan, result)).collect();
+        let (ok, failed) = (summary.totals.images_ok, summary.totals.images_failed);
+        let outcome = match (ok, failed) {
+            _ if interrupted => RunOutcome::Interrupted,
+            (_, 0) => RunOutcome::Done,
+            (0, _) => RunOutcome::Failed,
+            _ => RunOutcome::SomeFailed,
+        };
+        let head = Head {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            format: graph::FORMAT.to_owned(),
+            repository: plan.repository.clone(),
+            began_ms,
+            outcome,
+            limits,
+            images,
+            layers: render::Totals::of(&plan).layers,
+            totals: summary.totals.clone(),
+            rates: Rates::of(&plan, &record),
+        };
+        Self { head, plan, record }
+    }
+
+    /// The run as bytes.
+    ///
+    /// # Errors
+    /// None that a caller could cause: writing to memory.
+    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        // The plan is read back in the order of its names.
+        let mut order: Vec<_> =
+            self.plan.graph.node_indices().map(|node| (self.plan.id(node), node.index())).collect();
+        order.sort_unstable();
+        let mut numbers = vec![None; order.len()];
+        for (number, (_, node)) in order.into_iter().enumerate() {
+            numbers[node] = Some(number);
+        }
+        let record = self.record.clone().renumbered(&numbers);
+        let mut text = serde_json::to_vec(&self.head)?;
+        text.push(b'\n');
+        serde_json::to_writer(&mut text, &record)?;
+        text.push(b'\n');
+        text.extend_from_slice(render::json(&self.plan).as_bytes());
+        zstd::encode_all(&*text, 0)
+    }
+
+    /// The run that `bytes` hold.
+    ///
+    /// # Errors
+    /// They do not hold a run.
+    pub fn read(bytes: impl Read) -> Result<Self, NoRun> {
+        let mut text = unpacked(bytes)?;
+        let head = Head::parse(&mut text)?;
+        let mut line = Vec::new();
+        text.read_until(b'\n', &mut line)?;
+        let record = serde_json::from_slice(&line)?;
+        let mut plan = String::new();
+        text.read_to_string(&mut plan)?;
+        Ok(Self { head, plan: Plan::from_json(&plan)?, record })
+    }
+}
+
+impl Head {
+    /// The head of the run that `bytes` hold; reads no more than that.
+    ///
+    /// # Errors
+    /// They do not hold a run.
+    pub fn read(bytes: impl Read) -> Result<Self, NoRun> {
+        Self::parse(&mut unpacked(bytes)?)
+    }
+
+    fn parse(text: &mut impl BufRead) -> Result<Self, NoRun> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        let mut line = Vec::new();
+        text.read_until(b'\n', &mut line)?;
+        let Version { schema } = serde_json::from_slice(&line)?;
+        match schema {
+            SCHEMA => Ok(serde_json::from_slice(&line)?),
+            other => Err(NoRun::Schema(other)),
+        }
+    }
+
+    /// What the images of this run stood for, as far as they are there since.
+    pub fn stood_for(&self) -> impl Iterator<Item = (String, Before)> {
+        self.images.iter().filter(|image| image.error.is_none()).filter_map(|image| {
+            let before = Before {
+                format: self.format.clone(),
+                repository: self.repository.clone(),
+                manifest: image.manifest?,
+                config: image.config?,
+                tree: image.tree.as_deref().and_then(graph::Key::from_hex),
+            };
+            Some((image.name.clone(), before))
+        })
+    }
+}
+
+impl HeadImage {
+    fn new(plan: &Plan, result: &summary::ImageResult) -> Self {
+        let ix = plan.images.iter().position(|image| image.name == result.name).map(ImageIx);
+        let own = ix.map_or_else(Vec::new, |ix| plan.own_nodes(ix));
+        let tree = own.into_iter().find(|node| plan.graph[*node].kind == Kind::Image);
+        let error = match &result.outcome {
+            summary::Outcome::Ok => None,
+            summary::Outcome::Failed { error } => Some(error.clone()),
+        };
+        Self {
+            name: result.name.clone(),
+            reference: result.reference.clone(),
+            manifest: result.manifest,
+            config: result.config,
+            tree: tree.map(|tree| plan.graph[tree].key.hex()),
+            error,
+        }
+    }
+}
+
+fn unpacked(bytes: impl Read) -> io::Result<impl BufRead> {
+    Ok(BufReader::new(zstd::Decoder::new(bytes)?.take(LIMIT)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        exec::{Event, Observer},
+        graph::NodeId,
+        render::sample,
+        report::Recorder,
+    };
+
+    fn run() -> Run {
+        let plan = sample::two_images();
+        let recorder = Recorder::new(&plan);
+        recorder.event(Event::Started(NodeId::new(5)));
+        recorder.event(Event::Progress { node: NodeId::new(5), bytes: 12 });
+        recorder.event(Event::Finished(plan.images[0].tag));
+        let record = recorder.record();
+        let summary = Summary::new(&plan, &record);
+        let limits = Limits { workers: 2, downloads: 6, memory_bytes: 1 << 28 };
+        Run::new(plan, record, &summary, 1_800_000_000_000, limits, false)
+    }
+
+    #[test]
+    fn a_run_survives_its_file() {
+        let run = run();
+        let bytes = run.to_bytes().unwrap();
+        let read = Run::read(&*bytes).unwrap();
+        assert_eq!(read.head, run.head);
+        assert_eq!(Head::read(&*bytes).unwrap(), run.head);
+        assert_eq!(render::json(&read.plan), render::json(&run.plan));
+        // The numbers are others, what they name is the same.
+        let names = |run: &Run| {
+            let nodes = run.record.nodes.iter();
+            let mut names: Vec<_> =
+                nodes.map(|node| (run.plan.id(NodeId::new(node.node)), node.bytes, node.outcome)).collect();
+            names.sort_by(|a, b| a.0.cmp(&b.0));
+            names
+        };
+        assert_eq!(names(&read), names(&run));
+        assert_eq!(read.to_bytes().unwrap(), bytes);
+    }
+
+    #[test]
+    fn only_what_is_there_counts_as_before() {
+        let run = run();
+        assert_eq!(run.head.outcome, RunOutcome::SomeFailed);
+        let names: Vec<_> = run.head.stood_for().map(|(name, _)| name).collect();
+        assert_eq!(names, ["webapp:latest"]);
+    }
+
+    #[test]
+    fn what_is_no_run_is_refused() {
+        let bytes = run().to_bytes().unwrap();
+        assert!(Run::read(&bytes[..bytes.len() / 2]).is_err());
+        assert!(Run::read(&b"no zstd"[..]).is_err());
+        let later = zstd::encode_all(&b"{\"schema\":2}\n"[..], 0).unwrap();
+        assert!(matches!(Run::read(&*later), Err(NoRun::Schema(2))));
+    }
+}

@@ -1,0 +1,83 @@
+//! Records of runs as numbered files in `<repo>/cfs-dag/runs/`. Knows names and how many are kept; ignores what is in
+//! them.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+};
+
+use composefs::fsverity::FsVerityHashValue;
+use rustix::{
+    fs::{self, AtFlags, Mode, OFlags},
+    io::Errno,
+};
+
+use super::{
+    Store, StoreError,
+    scratch::{OWN_DIR, RUNS_DIR, make_dir},
+};
+
+/// How many records are kept.
+pub const RUNS_KEPT: usize = 20;
+const ENDING: &str = ".run.zst";
+/// How often another run may take the number that we want.
+const ATTEMPTS: usize = 100;
+
+impl<H: FsVerityHashValue> Store<H> {
+    /// The numbers of the runs of which there are records, oldest first. A folder that cannot be read has none.
+    pub fn runs(&self) -> Vec<u64> {
+        let entries = std::fs::read_dir(self.path().join(RUNS_DIR)).into_iter().flatten().flatten();
+        let number =
+            |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_suffix(ENDING)?.parse().ok();
+        let mut numbers: Vec<u64> = entries.filter_map(number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The record of the run `number`.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open_run(&self, number: u64) -> io::Result<File> {
+        Ok(fs::openat(self.root(), path(number), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
+    }
+
+    /// Keeps the record of a run under the next number, and forgets those that are too old. Gives the number.
+    ///
+    /// # Errors
+    /// What the filesystem refuses; the repository is as good without.
+    pub fn keep_run(&self, record: &[u8]) -> Result<u64, StoreError> {
+        let fault = |errno| self.fault(RUNS_DIR, errno);
+        for dir in [OWN_DIR, RUNS_DIR] {
+            make_dir(self.root(), dir).map_err(fault)?;
+        }
+        let scratch = self.scratch()?;
+        let name = scratch.unused_name();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = fs::openat(scratch.dir(), &*name, flags, Mode::from_raw_mode(0o644)).map_err(fault)?;
+        let written = File::from(fd).write_all(record);
+        written.map_err(|cause| StoreError::Io { what: RUNS_DIR.into(), cause })?;
+        // No sync: a record lost or torn in a crash is no record.
+        for _ in 0..ATTEMPTS {
+            let runs = self.runs();
+            let number = runs.last().map_or(1, |last| last.saturating_add(1));
+            match fs::linkat(scratch.dir(), &*name, self.root(), path(number), AtFlags::empty()) {
+                Ok(()) => {
+                    for old in &runs[..(runs.len() + 1).saturating_sub(RUNS_KEPT)] {
+                        // Somebody else may have forgotten it by now.
+                        let _ = fs::unlinkat(self.root(), path(*old), AtFlags::empty());
+                    }
+                    return Ok(number);
+                }
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(fault(errno)),
+            }
+        }
+        Err(fault(Errno::EXIST))
+    }
+}
+
+/// Padded, so that a listing is in order.
+fn path(number: u64) -> String {
+    format!("{RUNS_DIR}/{number:06}{ENDING}")
+}
