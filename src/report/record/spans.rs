@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Gaps up to this many microseconds between two pieces of the same node are no gaps, at first.
 const GAP_US: u64 = 250;
-/// With more spans than this, gaps four times as long are ignored.
+/// With more spans than this, longer gaps are ignored. One a worker always stays.
 const MOST: usize = 1 << 14;
 
 /// A time in which a worker worked for one node; in JSON `[worker, node, start_us, end_us]`.
@@ -64,21 +64,21 @@ impl Spans {
         }
     }
 
-    /// Ignores longer gaps; if that is not enough, of what is shorter than such a gap only the busiest node stays, with
-    /// the time of all.
+    /// Of what is shorter than the gap that is ignored, only the busiest node stays, with the time of all; the gap grows
+    /// until half of the room is free.
     fn thin_out(&mut self) {
-        self.gap_us *= 4;
-        for spans in &mut self.workers {
-            let all = std::mem::take(spans);
-            all.into_iter().for_each(|span| append(spans, span, self.gap_us));
-        }
-        self.count = self.workers.iter().map(Vec::len).sum();
-        if self.count > MOST / 2 {
+        loop {
             for spans in &mut self.workers {
                 let slots = spans.chunk_by(|a, b| a.start_us / self.gap_us == b.start_us / self.gap_us);
-                *spans = slots.filter_map(busiest).collect();
+                let shorter: Vec<Span> = slots.filter_map(busiest).collect();
+                spans.clear();
+                shorter.into_iter().for_each(|span| append(spans, span, self.gap_us));
             }
             self.count = self.workers.iter().map(Vec::len).sum();
+            if self.count <= (MOST / 2).max(self.workers.len()) {
+                return;
+            }
+            self.gap_us = self.gap_us.saturating_mul(2);
         }
     }
 
