@@ -1,6 +1,7 @@
 //! What people and programs are told of a run: progress, result, record. All of it comes from one stream of
 //! events and the plan; the engine is never asked.
 
+mod digest;
 mod json;
 mod plain;
 mod progress;
@@ -12,7 +13,9 @@ mod summary;
 mod tee;
 mod tracker;
 mod tty;
+mod why;
 
+pub use digest::{digest, list};
 pub use json::Json;
 pub use plain::Plain;
 pub use progress::{Mode, Progress, View};
@@ -23,3 +26,4 @@ pub use summary::{ImageResult, Outcome, Summary, Totals};
 pub use tee::Tee;
 pub use tracker::{ActiveLayer, Eta, News, Tracker};
 pub use tty::Tty;
+pub use why::{NotFound, why};
