@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Json, News, Plain, Tracker, Tty};
+use super::{Json, News, Plain, Stderr, Tracker, Tty};
 use crate::{
     exec::{Event, Observer},
     graph::{NodeId, Plan},
@@ -110,7 +110,7 @@ impl Progress {
     pub fn start(mode: Mode, plan: Arc<Plan>) -> Self {
         let stderr = || Box::new(io::stderr()) as Box<dyn Write + Send>;
         let view: Box<dyn View> = match mode.resolve() {
-            Mode::Tty | Mode::Auto => Box::new(Tty::new(console::Term::stderr())),
+            Mode::Tty | Mode::Auto => Box::new(Tty::new(Stderr)),
             Mode::Plain => Box::new(Plain::new(stderr())),
             Mode::Json => Box::new(Json::new(stderr())),
             Mode::None => return Self { start: Instant::now(), shared: None },
