@@ -28,7 +28,7 @@ impl Plain {
     fn news(&mut self, seen: &Tracker, at: Duration, news: &News) {
         let line = match news {
             News::LayerDone(layer) => layer_line(seen, layer, at),
-            News::ImageDone(ix) => image_line(seen, *ix, at),
+            News::ImageDone(ix) => format!("{}: {}", image_names(seen.plan(), &[*ix]), done(seen, *ix, at)),
             // Why is told once, at the end of the run, with the layer and if asked for with the causes.
             News::ImageFailed(ix, _) => format!("{}: failed", image_names(seen.plan(), &[*ix])),
         };
@@ -86,15 +86,14 @@ fn layer_line(seen: &Tracker, layer: &ActiveLayer, at: Duration) -> String {
     format!("layer {title}: {} in {seconds:.1} s ({done} of {layers})", size(layer.bytes))
 }
 
-/// That an image is done, on one line.
-pub(super) fn image_line(seen: &Tracker, ix: ImageIx, at: Duration) -> String {
-    let name = image_names(seen.plan(), &[ix]);
+/// How an image was done, to be said after its name.
+pub(super) fn done(seen: &Tracker, ix: ImageIx, at: Duration) -> String {
     let fetched = match seen.image_bytes(ix) {
         0 => "nothing".to_owned(),
         bytes => size(bytes),
     };
     let seconds = at.saturating_sub(seen.image_since(ix).unwrap_or(at)).as_secs_f64();
-    format!("{name}: done, {fetched} fetched, {seconds:.1} s")
+    format!("done, {fetched} fetched, {seconds:.1} s")
 }
 
 /// A layer's short digest and image.
@@ -121,12 +120,12 @@ pub(super) fn eta_text(eta: Eta) -> String {
     }
 }
 
-/// That an image failed, on one line, its name once.
-pub(super) fn failure(plan: &Plan, ix: ImageIx, text: &str) -> String {
+/// Why an image failed, to be said after its name.
+pub(super) fn failed(plan: &Plan, ix: ImageIx, text: &str) -> String {
     let name = image_names(plan, &[ix]);
     let reference = plan.images.get(ix.0).map_or("", |image| &image.reference);
     let text = printable(text);
-    format!("{name}: failed: {}", without_name(&text, &[&name, reference]))
+    format!("failed: {}", without_name(&text, &[&name, reference]))
 }
 
 /// `text` without the name with which errors about an image begin.

@@ -11,7 +11,7 @@
 
 use std::io::{self, Write};
 
-use unicode_width::UnicodeWidthChar;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// What a screen is drawn on.
 pub trait Terminal: Send {
@@ -102,14 +102,26 @@ fn text(rows: usize, above: &[String], frame: &[String]) -> String {
 /// As much of `line` as fits into `width` columns with one to spare: some terminals go to the next line when the
 /// last column is written.
 pub(super) fn cut(line: &str, width: usize) -> String {
-    let mut free = width.saturating_sub(1);
-    let fits = |c: &char| {
-        let columns = c.width().unwrap_or(0);
-        let fits = columns <= free;
-        free = if fits { free - columns } else { 0 };
-        fits
-    };
-    line.chars().take_while(fits).collect()
+    line.chars().take(fitting(line.chars(), width.saturating_sub(1))).collect()
+}
+
+/// `text` in `width` columns; of a longer one the end, which tells names of images apart.
+pub(super) fn cut_front(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let kept = fitting(text.chars().rev(), width.saturating_sub(1));
+    let end = text.chars().skip(text.chars().count() - kept);
+    "…".chars().take(width).chain(end).collect()
+}
+
+/// How many of `chars` fit into `columns`.
+fn fitting(chars: impl Iterator<Item = char>, columns: usize) -> usize {
+    let ends = chars.scan(0, |end, c| {
+        *end += c.width().unwrap_or(0);
+        Some(*end)
+    });
+    ends.take_while(|end| *end <= columns).count()
 }
 
 #[cfg(test)]
@@ -228,6 +240,13 @@ mod tests {
         );
         // Each of these takes two columns.
         assert_eq!(cut("猫猫x", 4), "猫");
+    }
+
+    #[test]
+    fn of_a_name_the_end_is_kept() {
+        let cuts = [5, 4, 1, 0].map(|width| cut_front("abcde", width));
+        assert_eq!(cuts, ["abcde", "…cde", "…", ""]);
+        assert_eq!(cut_front("猫猫x", 4), "…猫x");
     }
 
     #[test]

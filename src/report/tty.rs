@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use super::{
     ActiveLayer, ImageStep, News, Stage, Terminal, Tracker, View,
-    plain::{eta_text, failure, image_line, short_layer},
-    screen::{Screen, cut},
+    plain::{done, eta_text, failed, short_layer},
+    screen::{Screen, cut, cut_front},
 };
 use crate::{
     exec::Event,
-    graph::Plan,
+    graph::{ImageIx, Plan},
     render::words::{columns, image_names, printable, size},
 };
 
@@ -38,11 +38,11 @@ impl<T: Terminal> View for Tty<T> {
         let (width, _) = self.screen.size();
         let lines = news.iter().filter_map(|news| match news {
             News::LayerDone(_) => None,
-            News::ImageDone(ix) => Some(image_line(seen, *ix, at)),
+            News::ImageDone(ix) => Some((*ix, done(seen, *ix, at))),
             // Why is told again, and whole, when the bars are gone.
-            News::ImageFailed(ix, text) => Some(failure(seen.plan(), *ix, text)),
+            News::ImageFailed(ix, text) => Some((*ix, failed(seen.plan(), *ix, text))),
         });
-        self.above.extend(lines.map(|line| cut(&line, width)));
+        self.above.extend(lines.map(|(ix, end)| image_line(seen.plan(), ix, &end, width)));
     }
 
     fn line(&mut self, text: &str) {
@@ -69,9 +69,7 @@ fn frame(seen: &Tracker, width: usize, height: usize) -> Vec<String> {
     let rows = seen.active().len() + steps.len();
     // And one may be needed for the number.
     let shown = if rows <= room { rows } else { room.saturating_sub(1) };
-    let layers: Vec<_> =
-        seen.active().take(shown).map(|layer| layer_row(seen.plan(), &layer, width)).collect();
-    let layers = columns(&layers, &[3]);
+    let layers = layer_lines(seen, shown, width);
     let mut lines = vec![total_line(seen, width)];
     let steps = steps.iter().map(|step| step_line(seen.plan(), step));
     lines.extend(layers.into_iter().chain(steps).take(shown).map(|line| format!("  {line}")));
@@ -115,9 +113,33 @@ fn total_line(seen: &Tracker, width: usize) -> String {
     line
 }
 
-/// Digest, stage, bar, bytes, image.
-fn layer_row(plan: &Plan, layer: &ActiveLayer, width: usize) -> [String; 5] {
-    let image = layer.image.map(|ix| image_names(plan, &[ix])).unwrap_or_default();
+/// An image's line above the bars: how it ended is worth more than the beginning of a long name.
+fn image_line(plan: &Plan, ix: ImageIx, end: &str, width: usize) -> String {
+    const NAME: usize = 12;
+    let free = width.saturating_sub(end.chars().count() + 3).max(NAME);
+    cut(&format!("{}: {end}", cut_front(&image_names(plan, &[ix]), free)), width)
+}
+
+/// The first `shown` layers in work, with as much of their images' names as there is room for.
+fn layer_lines(seen: &Tracker, shown: usize, width: usize) -> Vec<String> {
+    const NAME: usize = 8;
+    let layers: Vec<_> = seen.active().take(shown).collect();
+    let cells: Vec<_> = layers.iter().map(|layer| layer_cells(seen.plan(), layer, width)).collect();
+    let lines = columns(&cells, &[3]);
+    let used = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+    // Two blanks before the line, two before the name, and the last column.
+    let free = width.saturating_sub(used + 5);
+    let named = lines.into_iter().zip(&layers).map(|(line, layer)| match layer.image {
+        Some(ix) if free >= NAME => {
+            format!("{line:<used$}  {}", cut_front(&image_names(seen.plan(), &[ix]), free))
+        }
+        _ => line,
+    });
+    named.collect()
+}
+
+/// Digest, stage, bar, bytes.
+fn layer_cells(plan: &Plan, layer: &ActiveLayer, width: usize) -> [String; 4] {
     let part = if layer.size_bytes == 0 { 0.0 } else { layer.bytes as f64 / layer.size_bytes as f64 };
     let (bar, bytes) = match (layer.stage, width) {
         (Stage::Fetching, 74..) => {
@@ -127,7 +149,7 @@ fn layer_row(plan: &Plan, layer: &ActiveLayer, width: usize) -> [String; 5] {
         (Stage::Fetching, _) => (format!("{:>3}%", percent(part)), size(layer.size_bytes)),
         _ => (String::new(), size(layer.size_bytes)),
     };
-    [short_layer(plan, layer), layer.stage.name().to_owned(), bar, bytes, image]
+    [short_layer(plan, layer), layer.stage.name().to_owned(), bar, bytes]
 }
 
 fn step_line(plan: &Plan, step: &ImageStep) -> String {
