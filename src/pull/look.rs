@@ -109,7 +109,8 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
                 self.facts.layers.insert(name);
                 (known.link, known.stream) = (link, Some((id, content)));
             }
-            StoredLayer::Broken { name: link, .. } => {
+            StoredLayer::Broken { name: link, why, .. } => {
+                tracing::info!("layer {}: stored, but not whole: {why}", layer.name);
                 self.facts.broken_layers.insert(name);
                 known.link = link;
             }

@@ -9,12 +9,13 @@
 use std::{
     io::{self, Write},
     mem,
-    sync::{Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use tracing::{Level, debug, enabled, info};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use super::progress::Shared;
+use super::{plain::short, progress::Shared};
 use crate::{
     exec::{Event, Observer},
     graph::{NodeId, Plan},
@@ -31,8 +32,9 @@ static VIEW: Mutex<Weak<Shared>> = Mutex::new(Weak::new());
 pub fn set_up(verbose: bool) -> Result<(), String> {
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
     let filter = match (wanted, verbose) {
-        (Some(wanted), _) => EnvFilter::try_new(&wanted)
-            .map_err(|error| format!("RUST_LOG={wanted:?} is no filter, like debug or cfs_dag=info: {error}"))?,
+        (Some(wanted), _) => EnvFilter::try_new(&wanted).map_err(|error| {
+            format!("RUST_LOG={wanted:?} is no filter, like debug or cfs_dag=info: {error}")
+        })?,
         (None, true) => EnvFilter::new("cfs_dag=info"),
         (None, false) => return Ok(()),
     };
@@ -86,14 +88,62 @@ impl Drop for Line {
     }
 }
 
-/// Logs the events of a run.
-pub struct Logged<'a>(pub &'a Plan);
+/// Logs the events of a run: what begins and ends for `debug`, what goes another way than planned for `info`.
+pub struct Logged(Arc<Plan>);
 
-impl Logged<'_> {
-    fn node(&self, id: NodeId) -> String {
+impl Logged {
+    /// A listener to the run of `plan`, if anybody wants to read of it.
+    pub fn wanted(plan: &Arc<Plan>) -> Option<Arc<dyn Observer>> {
+        enabled!(Level::INFO).then(|| Arc::new(Self(plan.clone())) as Arc<dyn Observer>)
+    }
+
+    fn name(&self, id: NodeId) -> String {
         match self.0.graph.node_weight(id) {
-            Some(node) => format!("{} {}", node.kind.name(), node.subject),
+            Some(node) => format!("{} {}", node.kind.name(), short(&node.subject)),
             None => format!("node {}", id.index()),
         }
+    }
+}
+
+impl Observer for Logged {
+    fn event(&self, event: Event) {
+        match event {
+            Event::Started(id) => debug!("{} begins", self.name(id)),
+            Event::Finished(id) => debug!("{} has ended", self.name(id)),
+            Event::Cancelled(id) => debug!("{} is wanted no more", self.name(id)),
+            Event::Restarted(id) => info!("{} starts over", self.name(id)),
+            Event::Failed(id, error) => info!("{} failed: {error}", self.name(id)),
+            // Thousands of them.
+            Event::Progress { .. } => (),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Plain, Progress, progress::testing::Page},
+        *,
+    };
+    use crate::render::sample;
+
+    #[test]
+    fn lines_go_through_the_view_while_it_takes_them() {
+        let page = Page::default();
+        let plan = Arc::new(sample::two_images());
+        let progress = Progress::with(Box::new(Plain::new(Box::new(page.clone()))), plan);
+        progress.takes_the_log();
+        let log = |text: &str| Out.make_writer().write_all(text.as_bytes()).unwrap();
+        log("of the\x1b[2J log\n");
+        progress.finish();
+        log("to stderr\n");
+        assert!(page.text().ends_with("\nof the\\u{1b}[2J log\n"), "{}", page.text());
+    }
+
+    #[test]
+    fn nodes_are_logged_by_their_names() {
+        let logged = Logged(Arc::new(sample::two_images()));
+        assert_eq!(logged.name(NodeId::new(6)), "split 739a304e183a");
+        assert_eq!(logged.name(NodeId::new(13)), "tag webapp:latest");
     }
 }

@@ -3,6 +3,7 @@
 
 mod eta;
 mod json;
+pub mod log;
 mod plain;
 mod progress;
 mod rate;

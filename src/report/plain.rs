@@ -104,7 +104,12 @@ fn layer_title(plan: &Plan, layer: &ActiveLayer) -> String {
 
 /// A layer's short digest.
 pub(super) fn short_layer(plan: &Plan, layer: &ActiveLayer) -> String {
-    match &plan.graph[layer.finalize].subject {
+    short(&plan.graph[layer.finalize].subject)
+}
+
+/// A subject as short as it can be told from others.
+pub(super) fn short(subject: &Subject) -> String {
+    match subject {
         Subject::Layer(digest) | Subject::Blob(digest) | Subject::Document(digest) => digest.short(),
         Subject::Tree(key) => key.short(),
         Subject::Name(name) => printable(name).into_owned(),
