@@ -56,7 +56,7 @@ fn completions_parse_and_know_all_verbs_and_flags() {
         fs::write(scratch.path(shell), text).unwrap();
     }
     command("bash", ["-n"]).arg(scratch.path("bash")).expect_success();
-    let script = "source \"$0\"; COMP_WORDS=(cfs-dag unt); COMP_CWORD=1; _cfs-dag cfs-dag unt cfs-dag; echo \"${COMPREPLY[@]}\"";
+    let script = "source \"$0\"; COMP_WORDS=(cfs-dag unt); COMP_CWORD=1; _cfs__dag cfs-dag unt cfs-dag; echo \"${COMPREPLY[@]}\"";
     let completed = command("bash", ["-c", script]).arg(scratch.path("bash")).expect_success();
     assert_eq!(completed.stdout, "untag\n");
     cfs_dag(["completions", "tcsh"]).expect_failure(2).says(&["tcsh"]);
