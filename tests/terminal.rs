@@ -165,7 +165,7 @@ impl Session {
         lines
     }
 
-    /// Asserts that nothing flickers: no line is cleared before it is written, no frame is torn over writes, and
+    /// Asserts that nothing flickers: no line is cleared before it is written, every frame has its end, and
     /// the cursor goes up by as many lines as the frame before had.
     fn assert_calm(&self) {
         let all = String::from_utf8(self.all.clone()).unwrap();
