@@ -45,7 +45,10 @@ impl PlanFormat {
 
 /// Whether what goes to stdout is painted.
 pub(super) fn colour() -> Colour {
-    if console::colors_enabled() { Colour::On } else { Colour::Off }
+    use std::io::IsTerminal;
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    if std::io::stdout().is_terminal() && !refused && !dumb { Colour::On } else { Colour::Off }
 }
 
 /// Saves a plan for `--plan`.
