@@ -2,12 +2,16 @@
 
 mod dot;
 mod json;
+mod marks;
+mod picture;
 mod text;
 mod totals;
 pub mod words;
 
 pub use dot::dot;
 pub use json::{EdgeJson, ImageJson, NodeJson, PlanJson, SubjectJson, json};
+pub use marks::{Marks, Measured};
+pub use picture::{html, svg};
 pub use text::text;
 pub use totals::{LayerCounts, Totals, layer_counts};
 
