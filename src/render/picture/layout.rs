@@ -29,17 +29,8 @@ const OWN: i32 = 40;
 /// In a long band they stay with its first rows, where they are seen.
 const OWN_AT_MOST: i32 = 6 * ROW;
 /// Left edge and width of each column; what stands between finalize and the rest is for the lines that gather.
-const SLOTS: [(i32, i32); 9] = [
-    (356, 80),
-    (460, 80),
-    (564, 80),
-    (668, 80),
-    (772, 44),
-    (876, 80),
-    (980, 80),
-    (1084, 80),
-    (1188, 72),
-];
+const SLOTS: [(i32, i32); 9] =
+    [(356, 80), (460, 80), (564, 80), (668, 80), (772, 44), (876, 80), (980, 80), (1084, 80), (1188, 72)];
 /// Where the lines of all layers gather.
 const TRUNK: i32 = 848;
 const BEND: i32 = 7;
@@ -130,9 +121,9 @@ impl<'a> Layout<'a> {
         Self { plan, marks, scale: scale(plan, marks), critical }
     }
 
-    /// Whether all of `nodes` is one node of the critical path, or some of several.
-    pub(super) fn is_critical(&self, nodes: &[NodeId]) -> bool {
-        nodes.iter().any(|node| self.critical.contains_key(node))
+    /// Whether a node of the critical path is drawn here.
+    pub(super) fn is_critical(&self, cell: &Cell) -> bool {
+        cell.look != Look::Ghost && cell.nodes.iter().any(|node| self.critical.contains_key(node))
     }
 
     pub(super) fn band(&self, band: &Band) -> Laid {
@@ -143,27 +134,26 @@ impl<'a> Layout<'a> {
             let lines = row.cells.iter().map(|cell| cell.line as i32 + 1).max().unwrap_or(1);
             let middle = top + row_height / 2;
             let cells: Vec<Cell> = row.cells.iter().map(|cell| self.cell(cell, middle)).collect();
-            let (lines_within, _) = self.lines(&cells, &cells);
+            let (mut within, critical) = self.lines(&cells, &cells);
+            within.extend(critical);
             top += row_height + LINE * (lines - 1);
-            rows.push(LaidRow { middle, cells, lines: lines_within });
+            rows.push(LaidRow { middle, cells, lines: within });
         }
         let own_lines = band.own.iter().map(|cell| cell.line as i32 + 1).max().unwrap_or(1);
-        let own_height = OWN + LINE * (own_lines - 1);
-        let height = top.max(own_height);
-        let middle = match rows.first() {
-            Some(row) if band.is_folded() || rows.len() == 1 => row.middle,
-            _ => ((top - LINE * (own_lines - 1)) / 2).clamp(OWN / 2, OWN_AT_MOST),
-        };
+        let height = top.max(OWN + LINE * (own_lines - 1));
+        // In the middle, at the height of a row, so that one line at least is straight.
+        let middle = (top / 2).min(OWN_AT_MOST);
+        let fits = |row: &&LaidRow| row.middle + OWN / 2 + LINE * (own_lines - 1) <= height;
+        let nearest = rows.iter().filter(fits).min_by_key(|row| (row.middle - middle).abs());
+        let middle = nearest.map_or(height.min(OWN) / 2, |row| row.middle);
         let own: Vec<Cell> = band.own.iter().map(|cell| self.cell(cell, middle)).collect();
-        let (mut lines, mut nearest) = (Vec::new(), Vec::new());
+        let (mut lines, mut critical) = self.lines(&own, &own);
         for row in &rows {
-            let (far, near) = self.lines(&row.cells, &own);
-            lines.extend(far);
-            nearest.extend(near);
+            let (plain, bold) = self.lines(&row.cells, &own);
+            lines.extend(plain);
+            critical.extend(bold);
         }
-        let (among, _) = self.lines(&own, &own);
-        lines.extend(among);
-        lines.extend(nearest);
+        lines.extend(critical);
         Laid { height, rows, own, lines }
     }
 
@@ -213,8 +203,8 @@ impl<'a> Layout<'a> {
         shares
     }
 
-    /// The lines from `from` to `to`, each pair of cells once and in their order: those that touch nothing on
-    /// their way, and critical ones, which are drawn last to lie on top.
+    /// The lines from `from` to `to`, each pair of cells once and in their order: plain ones, and critical ones,
+    /// which are drawn last to lie on top.
     fn lines(&self, from: &[Cell], to: &[Cell]) -> (Vec<Line>, Vec<Line>) {
         let at: HashMap<NodeId, usize> =
             from.iter().zip(0..).flat_map(|(cell, ix)| cell.nodes.iter().map(move |&id| (id, ix))).collect();

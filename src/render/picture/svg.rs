@@ -4,16 +4,14 @@ use std::fmt::{self, Write};
 
 use super::{
     bands::{Band, Bands, COLUMNS, Look, Row, What, bands, class},
-    layout::{
-        CELL, COLUMN_NAMES, Cell, LEFT, Laid, LaidRow, Layout, Line, Scale, Style, WIDTH, scale, slot,
-    },
+    layout::{CELL, COLUMN_NAMES, Cell, LEFT, Laid, LaidRow, Layout, Line, Scale, Style, WIDTH, scale, slot},
     palette,
     words::{clip, escape, span},
 };
 use crate::{
-    graph::{ImageIx, Kind, NodeId, Plan},
+    graph::{ImageIx, Kind, NodeId, Plan, State},
     render::{
-        Marks, Totals,
+        LayerCounts, Marks, Totals,
         text::short,
         words::{count, size},
     },
@@ -79,43 +77,42 @@ fn write_svg(plan: &Plan, marks: &Marks, out: &mut String) -> fmt::Result {
 pub(super) fn headline(plan: &Plan, marks: &Marks) -> (String, String) {
     let totals = Totals::of(plan);
     let images = count(plan.images.len(), "image", "images");
-    let layers = totals.layers;
     let with = |outcome| marks.nodes.values().filter(|measured| measured.outcome == outcome).count();
     let end = marks.nodes.values().filter_map(|measured| measured.end).max();
-    let title = match (marks.nodes.is_empty(), end) {
-        (true, _) => format!("{images}, {} to fetch", size(totals.fetch_bytes)),
-        (false, Some(end)) => format!("{images} in {}", span(end)),
-        (false, None) => images,
+    let title = match (marks.nodes.is_empty(), end, with("failed")) {
+        (true, ..) => format!("{images}, {} to fetch", size(totals.fetch_bytes)),
+        (false, Some(end), 0) => format!("{images} in {}", span(end)),
+        (false, _, 0) => images,
+        (false, _, failed) => format!("{images}, {} failed", count(failed, "step", "steps")),
     };
-    let mut lead = format!(
-        "{} layers: {} new, {} shared, {} stored \u{a0}·\u{a0} {} shared, {} stored",
-        layers.total,
-        layers.new,
-        layers.shared,
-        layers.stored,
-        size(totals.shared_bytes),
-        size(totals.stored_bytes)
-    );
-    if !marks.nodes.is_empty() {
-        lead += " \u{a0}·\u{a0} steps:";
-        let outcomes = ["finished", "failed", "cancelled", "unfinished"].map(|outcome| (outcome, with(outcome)));
-        let told = outcomes.iter().filter(|(_, number)| *number > 0);
-        lead += &told.map(|(outcome, number)| format!(" {number} {outcome}")).collect::<Vec<_>>().join(",");
+    let mut parts = vec![layers(totals.layers)];
+    for (bytes, word) in [(totals.shared_bytes, "shared"), (totals.stored_bytes, "stored")] {
+        if bytes > 0 {
+            parts.push(format!("{} {word}", size(bytes)));
+        }
     }
-    (title, lead)
+    let outcomes = ["finished", "failed", "cancelled", "unfinished"].map(|outcome| (outcome, with(outcome)));
+    let told = outcomes.iter().filter(|(_, number)| *number > 0);
+    let told: Vec<_> = told.map(|(outcome, number)| format!("{number} {outcome}")).collect();
+    if !told.is_empty() {
+        parts.push(format!("steps: {}", told.join(", ")));
+    }
+    (title, parts.join(" \u{a0}·\u{a0} "))
+}
+
+fn layers(layers: LayerCounts) -> String {
+    let total = count(usize::try_from(layers.total).unwrap_or(usize::MAX), "layer", "layers");
+    let parts = [(layers.new, "new"), (layers.shared, "shared"), (layers.stored, "stored")];
+    let parts = parts.iter().filter(|(number, _)| *number > 0);
+    let parts: Vec<_> = parts.map(|(number, word)| format!("{number} {word}")).collect();
+    if parts.is_empty() { total } else { format!("{total}: {}", parts.join(", ")) }
 }
 
 /// What an image's band comes to, as markup.
 pub(super) fn sums(band: &Band) -> String {
-    let layers = band.layers;
-    let mut text = count(usize::try_from(layers.total).unwrap_or(usize::MAX), "layer", "layers");
-    for (number, word) in [(layers.new, "new"), (layers.shared, "shared"), (layers.stored, "stored")] {
-        if number > 0 {
-            text += &format!(" · {number} {word}");
-        }
-    }
+    let mut text = layers(band.layers);
     if band.fetch_bytes > 0 {
-        text += &format!(" · {} to fetch", size(band.fetch_bytes));
+        text += &format!(" \u{a0}·\u{a0} {} to fetch", size(band.fetch_bytes));
     }
     text
 }
@@ -134,8 +131,9 @@ pub(super) fn legend(plan: &Plan, marks: &Marks) -> String {
     let mut out = String::new();
     let mut x = LEFT;
     let mut item = |sample: String, words: &str| {
-        let wide = 12 + 6 * words.chars().count() as i32;
-        out += &format!("<g transform=\"translate({x} 0)\">{sample}<text x=\"32\" y=\"20\">{words}</text></g>");
+        let wide = 16 + 6 * words.chars().count() as i32;
+        out +=
+            &format!("<g transform=\"translate({x} 0)\">{sample}<text x=\"32\" y=\"20\">{words}</text></g>");
         x += 32 + wide;
     };
     let cell = |class: &str, more: &str| {
@@ -160,8 +158,10 @@ pub(super) fn legend(plan: &Plan, marks: &Marks) -> String {
         item(format!("<path class=\"e {style}\" d=\"M0 16H25\"/>"), words);
     }
     let full = match scale(plan, marks) {
-        Scale::Bytes(full) => format!("full width: {}", size(full)),
-        Scale::Time(full) => format!("full width: {}", span(std::time::Duration::from_nanos(full))),
+        Scale::Bytes(full) => format!("widths are bytes, full {}", size(full)),
+        Scale::Time(full) => {
+            format!("widths are times, full {}", span(std::time::Duration::from_nanos(full)))
+        }
     };
     out + &format!("<text class=\"end\" x=\"{}\" y=\"20\">{full}</text>", WIDTH - LEFT)
 }
@@ -183,11 +183,7 @@ impl Pen<'_> {
         // About as wide as the bold name is drawn; the tspan follows it wherever that ends.
         write!(out, "<text class=\"name\" x=\"{LEFT}\" y=\"24\">{}", escape(&name))?;
         if image.reference != image.name {
-            write!(
-                out,
-                "<tspan dx=\"10\" class=\"soft\">{}</tspan>",
-                escape(&clip(&image.reference, 80))
-            )?;
+            write!(out, "<tspan dx=\"10\" class=\"soft\">{}</tspan>", escape(&clip(&image.reference, 80)))?;
         }
         write!(out, "</text><text class=\"end\" x=\"{}\" y=\"24\">{}</text>", WIDTH - LEFT, sums(band))
     }
@@ -199,8 +195,7 @@ impl Pen<'_> {
             self.line(line, true, out)?;
         }
         for (row, at) in band.rows.iter().zip(&laid.rows) {
-            let critical = self.layout.is_critical(&at.cells.iter().flat_map(|c| c.nodes.clone()).collect::<Vec<_>>());
-            write!(out, "<g class=\"row{}\">", if critical { " path" } else { "" })?;
+            out.write_str("<g class=\"row\">")?;
             self.label(band, row, at, out)?;
             for line in &at.lines {
                 self.line(line, false, out)?;
@@ -212,7 +207,8 @@ impl Pen<'_> {
         }
         for cell in &laid.own {
             self.cell(cell, out)?;
-            if let (1, [node]) = (laid.own.iter().filter(|own| own.column == cell.column).count(), &cell.nodes[..])
+            if let (1, [node]) =
+                (laid.own.iter().filter(|own| own.column == cell.column).count(), &cell.nodes[..])
             {
                 self.own_word(cell, *node, out)?;
             }
@@ -232,10 +228,16 @@ impl Pen<'_> {
                 write!(out, "<text class=\"end\" x=\"{}\" y=\"{y}\">{}</text>", LEFT + 176, size(row.bytes))?;
                 let (words, wrong) = self.layer_words(row, *finalize, places);
                 let class = if wrong { " class=\"wrong\"" } else { "" };
-                write!(out, "<text{class} x=\"{}\" y=\"{y}\">{}</text>", LEFT + 188, escape(&clip(&words, 22)))?;
+                write!(
+                    out,
+                    "<text{class} x=\"{}\" y=\"{y}\">{}</text>",
+                    LEFT + 188,
+                    escape(&clip(&words, 22))
+                )?;
                 let images = self.plan.graph[*finalize].wanted_by.len();
                 if images > 1 {
-                    badge(slot(0).0 - 28, at.middle, images, out)?;
+                    let quiet = self.plan.graph[*finalize].state == State::Stored;
+                    badge(slot(0).0 - 22, at.middle, images, quiet, out)?;
                 }
             }
             What::Ghost { owner, layers } => {
@@ -283,7 +285,7 @@ impl Pen<'_> {
             Look::Ghost => "ghost",
         };
         write!(out, "<g class=\"n {class}")?;
-        if self.layout.is_critical(&cell.nodes) {
+        if self.layout.is_critical(cell) {
             out.write_str(" critical")?;
         }
         self.numbers(cell, out)?;
@@ -373,7 +375,8 @@ impl Pen<'_> {
                 }
                 of.sort_unstable();
                 let parts: Vec<_> = of.iter().map(|(name, count)| format!("{count} {name}")).collect();
-                let drawn = if look == Look::Ghost { ", drawn with the image that they are shared with" } else { "" };
+                let drawn =
+                    if look == Look::Ghost { ", drawn with the image that they are shared with" } else { "" };
                 format!("{number} {kind}: {}{drawn}", parts.join(", "))
             }
         }
@@ -404,23 +407,31 @@ impl Pen<'_> {
                 write!(out, "<text x=\"{}\" y=\"{y}\" class=\"small\">with {name}</text>", cell.x)
             }
             (_, Kind::Tag, _) => {
-                write!(out, "<text x=\"{}\" y=\"{y}\">{}</text>", cell.x, escape(&clip(node.reason.text(), 13)))
+                write!(
+                    out,
+                    "<text x=\"{}\" y=\"{y}\">{}</text>",
+                    cell.x,
+                    escape(&clip(node.reason.text(), 13))
+                )
             }
-            _ => write!(out, "<text class=\"mono\" x=\"{}\" y=\"{y}\">{}</text>", cell.x, short(&node.subject)),
+            _ => {
+                write!(out, "<text class=\"mono\" x=\"{}\" y=\"{y}\">{}</text>", cell.x, short(&node.subject))
+            }
         }
     }
 }
 
 /// How many images want it.
-fn badge(x: i32, middle: i32, images: usize, out: &mut String) -> fmt::Result {
-    let wide = 16 + 6 * images.to_string().len() as i32;
+fn badge(x: i32, middle: i32, images: usize, quiet: bool, out: &mut String) -> fmt::Result {
+    let wide = 14 + 6 * images.to_string().len() as i32;
+    let quiet = if quiet { " quiet" } else { "" };
     write!(
         out,
-        "<g class=\"badge\"><rect x=\"{}\" y=\"{}\" width=\"{wide}\" height=\"16\" rx=\"8\"/>\
+        "<g class=\"badge{quiet}\"><rect x=\"{}\" y=\"{}\" width=\"{wide}\" height=\"16\" rx=\"8\"/>\
          <text x=\"{}\" y=\"{}\">×{images}</text></g>",
-        x + 16 - wide / 2,
+        x - wide / 2,
         middle - 8,
-        x + 16,
+        x,
         middle + 4
     )
 }
