@@ -34,6 +34,8 @@ struct Page<'a> {
     /// Where the nodes of each image's band begin.
     bands: Vec<usize>,
     critical: Vec<usize>,
+    /// What the characters from U+E000 stand for in bands that are not drawn so far.
+    repeated: &'a [&'a str],
     measured: BTreeMap<usize, Run<'a>>,
 }
 
@@ -55,7 +57,7 @@ struct Run<'a> {
 }
 
 /// The data of a page, fit to stand in a `script` element.
-pub(super) fn data(plan: &Plan, marks: &Marks, bands: &Bands) -> String {
+pub(super) fn data(plan: &Plan, marks: &Marks, bands: &Bands, repeated: &[&str]) -> String {
     let mut kinds = Table::default();
     let mut states = Table::default();
     let mut subjects = Table::default();
@@ -91,6 +93,7 @@ pub(super) fn data(plan: &Plan, marks: &Marks, bands: &Bands) -> String {
         inputs: bands.order.iter().map(inputs).collect(),
         bands: bands.bands.iter().map(|band| band.nodes.start).collect(),
         critical: marks.critical.iter().filter_map(|id| bands.number.get(id).copied()).collect(),
+        repeated,
         measured: measured.collect(),
     };
     // Tables of text and numbers: there is nothing that could fail.

@@ -62,13 +62,16 @@
     for (const row of band.querySelectorAll(".row")) row.classList.toggle("on", row.querySelector(".n.on") !== null);
   };
 
+  /** The markup of a band, in which what is repeated is one character. */
+  const written = text => text.replace(/[\ue000-\uf8ff]/g, letter => plan.repeated[letter.charCodeAt(0) - 0xe000]);
+
   /** Draws a band that was closed until now, and gives its cells names and a place among the keys. */
   const draw = band => {
     if (band.dataset.drawn) return;
     band.dataset.drawn = "1";
     const inert = band.querySelector(":scope > script");
     if (inert) {
-      band.querySelector(".sheet").innerHTML = inert.textContent;
+      band.querySelector(".sheet").innerHTML = written(inert.textContent);
       inert.remove();
     }
     const heading = band.querySelector("summary b").textContent;
@@ -93,6 +96,7 @@
     lit = set;
     chosen = node;
     document.body.classList.toggle("dimmed", set !== null);
+    document.body.classList.toggle("linked", node !== null);
     const counts = new Map();
     for (const n of set ?? []) {
       const band = bandOf(n);

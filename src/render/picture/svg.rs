@@ -9,7 +9,7 @@ use super::{
     words::{clip, escape, span},
 };
 use crate::{
-    graph::{ImageIx, Kind, NodeId, Plan, State},
+    graph::{Kind, NodeId, Plan, State},
     render::{
         LayerCounts, Marks, Totals,
         text::short,
@@ -201,17 +201,14 @@ impl Pen<'_> {
                 self.line(line, false, out)?;
             }
             for cell in &at.cells {
-                self.cell(cell, out)?;
+                self.cell(cell, "", out)?;
             }
             out.write_str("</g>")?;
         }
         for cell in &laid.own {
-            self.cell(cell, out)?;
-            if let (1, [node]) =
-                (laid.own.iter().filter(|own| own.column == cell.column).count(), &cell.nodes[..])
-            {
-                self.own_word(cell, *node, out)?;
-            }
+            let alone = laid.own.iter().filter(|own| own.column == cell.column).count() == 1;
+            let word = if alone { self.own_word(cell) } else { String::new() };
+            self.cell(cell, &word, out)?;
         }
         Ok(())
     }
@@ -276,7 +273,8 @@ impl Pen<'_> {
         (words, false)
     }
 
-    fn cell(&self, cell: &Cell, out: &mut String) -> fmt::Result {
+    /// A cell with the markup of the word that belongs to it.
+    fn cell(&self, cell: &Cell, word: &str, out: &mut String) -> fmt::Result {
         let [first, ..] = cell.nodes[..] else { return Ok(()) };
         let node = &self.plan.graph[first];
         let class = match cell.look {
@@ -318,7 +316,7 @@ impl Pen<'_> {
             )?;
             bar += width;
         }
-        out.write_str("</g>")
+        write!(out, "{word}</g>")
     }
 
     /// Closes a cell's tag: with its node's number, or with those that it stands for.
@@ -397,27 +395,17 @@ impl Pen<'_> {
     }
 
     /// Below one of an image's own cells: what it is about, or with whom it is shared.
-    fn own_word(&self, cell: &Cell, node: NodeId, out: &mut String) -> fmt::Result {
+    fn own_word(&self, cell: &Cell) -> String {
+        let [node] = cell.nodes[..] else { return String::new() };
         let node = &self.plan.graph[node];
-        let y = cell.middle + CELL + 8;
-        let owner = node.wanted_by.first().copied().unwrap_or(ImageIx(usize::MAX));
-        match (cell.look, node.kind, self.plan.images.get(owner.0)) {
-            (Look::Ghost, _, Some(owner)) => {
-                let name = escape(&clip(&owner.name, 10));
-                write!(out, "<text x=\"{}\" y=\"{y}\" class=\"small\">with {name}</text>", cell.x)
-            }
-            (_, Kind::Tag, _) => {
-                write!(
-                    out,
-                    "<text x=\"{}\" y=\"{y}\">{}</text>",
-                    cell.x,
-                    escape(&clip(node.reason.text(), 13))
-                )
-            }
-            _ => {
-                write!(out, "<text class=\"mono\" x=\"{}\" y=\"{y}\">{}</text>", cell.x, short(&node.subject))
-            }
-        }
+        let owner = node.wanted_by.first().and_then(|owner| self.plan.images.get(owner.0));
+        let (class, word) = match (cell.look, node.kind, owner) {
+            (Look::Ghost, _, Some(owner)) => ("small", format!("with {}", clip(&owner.name, 10))),
+            (_, Kind::Tag, _) => ("small", clip(node.reason.text(), 13)),
+            _ => ("mono", short(&node.subject)),
+        };
+        let (x, y) = (cell.x, cell.middle + CELL + 8);
+        format!("<text class=\"{class}\" x=\"{x}\" y=\"{y}\">{}</text>", escape(&word))
     }
 }
 

@@ -5,13 +5,13 @@ use std::{borrow::Cow, time::Duration};
 use crate::render::words::printable;
 
 /// `text` without what could reorder or hide its neighbours: names come from registries, and a browser obeys
-/// directions of writing also across elements.
+/// directions of writing also across elements. Characters for private use have no meaning between strangers.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
     let hides = |c: char| {
         matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
-            | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
+            | '\u{fffe}' | '\u{ffff}' | '\u{e000}'..='\u{f8ff}' | '\u{e0000}'..='\u{e0fff}')
     };
     let text = printable(text);
     if !text.chars().any(hides) {
