@@ -73,7 +73,7 @@ pub fn five_on_one_base() -> Plan {
 pub fn run_of(plan: &Plan, failing: Option<Kind>) -> Marks {
     let needed = |id: &NodeId| plan.graph[*id].state == State::Needed;
     let failed = failing.and_then(|kind| {
-        plan.graph.node_indices().filter(needed).filter(|&id| plan.graph[id].kind == kind).last()
+        plan.graph.node_indices().filter(needed).filter(|&id| plan.graph[id].kind == kind).next_back()
     });
     let mut lost = BTreeMap::new();
     let mut todo: Vec<_> = failed.into_iter().collect();
