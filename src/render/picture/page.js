@@ -8,6 +8,8 @@
   const hits = document.getElementById("hits");
   const OPENED_AT_ONCE = 12; // a search for "split" must not draw a thousand bands
 
+  const NAMED = 3; // images in the details of a step
+
   // Nodes.
   const KIND = 0, STATE = 1, SUBJECT = 2, WANTED = 3, KEY = 4, SIZE = 5;
   const kind = n => plan.kinds[plan.nodes[n][KIND]];
@@ -123,8 +125,8 @@
   const facts = n => {
     const row = plan.nodes[n];
     const [, planned, reason] = state(n);
-    const names = images(n).slice(0, 8).map(i => plan.images[i][0]).join(", ");
-    const more = images(n).length > 8 ? ` and ${images(n).length - 8} more` : "";
+    const names = images(n).slice(0, NAMED).map(i => plan.images[i][0]).join(", ");
+    const more = images(n).length > NAMED ? ` and ${images(n).length - NAMED} more` : "";
     const run = plan.measured[n];
     const found = [
       ["state", `${planned}: ${reason}`], ["size", row[SIZE]], ["key", row[KEY], "mono"],

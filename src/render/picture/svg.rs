@@ -183,7 +183,7 @@ impl Pen<'_> {
         // About as wide as the bold name is drawn; the tspan follows it wherever that ends.
         write!(out, "<text class=\"name\" x=\"{LEFT}\" y=\"24\">{}", escape(&name))?;
         if image.reference != image.name {
-            write!(out, "<tspan dx=\"10\" class=\"soft\">{}</tspan>", escape(&clip(&image.reference, 80)))?;
+            write!(out, "<tspan dx=\"10\" class=\"soft\">{}</tspan>", escape(&clip(&image.reference, 60)))?;
         }
         write!(out, "</text><text class=\"end\" x=\"{}\" y=\"24\">{}</text>", WIDTH - LEFT, sums(band))
     }
@@ -234,7 +234,7 @@ impl Pen<'_> {
                 let images = self.plan.graph[*finalize].wanted_by.len();
                 if images > 1 {
                     let quiet = self.plan.graph[*finalize].state == State::Stored;
-                    badge(slot(0).0 - 22, at.middle, images, quiet, out)?;
+                    badge(slot(0).0 - 9, at.middle, images, quiet, out)?;
                 }
             }
             What::Ghost { owner, layers } => {
@@ -409,17 +409,17 @@ impl Pen<'_> {
     }
 }
 
-/// How many images want it.
-fn badge(x: i32, middle: i32, images: usize, quiet: bool, out: &mut String) -> fmt::Result {
+/// How many images want it; it ends at `end`.
+fn badge(end: i32, middle: i32, images: usize, quiet: bool, out: &mut String) -> fmt::Result {
     let wide = 14 + 6 * images.to_string().len() as i32;
     let quiet = if quiet { " quiet" } else { "" };
     write!(
         out,
         "<g class=\"badge{quiet}\"><rect x=\"{}\" y=\"{}\" width=\"{wide}\" height=\"16\" rx=\"8\"/>\
          <text x=\"{}\" y=\"{}\">×{images}</text></g>",
-        x - wide / 2,
+        end - wide,
         middle - 8,
-        x,
+        end - wide / 2,
         middle + 4
     )
 }

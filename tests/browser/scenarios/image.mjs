@@ -13,10 +13,14 @@ export async function check(context, files) {
       const image = new Image();
       image.src = URL.createObjectURL(new Blob([text], { type: "image/svg+xml" }));
       await image.decode();
-      return { error, width: image.naturalWidth, height: image.naturalHeight, texts: parsed.querySelectorAll("text").length };
+      document.body.replaceChildren(document.importNode(parsed.documentElement, true));
+      const { x, y, width, height } = document.querySelector("svg").getBBox();
+      const drawn = [x, y, x + width, y + height].map(Math.round);
+      return { error, drawn, width: image.naturalWidth, height: image.naturalHeight, texts: parsed.querySelectorAll("text").length };
     }, text);
     assert.equal(got.error, null, file);
     assert.deepEqual([got.width, got.height], [Number(width), Number(height)], file);
+    assert.deepEqual(got.drawn, [0, 0, got.width, got.height], `${file}: all of the picture is inside, and fills it`);
     assert.ok(got.texts > 10, file);
   }
 }
