@@ -58,8 +58,11 @@
       cell.classList.toggle("on", lit !== null && isLit(nodesOf(cell)));
       cell.classList.toggle("chosen", chosen !== null && cell.dataset.n === String(chosen));
     }
+    const above = band.querySelector(".row, .n"); // cells lie on top of lines
     for (const line of band.querySelectorAll(".e[data-a]")) {
-      line.classList.toggle("on", lit !== null && isLit(numbers(line.dataset.a)) && isLit(numbers(line.dataset.b)));
+      const on = lit !== null && isLit(numbers(line.dataset.a)) && isLit(numbers(line.dataset.b));
+      line.classList.toggle("on", on);
+      if (on) above.before(line); // and lit lines on top of those that share their way
     }
     for (const row of band.querySelectorAll(".row")) row.classList.toggle("on", row.querySelector(".n.on") !== null);
   };
@@ -130,7 +133,7 @@
     const run = plan.measured[n];
     const found = [
       ["state", `${planned}: ${reason}`], ["size", row[SIZE]], ["key", row[KEY], "mono"],
-      [images(n).length === 1 ? "image" : `${images(n).length} images`, names + more],
+      [images(n).length === 1 ? "image" : `${images(n).length} images`, names + more, "", more && "wide"],
     ];
     if (run) {
       found.push(["outcome", run.outcome, run.outcome === "failed" ? "wrong" : ""]);
