@@ -20,6 +20,10 @@ pub(super) enum PlanFormat {
     Dot,
     /// For programs, and for --plan
     Json,
+    /// A page: search, details, what needs what
+    Html,
+    /// A picture
+    Svg,
 }
 
 impl PlanFormat {
@@ -29,6 +33,8 @@ impl PlanFormat {
             "txt" => Some(Self::Text),
             "dot" | "gv" => Some(Self::Dot),
             "json" => Some(Self::Json),
+            "html" | "htm" => Some(Self::Html),
+            "svg" => Some(Self::Svg),
             _ => None,
         }
     }
@@ -39,6 +45,8 @@ impl PlanFormat {
             Self::Text => render::text(plan, marks, outlook, colour),
             Self::Dot => render::dot(plan),
             Self::Json => render::json(plan, marks),
+            Self::Html => render::html(plan, marks),
+            Self::Svg => render::svg(plan, marks),
         }
     }
 }
