@@ -267,7 +267,11 @@ impl Puller<'_> {
         }
         let store = match store {
             Some(store) => store,
-            None => store::init(path, &self.args.init.options())?.0,
+            None => {
+                // A plan that is refused makes no repository.
+                self.plan(&resolution, &inputs, &Facts::default())?;
+                store::init(path, &self.args.init.options())?.0
+            }
         };
         let history = History::of(&store);
         with_store!(&store, store => self.pull(store, &history, &resolution, &inputs))

@@ -38,7 +38,7 @@ pub fn planned(images: Vec<ImageInput>) -> Plan {
 
 /// The plan for `images` in a repository that holds `facts`.
 pub fn planned_over(images: Vec<ImageInput>, facts: &Facts) -> Plan {
-    plan(&Inputs { images, repository: "sha512 v1".into() }, facts)
+    plan(&Inputs { images, repository: "sha512 v1".into(), ..Inputs::default() }, facts)
 }
 
 /// `images` images of `layers` layers each, none shared.
