@@ -258,7 +258,7 @@ impl Puller<'_> {
         match self.args.format {
             Format::Text => print(&render::text(plan)),
             Format::Json => print(&render::json(plan)),
-            Format::Dot => print(&render::dot(plan)),
+            Format::Dot => print(&render::dot(plan, &render::Marks::default())),
         }
     }
 

@@ -1,11 +1,13 @@
 //! What the tests share: archives, images, repositories, registries, and upstream as the judge.
 #![allow(dead_code)] // every test binary uses a part
 
+pub mod browser;
 pub mod corpus;
 pub mod image;
 pub mod layout;
 pub mod moments;
 pub mod oracle;
+pub mod plans;
 pub mod pulls;
 pub mod real;
 pub mod registry;
