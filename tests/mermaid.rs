@@ -42,7 +42,7 @@ fn plans_and_runs_are_drawn() {
 
 #[test]
 fn plans_of_every_size_are_drawn() {
-    let sizes = [(1, 70), (1, 71), (1, 90), (2, 200), (3, 400), (400, 3), (1000, 40)];
+    let sizes = [(1, 50), (1, 60), (1, 90), (2, 180), (3, 400), (400, 3), (1000, 40)];
     let distinct = sizes.map(|(images, layers)| before(&planned(distinct(images, layers))));
     let alike =
         [(30, 5), (450, 4), (1000, 40)].map(|(images, layers)| before(&planned(all_alike(images, layers))));

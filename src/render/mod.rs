@@ -6,6 +6,8 @@ mod labels;
 mod marks;
 mod mermaid;
 mod order;
+#[cfg(test)]
+mod schema;
 mod text;
 mod totals;
 pub mod words;
