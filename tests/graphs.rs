@@ -7,8 +7,10 @@ mod support;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use cfs_dag::{graph::Kind, render::dot};
 use support::{
     image::{ImageBuilder, Layout, layout},
+    plans::{image as image_of, layer as layer_of, planned, run_of},
     repo::{Invocation, cfs_dag, command, scratch},
     tar::{dir, file, noise, tar},
 };
@@ -46,43 +48,41 @@ fn compare(name: &str, layout: &Layout, repo: &Path, tags: &[&str]) {
         let again = "if that is meant, draw it anew: CFS_DAG_DRAW=1 cargo test --test graphs";
         assert!(kept == drawn, "{} differs from what is planned now; {again}\n{drawn}", path.display());
     }
+    let json = pull(layout, repo, tags).arg("--dry-run").arg("--format=json").expect_success().stdout;
+    check_json(name, &json);
 }
 
-/// Asserts that `dot` is a graph: by Graphviz where that is installed, and by what we know ourselves in any case.
+/// Asserts that Graphviz draws `dot` without a word, and that every node is declared, once: it makes nodes out of any
+/// name in an edge.
 fn check_dot(name: &str, dot: &str) {
-    let body = dot.strip_prefix("digraph plan {\n").and_then(|rest| rest.strip_suffix("}\n"));
-    let mut open = 1;
     let (mut declared, mut used) = (BTreeSet::new(), BTreeSet::new());
-    for line in body.unwrap_or_else(|| panic!("{name}: no digraph\n{dot}")).lines() {
-        let line = line.trim();
-        assert_eq!(
-            line.replace("\\\\", "").replace("\\\"", "").matches('"').count() % 2,
-            0,
-            "{name}: {line}"
-        );
-        match line {
-            "}" => open -= 1,
-            line if line.starts_with("subgraph ") && line.ends_with('{') => open += 1,
-            line => assert!(line.ends_with(';'), "{name}: {line}"),
-        }
-        assert!(open > 0, "{name}: {line}");
-        let words: Vec<&str> = line.trim_end_matches(';').split(' ').collect();
+    for line in dot.lines() {
+        let words: Vec<&str> = line.trim().trim_end_matches(';').split(' ').collect();
         match words[..] {
-            [from, "->", to, ..] => used.extend([from.to_owned(), to.to_owned()]),
-            [node, label, ..] if label.starts_with("[label=") => {
-                assert!(declared.insert(node.to_owned()), "{line}")
-            }
+            [from, "->", to, ..] => used.extend([from, to]),
+            [node, label, ..] if label.starts_with("[label=") => assert!(declared.insert(node), "{line}"),
             _ => {}
         }
     }
-    assert_eq!(open, 1, "{name}: braces");
     assert!(!declared.is_empty() && used.is_subset(&declared), "{name}: {used:?} {declared:?}");
     let scratch = scratch();
-    fs::write(scratch.path("plan.dot"), dot).unwrap();
-    let graphviz = "command -v dot >/dev/null || exit 77; exec dot -Tsvg -o /dev/null \"$0\"";
-    let plan = scratch.path("plan.dot");
-    let finished = command("sh", ["-c", graphviz, plan.to_str().unwrap()]).run();
-    assert!(matches!(finished.code, Some(0 | 77)), "{name}: Graphviz refuses it: {finished}");
+    let (plan, picture) = (scratch.path("plan.dot"), scratch.path("plan.svg"));
+    fs::write(&plan, dot).unwrap();
+    let [from, to] = [&plan, &picture].map(|path| path.to_str().unwrap());
+    let finished = command("dot", ["-Tsvg", "-o", to, from]).expect_success();
+    assert_eq!(finished.stderr, "", "{name}");
+    let drawn = fs::read_to_string(picture).unwrap();
+    assert_eq!(drawn.matches("class=\"node\"").count(), declared.len(), "{name}");
+}
+
+/// Asserts that `plan` is what `graphs/plan.schema.json` says.
+fn check_json(name: &str, plan: &str) {
+    let schema = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("graphs/plan.schema.json"));
+    let schema = serde_json::from_str(&schema.unwrap()).unwrap();
+    let judge = jsonschema::draft202012::new(&schema).unwrap();
+    let plan = serde_json::from_str(plan).unwrap();
+    let errors: Vec<String> = judge.iter_errors(&plan).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{name}: {errors:#?}");
 }
 
 #[test]
@@ -129,14 +129,30 @@ fn an_artifact_beside_an_image() {
 }
 
 #[test]
+fn hostile_names_are_only_text_to_graphviz() {
+    let name = "a\"];} </title> &lt;b&gt; <b> \\N \\";
+    let plan = planned(vec![image_of(name, vec![layer_of("base", ".gz", 7)]), image_of("b\n]", vec![])]);
+    let scratch = scratch();
+    let file = scratch.path("plan.dot");
+    let drawn = dot(&plan, &run_of(&plan, Some(Kind::Split)));
+    check_dot("hostile", &drawn);
+    fs::write(&file, drawn).unwrap();
+    let picture = command("dot", ["-Tsvg", file.to_str().unwrap()]).expect_success().stdout;
+    let escaped = "a&quot;];} &lt;/title&gt; &amp;lt;b&amp;gt; &lt;b&gt; \\N \\</text>";
+    assert!(picture.contains(escaped), "{picture}");
+}
+
+#[test]
 fn the_check_of_dot_can_fail() {
     for broken in [
         "",
-        "digraph plan {\n  n0 [label=\"a\"]\n}\n",
         "digraph plan {\n  n0 [label=\"a];\n}\n",
         "digraph plan {\n  n0 [label=\"a\"];\n  n0 -> n1;\n}\n",
+        "digraph plan {\n  n0 [label=\"a\"];\n  n0 [label=\"b\"];\n}\n",
+        "digraph plan {\n  n0 [label=\"a\", shape=nonsense];\n}\n",
         "digraph plan {\n  subgraph x {\n  n0 [label=\"a\"];\n}\n",
     ] {
         assert!(std::panic::catch_unwind(|| check_dot("broken", broken)).is_err(), "{broken}");
     }
+    check_dot("sound", "digraph plan {\n  n0 [label=\"a\"];\n}\n");
 }

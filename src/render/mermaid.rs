@@ -2,6 +2,9 @@
 //!
 //! Mermaid refuses what is too large for it, with the settings that a reader's page has; so a large plan is drawn with
 //! one node for a layer, a larger one with one for an image, and the largest with its first images only.
+//!
+//! What several images want is a group of its own, beside the images. It cannot stand with the first of them, as in
+//! DOT: then images have edges to images, and Mermaid's layout (dagre) fails from six images on one base on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +14,7 @@ use std::{
 use super::{
     Marks,
     labels::{self, CRITICAL, Labels, Look},
-    order::{Order, OrderedImage, order},
+    order::{Order, OrderedImage, OrderedLayer, order},
     text::short,
     words::size,
 };
@@ -26,8 +29,8 @@ const CHARACTERS: usize = 50_000;
 /// `plan` as a Mermaid flowchart, with `marks` over it; the same plan gives the same text, however its nodes are
 /// numbered.
 ///
-/// Images are subgraphs, their layers subgraphs inside; what several images want stands with the first of them and has
-/// the sides doubled. Colours are states. `-->` is `Needs`, `-.->` is `Streams`, `-.-o` is `Candidate` (with its rank
+/// Images are subgraphs, and so is what several images want, with the layers as subgraphs inside. Colours are states;
+/// work that several images want has its sides doubled, too. `-->` is `Needs`, `-.->` is `Streams`, `-.-o` is `Candidate` (with its rank
 /// unless it is tried first), `==>` is the chain that decides how long the run takes. A plan that would be too large
 /// is folded; a comment says how.
 pub fn mermaid(plan: &Plan, marks: &Marks) -> String {
@@ -63,6 +66,15 @@ enum Arrow {
     Critical,
 }
 
+/// What stands in one frame.
+#[derive(Default)]
+struct Group<'a> {
+    id: String,
+    name: String,
+    layers: Vec<&'a OrderedLayer>,
+    nodes: Vec<NodeId>,
+}
+
 struct Chart<'a> {
     labels: &'a Labels<'a>,
     out: String,
@@ -85,68 +97,100 @@ impl<'a> Chart<'a> {
             Detail::Layers => chart.out += "%% folded: one node for a layer, not for each of its steps\n",
             Detail::Images(_) => chart.out += "%% folded: one node for an image, not for each of its steps\n",
         }
-        let shown = if let Detail::Images(number) = detail { number } else { order.images.len() };
-        for image in &order.images[..shown] {
-            match detail {
-                Detail::Images(_) => chart.whole_image(image),
-                Detail::Steps | Detail::Layers => chart.image(image, detail),
-            }
-            // Before a chart of half a million lines is drawn in vain.
-            if chart.out.len() > CHARACTERS {
-                return None;
-            }
+        match detail {
+            Detail::Images(number) => chart.whole_images(order, number)?,
+            Detail::Steps | Detail::Layers => chart.images(order, detail)?,
         }
-        chart.others(order, shown, detail);
         chart.edges()?;
         chart.classes();
         (chart.out.len() <= CHARACTERS).then_some(chart.out)
     }
 
-    fn image(&mut self, image: &OrderedImage, detail: Detail) {
+    fn images(&mut self, order: &Order, detail: Detail) -> Option<()> {
         let plan = self.labels.plan;
-        let tag = id(plan, plan.images[image.image.0].tag);
-        let name = escaped(&[format!("image {}", self.labels.image(image.image))]);
-        self.line(format_args!("  subgraph of_{tag}[\"{name}\"]"));
-        for layer in &image.layers {
-            let name = format!("layer {}", short(&plan.graph[layer.finalize].subject));
-            if detail == Detail::Layers {
-                let lines = self.sums(vec![name], &layer.nodes);
-                self.node("    ", id(plan, layer.finalize), &lines, &layer.nodes);
-                continue;
+        let is_shared = |node: NodeId| self.labels.wanted_by(node).len() > 1;
+        let mut shared =
+            Group { id: "shared".to_owned(), name: "several images".to_owned(), ..Group::default() };
+        let mut groups = Vec::new();
+        for image in &order.images {
+            let mut own = Group {
+                id: format!("of_{}", id(plan, plan.images[image.image.0].tag)),
+                name: format!("image {}", self.labels.image(image.image)),
+                ..Group::default()
+            };
+            for layer in &image.layers {
+                if is_shared(layer.finalize) { &mut shared } else { &mut own }.layers.push(layer);
             }
-            self.line(format_args!("    subgraph of_{}[\"{}\"]", id(plan, layer.finalize), escaped(&[name])));
-            for &node in &layer.nodes {
-                self.step("      ", node);
+            for &node in &image.own {
+                if is_shared(node) { &mut shared } else { &mut own }.nodes.push(node);
             }
-            self.line(format_args!("    end"));
+            groups.push(own);
         }
-        for &node in &image.own {
+        for group in std::iter::once(shared).chain(groups) {
+            self.group(&group, detail)?;
+        }
+        order.rest.iter().for_each(|&node| self.step("  ", node));
+        Some(())
+    }
+
+    fn group(&mut self, group: &Group, detail: Detail) -> Option<()> {
+        // An empty one would be drawn as a node.
+        if group.layers.is_empty() && group.nodes.is_empty() {
+            return Some(());
+        }
+        self.line(format_args!(
+            "  subgraph {}[\"{}\"]",
+            group.id,
+            escaped(std::slice::from_ref(&group.name))
+        ));
+        for layer in &group.layers {
+            self.layer(layer, detail);
+            // Before half a million lines are drawn in vain.
+            if self.out.len() > CHARACTERS {
+                return None;
+            }
+        }
+        for &node in &group.nodes {
             self.step("    ", node);
         }
         self.line(format_args!("  end"));
+        Some(())
     }
 
-    fn whole_image(&mut self, image: &OrderedImage) {
-        let nodes: Vec<NodeId> = image.nodes().collect();
-        let name = format!("image {}", self.labels.image(image.image));
-        let layers = labels::layers(self.labels.plan.images[image.image.0].layers.len());
-        let lines = self.sums(vec![name, layers], &nodes);
-        self.node("  ", id(self.labels.plan, self.labels.plan.images[image.image.0].tag), &lines, &nodes);
-    }
-
-    /// What stands with none of the images that are shown.
-    fn others(&mut self, order: &Order, shown: usize, detail: Detail) {
-        let hidden = &order.images[shown..];
-        if detail == Detail::Steps || detail == Detail::Layers {
-            order.rest.iter().for_each(|&node| self.step("  ", node));
-            return;
+    fn layer(&mut self, layer: &OrderedLayer, detail: Detail) {
+        let plan = self.labels.plan;
+        let name = format!("layer {}", short(&plan.graph[layer.finalize].subject));
+        if detail == Detail::Layers {
+            let lines = self.sums(vec![name], &layer.nodes);
+            return self.node("    ", id(plan, layer.finalize), &lines, &layer.nodes);
         }
-        let nodes: Vec<NodeId> =
-            hidden.iter().flat_map(OrderedImage::nodes).chain(order.rest.iter().copied()).collect();
+        self.line(format_args!("    subgraph of_{}[\"{}\"]", id(plan, layer.finalize), escaped(&[name])));
+        for &node in &layer.nodes {
+            self.step("      ", node);
+        }
+        self.line(format_args!("    end"));
+    }
+
+    fn whole_images(&mut self, order: &Order, number: usize) -> Option<()> {
+        let plan = self.labels.plan;
+        let (shown, hidden) = order.images.split_at(number);
+        for image in shown {
+            let planned = &plan.images[image.image.0];
+            let nodes: Vec<NodeId> = image.nodes().collect();
+            let name = format!("image {}", self.labels.image(image.image));
+            let lines = self.sums(vec![name, labels::layers(planned.layers.len())], &nodes);
+            self.node("  ", id(plan, planned.tag), &lines, &nodes);
+            if self.out.len() > CHARACTERS {
+                return None;
+            }
+        }
+        let hidden_nodes = hidden.iter().flat_map(OrderedImage::nodes);
+        let nodes: Vec<NodeId> = hidden_nodes.chain(order.rest.iter().copied()).collect();
         if !nodes.is_empty() {
             let lines = self.sums(vec![format!("{} more", hidden.len())], &nodes);
             self.node("  ", "others".to_owned(), &lines, &nodes);
         }
+        Some(())
     }
 
     fn step(&mut self, indent: &str, node: NodeId) {
@@ -282,6 +326,11 @@ fn escaped(lines: &[String]) -> String {
                 // Writing to a String cannot fail.
                 false => drop(write!(out, "#{};", u32::from(c))),
             }
+            // Two dollars begin a formula, and the ligature is what Mermaid itself puts for a number sign: a word
+            // joiner, which nobody sees, keeps them from that.
+            if matches!(c, '$' | 'ﬂ') {
+                out.push_str("#8288;");
+            }
             before = Some(c);
         }
     }
@@ -303,7 +352,7 @@ mod tests {
     fn two_images_that_share_a_layer_through_two_blobs() {
         let expected = r##"
 flowchart LR
-  subgraph of_tag_ee2cc0bfcd852355["image a#58;v1"]
+  subgraph shared["several images"]
     subgraph of_finalize_879bc967bc4e99db["layer 739a304e183a"]
       fetch_b6f6307f95bfe264["fetch<br/>258f6ed2098b<br/>1.00 kB"]:::needed
       fetch_6213b996b4418b2d["fetch<br/>97b3ec8ce242<br/>800 B"]:::standby
@@ -312,6 +361,8 @@ flowchart LR
       encode_ecebae567f19937c[["encode<br/>739a304e183a"]]:::shared
       finalize_879bc967bc4e99db[["finalize<br/>739a304e183a"]]:::shared
     end
+  end
+  subgraph of_tag_ee2cc0bfcd852355["image a#58;v1"]
     image_bbaf2c9c67e633e9["image<br/>9d33a9ce00b4"]:::needed
     config_daefef5a16878bbb["config<br/>3ba8db4d21a0"]:::needed
     manifest_461a37b759de2833["manifest<br/>cf31f2185c02"]:::needed
@@ -362,7 +413,7 @@ flowchart LR
         assert_eq!(of("a:v1"), "a#58;v1");
         assert_eq!(of("\"]\n%%{a"), "#34;#93;#10;#37;#37;#123;a");
         assert_eq!(of("1. a - b 1.5 s"), "1#46;#32;a#32;#45;#32;b 1.5 s");
-        assert_eq!(of("größe"), "gr#246;#223;e");
+        assert_eq!(of("größe $$"), "gr#246;#223;e#32;#36;#8288;#36;#8288;");
     }
 
     #[test]

@@ -30,7 +30,9 @@ fn accept(schema: &Validator, plan: &Plan) {
 #[test]
 fn what_is_written_is_accepted() {
     let schema = schema();
-    for plan in [sample::two_images(), sample::twice_the_same_layer(), sample::two_candidates(), Plan::default()] {
+    for plan in
+        [sample::two_images(), sample::twice_the_same_layer(), sample::two_candidates(), Plan::default()]
+    {
         accept(&schema, &plan);
     }
 }
@@ -68,7 +70,10 @@ fn the_lists_of_the_schema_are_ours_and_no_longer() {
     let mut listed = list("/$defs/state/enum");
     (states.sort(), listed.sort());
     assert_eq!(listed, states);
-    assert_eq!(list("/$defs/reason/enum"), Reason::all().map(|reason| reason.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        list("/$defs/reason/enum"),
+        Reason::all().map(|reason| reason.to_string()).collect::<Vec<_>>()
+    );
     assert_eq!(list("/$defs/node/properties/storage/enum"), LayerKind::ALL.map(LayerKind::name));
     assert_eq!(Reason::all().count(), 6 + Part::ALL.len());
 }
