@@ -312,10 +312,10 @@ fn escaped(lines: &[String]) -> String {
             out.push_str("<br/>");
         }
         let mut before = None;
-        let mut chars = line.chars().peekable();
-        while let Some(c) = chars.next() {
-            let mut between =
-                |is: fn(char) -> bool| before.is_some_and(is) && chars.peek().copied().is_some_and(is);
+        for (at, c) in line.char_indices() {
+            let after = &line[at + c.len_utf8()..];
+            let between =
+                |is: fn(char) -> bool| before.is_some_and(is) && after.chars().next().is_some_and(is);
             let plain = match c {
                 '.' => between(|c| c.is_ascii_digit()),
                 ' ' | '-' | '/' | ',' => between(|c| c.is_ascii_alphanumeric()),
@@ -326,15 +326,22 @@ fn escaped(lines: &[String]) -> String {
                 // Writing to a String cannot fail.
                 false => drop(write!(out, "#{};", u32::from(c))),
             }
-            // Two dollars begin a formula, and the ligature is what Mermaid itself puts for a number sign: a word
-            // joiner, which nobody sees, keeps them from that.
-            if matches!(c, '$' | 'ﬂ') {
-                out.push_str("#8288;");
+            if means_more(c, after) {
+                out.push_str(JOINER);
             }
             before = Some(c);
         }
     }
     out
+}
+
+/// A word joiner: nobody sees it.
+const JOINER: &str = "#8288;";
+
+/// Whether Mermaid would still understand something here after it has read the numbers: `$$` as a formula, `fa:fa-…` as
+/// an icon, and the letters by which it remembers numbers itself.
+fn means_more(c: char, after: &str) -> bool {
+    matches!(c, '$' | 'ﬂ' | '¶') || (c == ':' && after.starts_with("fa-"))
 }
 
 #[cfg(test)]

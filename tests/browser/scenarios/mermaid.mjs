@@ -6,20 +6,21 @@ import { no } from "../page.mjs";
 
 const library = fileURLToPath(new URL("../node_modules/mermaid/dist/mermaid.min.js", import.meta.url));
 
-export async function check(context, files) {
+export async function check(context, files, theme = "default") {
   for (const file of files) {
     const text = await readFile(file, "utf8");
-    for (const theme of ["default", "dark"]) {
-      const { page, troubles } = await blank(context);
-      const seen = await page.evaluate(draw, { text, theme });
-      assert.deepEqual(seen.labels, labels(text), `${file}: nodes and what stands in them`);
-      assert.equal(seen.groups, count(text, /^ *subgraph /gm), `${file}: groups`);
-      assert.equal(seen.edges, count(text, /^  \w+ (-->|==>|-\.->|-\.-o(\|"\d+"\|)?) \w+$/gm), `${file}: edges`);
-      assert.deepEqual(seen.foreign, [], `${file}: elements that no chart has`);
-      assert.ok(seen.contrast >= 4.5, `${file}: contrast ${seen.contrast.toFixed(2)} (${theme})`);
-      no(troubles);
-      await page.close();
-    }
+    const { page, troubles } = await blank(context);
+    const seen = await page.evaluate(draw, { text, theme });
+    const asked = labels(text);
+    const drawn = new Set(seen.labels);
+    assert.deepEqual(asked.filter(label => !drawn.has(label)), [], `${file}: not drawn so; drawn: ${others(drawn, asked)}`);
+    assert.equal(seen.labels.length, asked.length, `${file}: nodes`);
+    assert.equal(seen.groups, count(text, /^ *subgraph /gm), `${file}: groups`);
+    assert.equal(seen.edges, count(text, /^  \w+ (-->|==>|-\.->|-\.-o(\|"\d+"\|)?) \w+$/gm), `${file}: edges`);
+    assert.deepEqual(seen.foreign, [], `${file}: elements that no chart has`);
+    assert.ok(seen.contrast >= 4.5, `${file}: contrast ${seen.contrast.toFixed(2)} (${theme})`);
+    no(troubles);
+    await page.close();
   }
 }
 
@@ -38,6 +39,8 @@ async function blank(context) {
 }
 
 const count = (text, pattern) => [...text.matchAll(pattern)].length;
+
+const others = (drawn, asked) => JSON.stringify([...drawn].filter(label => !asked.includes(label)));
 
 /** For each node of `text` what stands in it, sorted. */
 function labels(text) {
