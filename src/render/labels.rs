@@ -10,7 +10,7 @@ use super::{
     text::short,
     words::{clip, count, size, span},
 };
-use crate::graph::{ImageIx, NodeId, Plan, State};
+use crate::graph::{ImageIx, Kind, NodeId, Plan, State};
 
 /// The longest name that a picture shows whole, in characters.
 const NAME: usize = 80;
@@ -154,8 +154,8 @@ impl<'a> Labels<'a> {
         notes
     }
 
-    /// What was measured of many nodes together, the bytes being those of their fetches.
-    pub(super) fn sum(&self, nodes: &[NodeId]) -> Option<String> {
+    /// How long these nodes took together, from the first start to the last end, as far as that was measured.
+    pub(super) fn took(&self, nodes: &[NodeId]) -> Option<String> {
         let all = || nodes.iter().filter_map(|node| self.marks.nodes.get(node));
         let start = all().filter_map(|measure| measure.start).min()?;
         let end = all().filter_map(|measure| measure.end).max()?;
@@ -164,9 +164,10 @@ impl<'a> Labels<'a> {
 
     /// The bytes that the fetches among `nodes` transfer if every first candidate is good.
     pub(super) fn fetched(&self, nodes: &[NodeId]) -> u64 {
-        let needed = nodes.iter().map(|&node| &self.plan.graph[node]).filter(|node| {
-            node.kind == crate::graph::Kind::Fetch && matches!(node.state, State::Needed | State::Shared)
-        });
+        let needed = nodes
+            .iter()
+            .map(|&node| &self.plan.graph[node])
+            .filter(|node| node.kind == Kind::Fetch && matches!(node.state, State::Needed | State::Shared));
         needed.fold(0, |sum, node| sum.saturating_add(node.cost_bytes))
     }
 }

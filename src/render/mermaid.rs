@@ -201,7 +201,7 @@ impl<'a> Chart<'a> {
     fn sums(&self, mut lines: Vec<String>, nodes: &[NodeId]) -> Vec<String> {
         let bytes = self.labels.fetched(nodes);
         lines.extend((bytes > 0).then(|| size(bytes)));
-        lines.extend(self.labels.sum(nodes));
+        lines.extend(self.labels.took(nodes));
         lines
     }
 

@@ -68,7 +68,8 @@ fn the_lists_of_the_schema_are_ours_and_no_longer() {
     assert_eq!(list("/$defs/kind/enum"), Kind::ALL.map(Kind::name));
     let mut states = State::ALL.map(State::name);
     let mut listed = list("/$defs/state/enum");
-    (states.sort(), listed.sort());
+    states.sort();
+    listed.sort();
     assert_eq!(listed, states);
     assert_eq!(
         list("/$defs/reason/enum"),

@@ -72,9 +72,8 @@ pub fn five_on_one_base() -> Plan {
 /// A run of `plan` in which the step of `kind` of the last layer failed; without a kind all went well.
 pub fn run_of(plan: &Plan, failing: Option<Kind>) -> Marks {
     let needed = |id: &NodeId| plan.graph[*id].state == State::Needed;
-    let failed = failing.and_then(|kind| {
-        plan.graph.node_indices().filter(needed).filter(|&id| plan.graph[id].kind == kind).last()
-    });
+    let failed = failing
+        .and_then(|kind| plan.graph.node_indices().filter(needed).rfind(|&id| plan.graph[id].kind == kind));
     let mut lost = BTreeMap::new();
     let mut todo: Vec<_> = failed.into_iter().collect();
     while let Some(id) = todo.pop() {
