@@ -18,6 +18,8 @@ pub(super) enum PlanFormat {
     Text,
     /// For Graphviz
     Dot,
+    /// For Mermaid; large plans are folded until it takes them
+    Mermaid,
     /// For programs, and for --plan
     Json,
     /// A page: search, details, what needs what
@@ -32,6 +34,7 @@ impl PlanFormat {
         match path.extension()?.to_str()? {
             "txt" => Some(Self::Text),
             "dot" | "gv" => Some(Self::Dot),
+            "mmd" | "mermaid" => Some(Self::Mermaid),
             "json" => Some(Self::Json),
             "html" | "htm" => Some(Self::Html),
             "svg" => Some(Self::Svg),
@@ -43,7 +46,8 @@ impl PlanFormat {
     pub(super) fn draw(self, plan: &Plan, marks: &Marks, outlook: &Outlook, colour: Colour) -> String {
         match self {
             Self::Text => render::text(plan, marks, outlook, colour),
-            Self::Dot => render::dot(plan),
+            Self::Dot => render::dot(plan, marks),
+            Self::Mermaid => render::mermaid(plan, marks),
             Self::Json => render::json(plan, marks),
             Self::Html => render::html(plan, marks),
             Self::Svg => render::svg(plan, marks),

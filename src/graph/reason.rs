@@ -91,4 +91,18 @@ mod tests {
         }
         assert_eq!(Reason::parse("layer is new"), None);
     }
+
+    #[test]
+    fn work_that_an_earlier_image_wants_is_shared_with_it() {
+        let plan = crate::graph::sample::two_images();
+        let [base, libs] = plan.images[0].layers[..] else { panic!("two layers") };
+        let [first, second] = [0, 1].map(ImageIx);
+        assert_eq!(
+            (plan.graph[libs].state_for(first), &*plan.why(libs, first)),
+            (State::Needed, "not stored")
+        );
+        let shared = "shared with webapp:latest";
+        assert_eq!((plan.graph[libs].state_for(second), &*plan.why(libs, second)), (State::Shared, shared));
+        assert_eq!((plan.graph[base].state_for(second), &*plan.why(base, second)), (State::Stored, "stored"));
+    }
 }

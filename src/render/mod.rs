@@ -1,10 +1,15 @@
-//! A plan as text, DOT and JSON. No I/O: every function returns what it drew. Unaware of who prints it.
+//! A plan as text, pictures and data. No I/O: every function returns what it drew. Unaware of who prints it.
 
 mod dot;
 mod json;
+mod labels;
 mod marks;
+mod mermaid;
+mod order;
 mod outlook;
 mod picture;
+#[cfg(test)]
+mod schema;
 mod text;
 mod totals;
 pub mod words;
@@ -12,6 +17,7 @@ pub mod words;
 pub use dot::dot;
 pub use json::{EdgeJson, ImageJson, NoPlan, NodeJson, PlanJson, RanJson, SubjectJson, json};
 pub use marks::{Marks, Measured};
+pub use mermaid::mermaid;
 pub use outlook::{ExpectedTime, Outlook};
 pub use picture::{html, svg};
 pub use text::{Colour, text};

@@ -9,7 +9,7 @@ use petgraph::Direction;
 use super::{
     Marks, Measured, Outlook, Totals,
     totals::layer_states,
-    words::{count, image_names, printable, seconds, size},
+    words::{count, image_names, printable, size, span},
 };
 use crate::graph::{Bound, Edge, ImageIx, Kind, NodeId, Plan, PlannedImage, PlannedLayer, State, Subject};
 
@@ -193,7 +193,7 @@ impl Page<'_> {
     /// How long a node took, after a run.
     fn took(&self, id: NodeId) -> String {
         let took = self.marks.nodes.get(&id).and_then(Measured::took);
-        took.map_or_else(String::new, |took| format!(" {}", seconds(took)))
+        took.map_or_else(String::new, |took| format!(" {}", span(took)))
     }
 
     fn glyph_of(&self, id: NodeId, state: State) -> String {
@@ -227,7 +227,7 @@ impl Page<'_> {
     fn critical(&self, chain: &[NodeId], outlook: &Outlook, out: &mut String) {
         let about = match &outlook.time {
             Some(time) => {
-                let (whole, chain) = (seconds(time.whole), seconds(time.chain));
+                let (whole, chain) = (span(time.whole), span(time.chain));
                 let runs = count(time.runs, "earlier run", "earlier runs");
                 match time.bound {
                     Bound::Chain => format!("about {whole}, by {runs}"),

@@ -35,16 +35,6 @@ pub fn clock(time: Duration) -> String {
     }
 }
 
-/// How long something took or takes: `5 ms`, `1.2 s`, `1:15`.
-pub fn seconds(time: Duration) -> String {
-    match time.as_millis() {
-        0 => "0 ms".to_owned(),
-        ms @ 1..1000 => format!("{ms} ms"),
-        1000..60_000 => format!("{:.1} s", time.as_secs_f64()),
-        _ => clock(time),
-    }
-}
-
 /// `text` on one line and without control characters: names and errors come from registries, and a terminal
 /// obeys what it is sent.
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -60,6 +50,60 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(clean)
+}
+
+/// [`printable`] text, and without what could reorder or hide its neighbours: a viewer obeys directions of writing
+/// also across labels. Characters for private use have no meaning between strangers.
+pub fn clean(text: &str) -> Cow<'_, str> {
+    let hides = |c: char| {
+        matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{fffe}' | '\u{ffff}' | '\u{e000}'..='\u{f8ff}' | '\u{e0000}'..='\u{e0fff}')
+    };
+    let text = printable(text);
+    if !text.chars().any(hides) {
+        return text;
+    }
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        match hides(c) {
+            true => clean.extend(c.escape_unicode()),
+            false => clean.push(c),
+        }
+    }
+    Cow::Owned(clean)
+}
+
+/// `text`, cleaned, in at most `length` characters; the middle gives way, since names differ at both ends.
+pub fn clip(text: &str, length: usize) -> String {
+    let text: Vec<char> = clean(text).chars().collect();
+    if text.len() <= length {
+        return text.into_iter().collect();
+    }
+    let end = length.saturating_sub(1) / 2;
+    let begin = length.saturating_sub(1) - end;
+    text[..begin].iter().chain(&['…']).chain(&text[text.len() - end..]).collect()
+}
+
+/// A span of time with about three digits: `950 µs`, `12.3 ms`, `1.23 s`, `2 m 05 s`.
+pub fn span(time: Duration) -> String {
+    let micros = time.as_micros();
+    let (value, unit) = match micros {
+        0..1_000 => return format!("{micros} µs"),
+        1_000..1_000_000 => (micros as f64 / 1e3, "ms"),
+        1_000_000..99_950_000 => (micros as f64 / 1e6, "s"),
+        _ => {
+            let seconds = (micros + 500_000) / 1_000_000;
+            return format!("{} m {:02} s", seconds / 60, seconds % 60);
+        }
+    };
+    let decimals = match value {
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$} {unit}")
 }
 
 /// The names of `images`, at most three of them, and how many more there are.
@@ -142,5 +186,21 @@ mod tests {
     fn empty_columns_vanish() {
         let rows = [["a", "", "1"], ["bbb", "", "22"]].map(|row| row.map(str::to_owned));
         assert_eq!(columns(&rows, &[2]), ["a     1", "bbb  22"]);
+    }
+
+    #[test]
+    fn a_long_name_keeps_both_its_ends() {
+        assert_eq!(clip("registry.example/app:v12", 13), "regist…pp:v12");
+        assert_eq!(clip("größe:v1", 8), "größe:v1");
+    }
+
+    #[test]
+    fn spans_have_three_digits() {
+        let micros = [0, 950, 12_345, 999_000, 1_234_567, 99_940_000, 99_960_000, 3_725_000_000];
+        let texts = micros.map(|micros| span(Duration::from_micros(micros)));
+        assert_eq!(
+            texts,
+            ["0 µs", "950 µs", "12.3 ms", "999 ms", "1.23 s", "99.9 s", "1 m 40 s", "62 m 05 s"]
+        );
     }
 }

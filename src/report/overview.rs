@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::{Head, NodeOutcome, Run, RunOutcome};
 use crate::{
     graph::{Kind, NodeId, State},
-    render::words::{columns, count, printable, seconds, size},
+    render::words::{columns, count, printable, size, span},
 };
 
 impl RunOutcome {
@@ -48,7 +48,7 @@ pub fn list(runs: &[(u64, Head)]) -> String {
             head.began(),
             head.outcome.words().to_owned(),
             head.images.len().to_string(),
-            seconds(head.took()),
+            span(head.took()),
             size(head.totals.bytes_fetched),
             size(head.totals.bytes_written),
         ]
@@ -61,7 +61,7 @@ pub fn overview(number: u64, run: &Run) -> String {
     let (head, totals) = (&run.head, &run.head.totals);
     let limits = &head.limits;
     let mut out =
-        format!("run {number}  {}  {} in {}\n", head.began(), head.outcome.words(), seconds(head.took()));
+        format!("run {number}  {}  {} in {}\n", head.began(), head.outcome.words(), span(head.took()));
     out += &format!(
         "{}, {}, {} MiB of memory\n\n",
         count(limits.workers, "worker", "workers"),
@@ -124,8 +124,8 @@ fn steps(run: &Run) -> String {
             ended(NodeOutcome::Finished).to_string(),
             stored.to_string(),
             ended(NodeOutcome::Failed).to_string(),
-            seconds(Duration::from_micros(longest)),
-            seconds(Duration::from_micros(sum(|did| did.cpu_us))),
+            span(Duration::from_micros(longest)),
+            span(Duration::from_micros(sum(|did| did.cpu_us))),
             if bytes > 0 { size(bytes) } else { String::new() },
         ]);
     }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::{NodeOutcome, Run};
 use crate::{
     graph::{ImageIx, Kind, NodeId, Part, Parts, Plan, State, Subject, Value},
-    render::words::{printable, seconds, size},
+    render::words::{printable, size, span},
 };
 
 /// What was asked for is not there, or is not clear.
@@ -154,7 +154,7 @@ fn did(run: &Run, group: &[NodeId]) -> String {
         match did.outcome {
             NodeOutcome::Finished => {
                 let bytes = if did.bytes > 0 { format!(", {}", size(did.bytes)) } else { String::new() };
-                format!("{} {}{bytes}", kind.name(), seconds(took))
+                format!("{} {}{bytes}", kind.name(), span(took))
             }
             outcome => format!("{} {}", kind.name(), outcome.name()),
         }

@@ -206,6 +206,48 @@ fn what_changed_since_the_last_pull_of_a_name_is_told() {
 }
 
 #[test]
+fn a_name_that_was_pulled_with_another_config_or_filesystem_is_told() {
+    let request = inputs(vec![image("a", vec![layer("base", "gzip", 7)])]);
+    let mut facts = all_stored(&request);
+    (facts.configs, facts.manifests) = Default::default();
+    let before = facts.before.get_mut("a").unwrap();
+    before.tree = Some(tree_key("sha512 v1", [&digest("another")]));
+    let expected = ["stored", "stored", "key changed (filesystem)", "outputs missing", "outputs missing"];
+    assert_eq!(reasons(&request, &facts), expected);
+    facts.before.get_mut("a").unwrap().config = digest("another");
+    let expected = ["stored", "stored", "key changed (digest)", "key changed (config)", "outputs missing"];
+    assert_eq!(reasons(&request, &facts), expected);
+}
+
+#[test]
+fn a_name_that_moves_is_told_also_when_all_is_forced() {
+    let request = Inputs { force: true, ..inputs(vec![image("a", vec![layer("base", "gzip", 7)])]) };
+    let mut facts = all_stored(&request);
+    facts.tags.insert("a".into(), digest("another"));
+    assert_eq!(reasons(&request, &facts), ["forced", "forced", "forced", "forced", "tag moved"]);
+}
+
+#[test]
+fn all_steps_of_a_layer_have_its_reason() {
+    let images = vec![image("a", vec![layer("base", "gzip", 7)]), image("b", vec![layer("base", "zstd", 5)])];
+    let request = inputs(images);
+    let mut facts = all_stored(&request);
+    let whole = plan(&request, &facts);
+    facts.layers.clear();
+    facts.broken_layers.insert((digest("base"), LayerKind::Tar), Damage::Size);
+    let broken = plan(&request, &facts);
+    for (plan, reason, states) in [
+        (whole, Reason::Stored, [State::Stored; 2]),
+        (broken, Reason::SizeWrong, [State::Needed, State::Standby]),
+    ] {
+        for kind in [Kind::Fetch, Kind::Split, Kind::Write, Kind::Encode, Kind::Finalize] {
+            assert!(of(&plan, kind).iter().all(|node| node.reason == reason), "{kind:?}");
+        }
+        assert_eq!(of(&plan, Kind::Fetch).iter().map(|node| node.state).collect::<Vec<_>>(), states);
+    }
+}
+
+#[test]
 fn a_nodes_parts_are_what_its_key_covers() {
     let mut request = inputs(vec![
         image("a", vec![layer("base", "gzip", 7), layer("top", "top", 3), layer("base", "gzip", 7)]),
