@@ -1,6 +1,7 @@
 //! What people and programs are told of a run: progress, result, record. All of it comes from one stream of
 //! events and the plan; the engine is never asked.
 
+mod critical;
 mod json;
 mod plain;
 mod progress;
@@ -8,11 +9,15 @@ mod rate;
 mod rates;
 mod record;
 mod run;
+#[cfg(test)]
+pub(crate) mod sample_run;
 mod summary;
 mod tee;
+mod timeline;
 mod tracker;
 mod tty;
 
+pub use critical::{CriticalPath, Link, Wait, critical_nodes, critical_path};
 pub use json::Json;
 pub use plain::Plain;
 pub use progress::{Mode, Progress, View};

@@ -1,0 +1,106 @@
+//! The chain as text for people, in 80 columns. Knows words and widths; ignores how the chain was found.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{CriticalPath, Link};
+use crate::{
+    graph::{Bound, Kind, NodeId, Plan, Subject},
+    render::words::{clip, columns, count, size, span},
+    report::Run,
+};
+
+/// The longest name of a node: the rest of a line has 80 columns with it.
+const NAME: usize = 32;
+
+impl CriticalPath {
+    /// A line on what decided the time, a table of the chain, and what it waited for; ends with a newline.
+    pub fn text(&self, run: &Run) -> String {
+        let mut lines = vec![self.heading(run)];
+        if self.links.is_empty() {
+            lines.push("nothing was done".to_owned());
+            return lines.join("\n") + "\n";
+        }
+        let title = ["node", "from", "to", "on chain", "waited", "1 s free wins"].map(str::to_owned);
+        let rows = self.links.iter().map(|link| row(&run.plan, link));
+        let rows: Vec<_> = std::iter::once(title).chain(rows).collect();
+        lines.push(String::new());
+        lines.extend(columns(&rows, &[1, 2, 3, 4, 5]));
+        lines.push(String::new());
+        lines.extend(self.waits());
+        if self.after_us > 0 {
+            lines.push(format!("{} after the last node", time(self.after_us)));
+        }
+        for (node, win_us) in &self.others {
+            let name = node_name(&run.plan, *node);
+            lines.push(format!("off the chain: {name}, 1 s free wins {}", time(*win_us)));
+        }
+        lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
+    }
+
+    /// How long the run took and why, in one line.
+    pub fn heading(&self, run: &Run) -> String {
+        let share = |part: f64| format!("{:.0} %", part * 100.0);
+        let workers = count(run.head.limits.workers, "worker", "workers");
+        let bound = match self.bound {
+            Bound::Chain => "by steps that wait for one another",
+            Bound::Cpu => "by the workers",
+            Bound::Network => "by the network",
+        };
+        format!(
+            "{}, bounded {bound}; {workers} {} busy, network {}",
+            time(self.wall_us),
+            share(self.workers_busy),
+            share(self.network_busy)
+        )
+    }
+
+    /// What the chain waited for, the longest first.
+    fn waits(&self) -> Option<String> {
+        let mut sums = BTreeMap::new();
+        for link in self.links.iter().filter(|link| link.waited_us > 0) {
+            *sums.entry(link.wait).or_insert(0) += link.waited_us;
+        }
+        let idle: u64 = self.links.iter().map(|link| link.idle_us).sum();
+        let mut waits: Vec<(u64, &str)> = sums.into_iter().map(|(wait, us)| (us, wait.name())).collect();
+        if idle > 0 {
+            waits.push((idle, "its turn within its part"));
+        }
+        waits.sort_unstable_by(|a, b| b.cmp(a));
+        let list: Vec<String> = waits.iter().map(|(us, what)| format!("{} for {what}", time(*us))).collect();
+        (!list.is_empty()).then(|| format!("waited {}", list.join(", ")))
+    }
+}
+
+fn row(plan: &Plan, link: &Link) -> [String; 6] {
+    [
+        node_name(plan, link.node),
+        time(link.from_us),
+        time(link.to_us),
+        time(link.to_us - link.from_us),
+        time(link.waited_us + link.idle_us),
+        time(link.win_us),
+    ]
+}
+
+fn time(us: u64) -> String {
+    if us == 0 { "-".to_owned() } else { span(Duration::from_micros(us)) }
+}
+
+/// A node as people know it: its kind, a layer's short digest and size, an image's name.
+pub(in crate::report) fn node_name(plan: &Plan, id: NodeId) -> String {
+    let Some(node) = plan.graph.node_weight(id) else { return String::new() };
+    let image = || node.wanted_by.first().and_then(|ix| plan.images.get(ix.0)).map(|image| &*image.name);
+    let about = match &node.subject {
+        Subject::Blob(digest) | Subject::Layer(digest) => {
+            let bytes = if node.kind == Kind::Finalize { 0 } else { node.cost_bytes };
+            match bytes {
+                0 => digest.short(),
+                bytes => format!("{} {}", digest.short(), size(bytes)),
+            }
+        }
+        Subject::Document(digest) => image().map_or_else(|| digest.short(), str::to_owned),
+        Subject::Tree(key) => image().map_or_else(|| key.short(), str::to_owned),
+        Subject::Name(name) => name.clone(),
+    };
+    clip(&format!("{} {about}", node.kind.name()), NAME)
+}
