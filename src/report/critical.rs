@@ -19,6 +19,8 @@ use super::{
     Run,
     timeline::{NodeTimes, Timeline},
 };
+pub(super) use text::node_name;
+
 use crate::{
     graph::{Bound, Edge, Kind, NodeId, Plan},
     render::Marks,
@@ -213,9 +215,9 @@ impl Walk<'_> {
                 Edge::Streams | Edge::Candidate { .. } => (edge.source(), Moment::First, times.first_us),
             })
         });
-        edges.chain(self.candidate_before(node)).max_by_key(|(producer, moment, at)| {
-            (*at, *moment == Moment::End, Reverse(plan.graph[*producer].key))
-        })
+        edges.chain(self.candidate_before(node)).chain(self.place_before(node)).max_by_key(
+            |(producer, moment, at)| (*at, *moment == Moment::End, Reverse(plan.graph[*producer].key)),
+        )
     }
 
     /// A candidate begins when the one before it has failed.

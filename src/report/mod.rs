@@ -14,6 +14,8 @@ pub(crate) mod sample_run;
 mod summary;
 mod tee;
 mod timeline;
+mod timings;
+mod trace;
 mod tracker;
 mod tty;
 
@@ -26,5 +28,7 @@ pub use record::{NodeOutcome, NodeRecord, Record, Recorder, Series, Span};
 pub use run::{Head, HeadImage, Limits, NoRun, Run, RunOutcome};
 pub use summary::{ImageResult, Outcome, Summary, Totals};
 pub use tee::Tee;
+pub use timings::timings;
+pub use trace::trace;
 pub use tracker::{ActiveLayer, Eta, News, Tracker};
 pub use tty::Tty;

@@ -177,11 +177,16 @@ impl<'a> World<'a> {
         for (w, way) in self.ways.iter().enumerate() {
             let [fetched, split, written, encoded, finalized] = way.done;
             let whole = |done: u64| done == way.size;
+            // Nobody is woken for a little; who is awake goes on to the end.
+            let worth = |step: usize, before: u64| {
+                let left = before - way.done[step];
+                left > 0 && (left >= 400_000 || whole(before) || self.last[worker] == Some(way.nodes[step]))
+            };
             let can = [
                 (4, whole(encoded) && whole(written) && finalized == 0),
                 (3, written - encoded > 2_000_000 || (whole(written) && !whole(encoded))),
-                (2, split > written),
-                (1, fetched > split && split - written < AHEAD),
+                (2, worth(2, split)),
+                (1, worth(1, fetched) && split - written < AHEAD),
             ];
             let alone = |step: usize| step == 2 || !taken.contains(&way.nodes[step]);
             ready.extend(can.iter().filter(|(step, can)| *can && alone(*step)).map(|(step, _)| (w, *step)));

@@ -34,6 +34,8 @@ pub(super) type Lane = Vec<Slice>;
 /// When a node was worked on.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NodeTimes {
+    /// When it started.
+    pub(super) start_us: u64,
     /// When the first work on it was done: for a step that streams, later than its start.
     pub(super) first_us: u64,
     /// When it ended; the end of the run if it did not.
@@ -140,6 +142,7 @@ impl NodeTimes {
         let took = slice.took_us();
         let whole = vec![(slice.start_us, slice.end_us)];
         let mut times = Self {
+            start_us: slice.start_us,
             first_us: slice.start_us,
             end_us: slice.end_us,
             own_us: took,
@@ -161,6 +164,11 @@ impl NodeTimes {
             }
         }
         times
+    }
+
+    /// From its start to its end.
+    pub(super) fn took_us(&self) -> u64 {
+        self.end_us - self.start_us
     }
 
     /// How much of the time from `from_us` to `to_us` it worked.
