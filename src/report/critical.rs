@@ -71,6 +71,8 @@ pub struct Link {
 /// What a node waits for when all that it needs is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wait {
+    /// Nothing: it is the first.
+    Start,
     /// A place among the transfers at once.
     Download,
     /// A worker: all of them were busy.
@@ -83,6 +85,7 @@ impl Wait {
     /// The words for it.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Start => "the first start",
             Self::Download => "a download slot",
             Self::Worker => "a worker",
             Self::Memory => "memory or others",
@@ -253,7 +256,7 @@ impl Walk<'_> {
         Link {
             node,
             waited_us: from_us - waits_from,
-            wait: self.wait(node, waits_from, from_us),
+            wait: if waits_from == 0 { Wait::Start } else { self.wait(node, waits_from, from_us) },
             from_us,
             to_us,
             idle_us: (to_us - from_us).saturating_sub(worked_us),

@@ -10,7 +10,8 @@ mod rates;
 mod record;
 mod run;
 #[cfg(test)]
-pub(crate) mod sample_run;
+#[path = "../../tests/support/sample_run.rs"]
+mod sample_run;
 mod summary;
 mod tee;
 mod timeline;

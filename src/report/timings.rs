@@ -149,7 +149,13 @@ impl<'a> Page<'a> {
         write!(out, "<div class=\"tools\"><ul class=\"legend\">")?;
         let drawn = |kind: &Kind| self.nodes.iter().any(|node| self.run.plan.graph[*node].kind == *kind);
         for kind in Kind::ALL.into_iter().filter(drawn) {
-            write!(out, "<li><i class=\"{}\"></i>{}</li>", class(kind), kind.name())?;
+            // Documents look alike: they are never long.
+            let name = match kind {
+                Kind::Manifest => continue,
+                Kind::Config => "config, manifest",
+                other => other.name(),
+            };
+            write!(out, "<li><i class=\"{}\"></i>{name}</li>", class(kind))?;
         }
         write!(out, "<li><i class=\"mark\"></i>critical path</li></ul>")?;
         write!(out, "<label>at least <select id=\"least\"><option value=\"0\">all</option>")?;

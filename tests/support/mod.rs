@@ -1,6 +1,7 @@
 //! What the tests share: archives, images, repositories, registries, and upstream as the judge.
 #![allow(dead_code)] // every test binary uses a part
 
+pub mod browser;
 pub mod corpus;
 pub mod image;
 pub mod layout;
@@ -11,6 +12,7 @@ pub mod real;
 pub mod registry;
 pub mod registry_real;
 pub mod repo;
+pub mod sample_run;
 pub mod skopeo;
 pub mod source;
 pub mod tar;

@@ -1,6 +1,6 @@
 //! The chain as text for people, in 80 columns. Knows words and widths; ignores how the chain was found.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{CriticalPath, Link};
 use crate::{
@@ -26,13 +26,15 @@ impl CriticalPath {
         lines.push(String::new());
         lines.extend(columns(&rows, &[1, 2, 3, 4, 5]));
         lines.push(String::new());
-        lines.extend(self.waits());
+        lines.extend(self.waits(&run.plan));
         if self.after_us > 0 {
-            lines.push(format!("{} after the last node", time(self.after_us)));
+            lines.push(format!("{:>8}  after the last node", time(self.after_us)));
+        }
+        if !self.others.is_empty() {
+            lines.push("one second free off the chain wins".to_owned());
         }
         for (node, win_us) in &self.others {
-            let name = node_name(&run.plan, *node);
-            lines.push(format!("off the chain: {name}, 1 s free wins {}", time(*win_us)));
+            lines.push(format!("{:>8}  {}", time(*win_us), node_name(&run.plan, *node)));
         }
         lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
     }
@@ -55,19 +57,21 @@ impl CriticalPath {
     }
 
     /// What the chain waited for, the longest first.
-    fn waits(&self) -> Option<String> {
-        let mut sums = BTreeMap::new();
-        for link in self.links.iter().filter(|link| link.waited_us > 0) {
-            *sums.entry(link.wait).or_insert(0) += link.waited_us;
+    fn waits(&self, plan: &Plan) -> Option<String> {
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for link in &self.links {
+            *sums.entry(link.wait.name()).or_default() += link.waited_us;
+            let within = match plan.graph[link.node].kind {
+                Kind::Fetch => "those who take the bytes",
+                _ => "the next piece of a step",
+            };
+            *sums.entry(within).or_default() += link.idle_us;
         }
-        let idle: u64 = self.links.iter().map(|link| link.idle_us).sum();
-        let mut waits: Vec<(u64, &str)> = sums.into_iter().map(|(wait, us)| (us, wait.name())).collect();
-        if idle > 0 {
-            waits.push((idle, "its turn within its part"));
-        }
-        waits.sort_unstable_by(|a, b| b.cmp(a));
-        let list: Vec<String> = waits.iter().map(|(us, what)| format!("{} for {what}", time(*us))).collect();
-        (!list.is_empty()).then(|| format!("waited {}", list.join(", ")))
+        let mut waits: Vec<_> = sums.into_iter().filter(|(_, us)| *us > 0).collect();
+        waits.sort_by_key(|(_, us)| Reverse(*us));
+        let list: Vec<String> =
+            waits.iter().map(|(what, us)| format!("{:>8}  for {what}", time(*us))).collect();
+        (!list.is_empty()).then(|| format!("waited\n{}", list.join("\n")))
     }
 }
 

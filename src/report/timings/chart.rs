@@ -7,8 +7,7 @@ use std::fmt::{self, Write};
 
 use super::{Page, class, lanes::thinned, short_time, time};
 use crate::{
-    graph::Kind,
-    render::words::{clip, escape, size},
+    render::words::{escape, size},
     report::{
         Series,
         critical::node_name,
@@ -140,10 +139,7 @@ fn bars(page: &Page, lane: &Lane, out: &mut String) -> fmt::Result {
             continue;
         }
         // An inner picture cuts off what has no room.
-        let name = match kind {
-            Kind::Config | Kind::Manifest | Kind::Image | Kind::Tag => node_name(&page.run.plan, slice.node),
-            _ => clip(&node_name(&page.run.plan, slice.node), 20),
-        };
+        let name = node_name(&page.run.plan, slice.node);
         writeln!(
             out,
             "<svg x=\"{x}%\" width=\"{width}%\" height=\"16\"><rect class=\"{class}\" width=\"100%\"{n}/>\

@@ -147,16 +147,20 @@
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     return made;
   };
-  const names = [...plot.querySelectorAll(".lane svg > text")].map(text => [text, text.textContent.length * 6 + 8]);
+  // A name in full, or without its end, or the kind alone, or nothing.
+  const names = [...plot.querySelectorAll(".lane svg > text")].map(text => {
+    const words = text.textContent.split(" ");
+    return [text, [words.join(" "), words.slice(0, 2).join(" "), words[0]]];
+  });
   const roundStep = least => {
     const power = 10 ** Math.floor(Math.log10(Math.max(least, 1)));
     return [1, 2, 5, 10].map(factor => factor * power).find(step => step >= least);
   };
   const fit = () => {
     const width = plot.clientWidth || plot.getBoundingClientRect().width;
-    for (const [text, needs] of names) {
+    for (const [text, choices] of names) {
       const room = parseFloat(text.parentNode.getAttribute("width")) / 100 * width;
-      text.setAttribute("visibility", room >= needs ? "visible" : "hidden");
+      text.textContent = choices.find(name => name.length * 6.3 + 10 <= room) ?? "";
     }
     const step = roundStep(data.wall / (width / 110)), all = [];
     const [top, height] = [24, ticks.dataset.height];

@@ -1,7 +1,7 @@
 //! A run for tests that looks like life: three images, ten layers, four workers, three downloads at once. Made by a small
 //! simulation in ticks; ignores memory and failures.
 
-use crate::{
+use cfs_dag::{
     graph::{Facts, ImageInput, Inputs, Kind, LayerInput, NodeId, Plan, plan},
     report::{Limits, NodeOutcome, NodeRecord, Record, Run, Span, Summary},
     types::{Descriptor, Digest, LayerKind},
@@ -35,7 +35,7 @@ const IMAGES: [(&str, &[usize]); 3] =
     [("webapp:latest", &[0, 1, 2, 3]), ("node:22", &[0, 1, 4, 5]), ("ml:v3", &[0, 6, 7, 8, 9])];
 
 /// The run.
-pub(crate) fn sample() -> Run {
+pub fn sample() -> Run {
     let images = IMAGES.map(|(name, layers)| image(name, layers)).to_vec();
     let plan = plan(&Inputs { images, ..Inputs::default() }, &Facts::default());
     let mut world = World::new(&plan);
@@ -54,7 +54,7 @@ pub(crate) fn sample() -> Run {
 }
 
 /// A long run: as many spans as a record may have, most of them tiny.
-pub(crate) fn many_spans() -> Run {
+pub fn many_spans() -> Run {
     let mut run = sample();
     let (spans, wall_us) = (16_000, run.record.wall_us);
     let nodes: Vec<usize> = run.record.spans.iter().map(|span| span.node).collect();
@@ -109,7 +109,7 @@ struct World<'a> {
 
 impl<'a> World<'a> {
     fn new(plan: &'a Plan) -> Self {
-        let way = |layer: crate::graph::PlannedLayer| {
+        let way = |layer: cfs_dag::graph::PlannedLayer| {
             let of = |kind| layer.nodes.iter().copied().find(|node| plan.graph[*node].kind == kind).unwrap();
             let nodes = [Kind::Fetch, Kind::Split, Kind::Write, Kind::Encode, Kind::Finalize].map(of);
             Way { size: plan.graph[nodes[0]].cost_bytes, nodes, done: [0; 5], held_us: 0 }
@@ -243,7 +243,7 @@ impl<'a> World<'a> {
                 continue;
             }
             let (tag, layers) = (planned.tag, planned.layers.len() as u64);
-            let own = self.plan.own_nodes(crate::graph::ImageIx(image));
+            let own = self.plan.own_nodes(cfs_dag::graph::ImageIx(image));
             let mut at_us = self.now_us + TICK_US;
             for (kind, took_us) in [
                 (Kind::Image, layers * 21_000),
