@@ -13,9 +13,9 @@ use std::{
 };
 
 use cfs_dag::{
-    exec::Silent,
     graph::{self, State},
     pull::{self, Asked, Interrupt, Settings, Task},
+    report::{Recorder, Summary},
     source::{Options, Sources},
     store::{
         self, FsVerityHashValue, Store,
@@ -271,17 +271,19 @@ impl<'a> Pull<'a> {
             Task { store: store.clone(), resolution: &resolution, inputs: &inputs, plan: &plan, known };
         let settings = Settings { jobs: self.jobs, downloads: 6, memory: 64 << 20 };
         let handle = runtime.handle().clone();
-        let ended = pull::run(task, settings, handle, Arc::new(Silent), &Interrupt::default()).unwrap();
+        let recorder = Arc::new(Recorder::new(&plan));
+        let ended = pull::run(task, settings, handle, recorder.clone(), &Interrupt::default()).unwrap();
         runtime.block_on(sources.close());
         for image in &ended.images {
             assert!(image.failure.is_none(), "{:?}", image.failure.as_ref().map(|(line, _)| line));
         }
         let ops = journal.ops();
+        let totals = Summary::new(&plan, &recorder.record()).totals;
         Seen {
             breaches: breaches(store, before, &ops).unwrap(),
             ops,
-            objects_new: ended.objects_new,
-            objects_present: ended.objects_present,
+            objects_new: totals.objects_new,
+            objects_present: totals.objects_present,
             needed: plan.graph.node_weights().filter(|n| n.state == State::Needed).map(|n| n.kind).collect(),
         }
     }

@@ -3,8 +3,11 @@
 
 mod admin;
 mod allocator;
+mod history;
 mod init;
+mod log;
 mod parse;
+mod plan;
 mod pull;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
@@ -20,6 +23,7 @@ enum Exit {
     Failed = 1,
     Usage = 2,
     SomeFailed = 3,
+    WorkNeeded = 4,
     Interrupted = 130,
 }
 
@@ -46,6 +50,8 @@ struct Cli {
 enum Verb {
     /// Pull images; creates the repository if nothing is there
     Pull(Box<pull::PullArgs>),
+    /// Show what earlier runs did, why, and where the time went
+    Log(log::LogArgs),
     /// Create a repository
     Init(InitArgs),
     /// List images
@@ -147,6 +153,7 @@ pub fn main() -> ExitCode {
     raise_file_limit();
     let result = match &cli.verb {
         Verb::Pull(args) => pull::run(args, &cli.repo, cli.verbose),
+        Verb::Log(args) => log::run(args, &cli.repo),
         Verb::Init(args) => init::run(args, &cli.repo),
         Verb::Images(args) => admin::images(args, &cli.repo),
         Verb::Inspect(args) => admin::inspect(args, &cli.repo),

@@ -1,18 +1,28 @@
 //! `cfs-dag pull`: refuse early, resolve, plan, show or run, report. Knows the order and the words; the work is
 //! the library's.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, ValueEnum};
 use tokio::runtime::Runtime;
 
-use super::{Exit, InitArgs, Problem, RepoArgs, parse, print};
+use super::{
+    Exit, InitArgs, Problem, RepoArgs,
+    history::History,
+    parse,
+    plan::{self, PlanFormat},
+    print,
+};
 use crate::{
     exec::Observer,
     graph::{self, Facts, Inputs, Plan},
     pull::{self, Asked, Ended, Interrupt, Known, Resolution, Settings, Task},
-    render,
-    report::{ImageResult, Mode, Outcome, Progress, Record, Recorder, Summary, Tee},
+    render::Marks,
+    report::{self, ImageResult, Mode, Outcome, Progress, Record, Recorder, Summary, Tee},
     source::{Access, Options, Platform, Reference, Sources},
     store::{self, AnyStore, FsVerityHashValue, Meta, Store, Tag, Target},
     with_store,
@@ -22,19 +32,32 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct PullArgs {
     /// oci:PATH[:TAG], docker://NAME, docker-archive:PATH, oci-archive:PATH, dir:PATH, containers-storage:NAME
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required_unless_present = "plan", conflicts_with = "plan", value_name = "IMAGE")]
     images: Vec<String>,
     /// The image's name in the repository, instead of the reference; for one image
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "plan")]
     name: Option<String>,
-    /// Show the plan and change nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// How to print the result, or the plan
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Draw the graph that would run, and change nothing
+    #[arg(long, value_name = "FORMAT", value_enum, num_args = 0..=1, require_equals = true,
+          default_missing_value = "text")]
+    dry_run: Option<PlanFormat>,
+    /// With --dry-run: exit with 4 if there is work to do, with 0 if there is none
+    #[arg(long, requires = "dry_run")]
+    detailed_exitcode: bool,
+    /// Save the plan for --plan
+    #[arg(long, value_name = "FILE")]
+    plan_out: Option<PathBuf>,
+    /// Run exactly this plan, or refuse if an image or the repository is not what it was made for
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Make everything again, also what is stored
+    #[arg(long, conflicts_with = "plan")]
+    force: bool,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "dry_run")]
     format: Format,
     /// The platform to choose from an image index: os/arch[/variant]
-    #[arg(long, value_name = "PLATFORM")]
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "plan")]
     platform: Option<Platform>,
     /// Cpu threads [default: one for each core]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -83,12 +106,11 @@ enum Format {
     Text,
     /// For programs
     Json,
-    /// A plan for Graphviz (with --dry-run)
-    Dot,
 }
 
 pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exit, Problem> {
-    let asked = args.asked()?;
+    let planned = args.plan.as_deref().map(plan::read).transpose()?;
+    let asked = args.asked(planned.as_ref())?;
     args.check()?;
     let path = repo.path()?;
     let target = store::probe(&path, &args.init.options())?;
@@ -96,13 +118,13 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
         Target::Existing(_) => Some(store::open(&path)?),
         Target::ToCreate => None,
     };
-    if let Some(store) = store.as_ref().filter(|_| !args.dry_run) {
+    if let Some(store) = store.as_ref().filter(|_| args.dry_run.is_none()) {
         with_store!(store, store => store.require_writable())?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let interrupt = Interrupt::default();
     watch_signals(&runtime, interrupt.clone());
-    let sources = Sources::new(args.options());
+    let sources = Sources::new(args.options(planned.as_ref())?);
     let resolution = runtime.block_on(async {
         tokio::select! {
             biased;
@@ -111,7 +133,8 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
             resolution = pull::resolve(asked, &sources, usize::from(args.downloads)) => Some(resolution),
         }
     });
-    let puller = Puller { args, runtime: &runtime, interrupt: &interrupt, verbose };
+    let puller =
+        Puller { args, planned: planned.as_ref(), runtime: &runtime, interrupt: &interrupt, verbose };
     let result = match resolution {
         Some(resolution) => puller.go(resolution, &path, store, repository_text(&target, args)),
         None => Ok(Exit::Interrupted),
@@ -154,17 +177,22 @@ fn watch_signals(runtime: &Runtime, interrupt: Interrupt) {
 }
 
 impl PullArgs {
-    fn asked(&self) -> Result<Vec<Asked>, Problem> {
+    fn asked(&self, planned: Option<&Plan>) -> Result<Vec<Asked>, Problem> {
         if self.name.is_some() && self.images.len() > 1 {
             return Err(Problem::usage("--name is for a single image: pull the others by themselves"));
         }
-        let ask = |text: &String| {
+        let ask = |(text, name): (&String, Option<&String>)| {
             let reference: Reference = text.parse().map_err(|error| Problem::usage(format!("{error}")))?;
-            let name = self.name.clone().unwrap_or_else(|| reference.default_name().to_owned());
+            let name = name.map_or_else(|| reference.default_name().to_owned(), String::clone);
             Tag::new(&name).map_err(|error| Problem::usage(error.to_string()))?;
             Ok(Asked { reference, text: text.clone(), name })
         };
-        self.images.iter().map(ask).collect()
+        match planned {
+            Some(plan) => {
+                plan.images.iter().map(|image| ask((&image.reference, Some(&image.name)))).collect()
+            }
+            None => self.images.iter().map(|text| ask((text, self.name.as_ref()))).collect(),
+        }
     }
 
     fn check(&self) -> Result<(), Problem> {
@@ -172,13 +200,18 @@ impl PullArgs {
             let least = pull::MEMORY_MIN >> 20;
             return Err(Problem::usage(format!("--memory: at least {least}MiB are needed to make progress")));
         }
-        if self.format == Format::Dot && !self.dry_run {
-            return Err(Problem::usage("--format=dot draws a plan: it goes with --dry-run"));
-        }
         Ok(())
     }
 
-    fn options(&self) -> Options {
+    /// The platform that is asked for, if one is.
+    fn platform(&self, planned: Option<&Plan>) -> Result<Option<Platform>, Problem> {
+        match planned.and_then(|plan| plan.platform.as_deref()) {
+            Some(text) => Ok(Some(text.parse().map_err(|error| Problem::usage(format!("{text}: {error}")))?)),
+            None => Ok(self.platform.clone()),
+        }
+    }
+
+    fn options(&self, planned: Option<&Plan>) -> Result<Options, Problem> {
         let access = Access {
             authfile: self.access.authfile.clone(),
             cert_dir: self.access.cert_dir.clone(),
@@ -186,7 +219,7 @@ impl PullArgs {
             policy: self.access.policy.clone(),
             ..Access::default()
         };
-        Options { platform: self.platform.clone(), access, stall_timeout: self.stall_timeout }
+        Ok(Options { platform: self.platform(planned)?, access, stall_timeout: self.stall_timeout })
     }
 
     fn settings(&self) -> Settings {
@@ -202,6 +235,8 @@ impl PullArgs {
 /// What goes on after the references are resolved.
 struct Puller<'a> {
     args: &'a PullArgs,
+    /// The plan that has to be run, if one was given.
+    planned: Option<&'a Plan>,
     runtime: &'a Runtime,
     interrupt: &'a Interrupt,
     verbose: bool,
@@ -223,16 +258,9 @@ impl Puller<'_> {
         for failed in &resolution.failed {
             super::tell(&Named { reference: &failed.asked.text, error: &failed.error }, self.verbose);
         }
-        let inputs = resolution.inputs(repository);
-        if self.args.dry_run {
-            let facts = match &store {
-                Some(store) => {
-                    with_store!(store, store => pull::look(store, &inputs).map(|(facts, _)| facts))?
-                }
-                None => Facts::default(),
-            };
-            self.show(&graph::plan(&inputs, &facts))?;
-            return Ok(exit_code(resolution.images.len(), resolution.failed.len()));
+        let inputs = self.inputs(&resolution, repository)?;
+        if let Some(format) = self.args.dry_run {
+            return self.show(format, &resolution, &inputs, path, store.as_ref());
         }
         if resolution.images.is_empty() {
             return self.nothing_resolved(&resolution);
@@ -241,7 +269,8 @@ impl Puller<'_> {
             Some(store) => store,
             None => store::init(path, &self.args.init.options())?.0,
         };
-        with_store!(&store, store => self.pull(store, &resolution, &inputs))
+        let history = History::of(&store);
+        with_store!(&store, store => self.pull(store, &history, &resolution, &inputs))
     }
 
     /// Programs get the result that they asked for also when there is nothing but failures; no repository is made.
@@ -254,22 +283,69 @@ impl Puller<'_> {
         Ok(Exit::Failed)
     }
 
-    fn show(&self, plan: &Plan) -> Result<(), Problem> {
-        match self.args.format {
-            Format::Text => print(&render::text(plan)),
-            Format::Json => print(&render::json(plan)),
-            Format::Dot => print(&render::dot(plan)),
+    fn inputs(&self, resolution: &Resolution, repository: String) -> Result<Inputs, Problem> {
+        let platform = self.args.platform(self.planned)?.map(|platform| platform.to_string());
+        let force = self.args.force || self.planned.is_some_and(Plan::is_forced);
+        Ok(Inputs { platform, force, ..resolution.inputs(repository) })
+    }
+
+    /// The plan for what was resolved, if it may be run.
+    fn plan(&self, resolution: &Resolution, inputs: &Inputs, facts: &Facts) -> Result<Plan, Problem> {
+        let plan = graph::plan(inputs, facts);
+        if let Some(planned) = self.planned {
+            // An image that cannot be resolved has been told of already.
+            let moved = planned.moved(&plan).filter(|_| resolution.failed.is_empty());
+            let why = match (moved, resolution.failed.is_empty()) {
+                (Some(moved), _) => moved.to_string(),
+                (None, false) => "not all of its images can be reached".to_owned(),
+                (None, true) => return Ok(plan),
+            };
+            return Err(Problem::from(format!("the plan cannot be run as it is: {why}: make a new one")));
         }
+        Ok(plan)
+    }
+
+    fn show(
+        &self,
+        format: PlanFormat,
+        resolution: &Resolution,
+        inputs: &Inputs,
+        path: &std::path::Path,
+        store: Option<&AnyStore>,
+    ) -> Result<Exit, Problem> {
+        let (mut facts, mut history) = (Facts::default(), History::default());
+        if let Some(store) = store {
+            facts = with_store!(store, store => pull::look(store, inputs).map(|(facts, _)| facts))?;
+            history = History::of(store);
+            history.tell(&mut facts);
+        }
+        let plan = self.plan(resolution, inputs, &facts)?;
+        self.save(&plan)?;
+        let outlook = history.outlook(&plan, self.args.settings().jobs, path);
+        let marks = Marks { critical: outlook.critical.clone(), ..Marks::default() };
+        print(&format.draw(&plan, &marks, &outlook, plan::colour()))?;
+        Ok(match exit_code(resolution.images.len(), resolution.failed.len()) {
+            Exit::Done if self.args.detailed_exitcode && plan.is_work() => Exit::WorkNeeded,
+            exit => exit,
+        })
+    }
+
+    fn save(&self, plan: &Plan) -> Result<(), Problem> {
+        self.args.plan_out.as_deref().map_or(Ok(()), |path| plan::save(plan, path))
     }
 
     fn pull<H: FsVerityHashValue>(
         &self,
         store: &Arc<Store<H>>,
+        history: &History,
         resolution: &Resolution,
         inputs: &Inputs,
     ) -> Result<Exit, Problem> {
-        let (facts, known): (Facts, Known<H>) = pull::look(store, inputs)?;
-        let plan = Arc::new(graph::plan(inputs, &facts));
+        let (mut facts, known): (Facts, Known<H>) = pull::look(store, inputs)?;
+        history.tell(&mut facts);
+        let plan = Arc::new(self.plan(resolution, inputs, &facts)?);
+        self.save(&plan)?;
+        let began = SystemTime::now();
         let progress = Arc::new(Progress::start(self.args.progress, plan.clone()));
         let recorder = Arc::new(Recorder::new(&plan));
         let observers: [Arc<dyn Observer>; 2] = [recorder.clone(), progress.clone()];
@@ -282,10 +358,30 @@ impl Puller<'_> {
             self.interrupt,
         );
         progress.finish();
-        let ended = ended?;
-        let mut summary = Summary::new(&plan, &recorder.record());
+        let record = recorder.record();
+        let mut summary = Summary::new(&plan, &record);
+        let (ended, failure) = match ended {
+            Ok(ended) => (ended, None),
+            Err(error) => (Ended::default(), Some(error)),
+        };
         complete(&mut summary, resolution, &ended, store.barriers());
-        self.report(&summary, &ended)
+        let plan = Arc::unwrap_or_clone(plan);
+        let run = report::Run::new(plan, record, &summary, began, self.limits(), ended.interrupted);
+        // The record helps to understand the run; the run is as good without it.
+        if let Err(error) =
+            run.to_bytes().map_err(Problem::from).and_then(|bytes| Ok(store.keep_run(&bytes)?))
+        {
+            super::say(format_args!("cfs-dag: no record of this run was kept: {}", error.error));
+        }
+        match failure {
+            Some(error) => Err(error.into()),
+            None => self.report(&summary, &ended),
+        }
+    }
+
+    fn limits(&self) -> report::Limits {
+        let Settings { jobs, downloads, memory } = self.args.settings();
+        report::Limits { workers: jobs, downloads, memory_bytes: memory }
     }
 
     fn report(&self, summary: &Summary, ended: &Ended) -> Result<Exit, Problem> {
@@ -299,7 +395,7 @@ impl Puller<'_> {
         }
         match self.args.format {
             Format::Json => print(&summary.json()),
-            Format::Text | Format::Dot => print(&summary.text()),
+            Format::Text => print(&summary.text()),
         }?;
         if let Mode::Tty | Mode::Plain = self.args.progress.resolve() {
             super::say(format_args!("{}", summary.totals_line()));
@@ -345,8 +441,6 @@ fn complete(summary: &mut Summary, resolution: &Resolution, ended: &Ended, barri
         let result = ImageResult::unresolved(&failed.asked.name, &failed.asked.text, error);
         summary.insert(failed.place, result);
     }
-    summary.totals.objects_new = ended.objects_new;
-    summary.totals.objects_present = ended.objects_present;
     summary.totals.barriers = barriers;
     summary.add_up();
 }

@@ -1,6 +1,7 @@
 //! The task graph as plain data: what would be done, in what order, and why. No I/O; unaware of how anything
 //! is done.
 
+mod compare;
 mod forecast;
 mod key;
 mod layers;
@@ -10,6 +11,7 @@ mod reason;
 #[cfg(test)]
 pub(crate) mod sample;
 
+pub use compare::Moved;
 pub use forecast::{Bound, Costs, Forecast, forecast};
 pub use key::{FORMAT, Key};
 pub use layers::PlannedLayer;

@@ -47,6 +47,7 @@ impl Sample {
         for (from, to, edge) in [
             (split, encode, Edge::Streams),
             (split, write, Edge::Streams),
+            (write, encode, Edge::Streams),
             (encode, finalize, Edge::Needs),
             (write, finalize, Edge::Needs),
         ] {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use composefs::fsverity::FsVerityHashValue;
@@ -64,10 +64,6 @@ pub struct Ended {
     pub images: Vec<ImageEnd>,
     /// Whether it was interrupted.
     pub interrupted: bool,
-    /// Objects of layers that were stored.
-    pub objects_new: u64,
-    /// Objects of layers that were there.
-    pub objects_present: u64,
     /// The most bytes that were in flight.
     pub memory_peak: usize,
 }
@@ -163,15 +159,12 @@ pub fn run<H: FsVerityHashValue>(
     let outcome = run.go();
     interrupt.detach();
     drop(run);
-    let layers = built.layers.values();
     let ended = Ended {
         images: report::ends(plan, inputs, &outcome, &built.trees),
         interrupted: outcome.interrupted,
-        objects_new: layers.clone().map(|l| l.counts.objects_new.load(Ordering::Relaxed)).sum(),
-        objects_present: layers.map(|l| l.counts.objects_present.load(Ordering::Relaxed)).sum(),
         memory_peak: budget.peak(),
     };
-    drop((built.layers, built.trees));
+    drop(built.trees);
     let linked = context.commit.finish();
     context.store.end_of_writing();
     linked?;
@@ -209,7 +202,6 @@ struct Builder<'a, H: FsVerityHashValue> {
 
 struct Built<H: FsVerityHashValue> {
     jobs: Vec<Job<H>>,
-    layers: HashMap<(Digest, LayerKind), Arc<Layer<H>>>,
     trees: HashMap<NodeId, Arc<Tree<H>>>,
 }
 
@@ -234,7 +226,7 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         for node in nodes {
             self.layer_job(node);
         }
-        Ok(Built { jobs: self.jobs, layers: self.layers, trees: self.trees })
+        Ok(Built { jobs: self.jobs, trees: self.trees })
     }
 
     /// For each layer, how many filesystems are to be built from it.

@@ -7,12 +7,16 @@
 
 mod parse;
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use petgraph::visit::EdgeRef;
 use serde::{Deserialize, Serialize};
 
-use super::Totals;
+use super::{Marks, Measured, Totals};
 use crate::{
     graph::{Edge, Node, NodeId, Plan, PlannedImage, Subject},
     types::Digest,
@@ -84,6 +88,35 @@ pub struct NodeJson {
     pub dynamic: bool,
     /// The names of the images that fail if it fails, in the order of the request.
     pub wanted_by: Vec<String>,
+    /// What it did, in a graph as it ran; absent from plans, and if it did nothing.
+    #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub ran: Option<RanJson>,
+}
+
+/// What a step did in a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct RanJson {
+    /// `finished`, `failed`, `cancelled` or `unfinished`.
+    pub outcome: &'static str,
+    /// When it began, in microseconds from the beginning of the run; absent if it ended without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_us: Option<u64>,
+    /// When it ended; absent if the run ended first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_us: Option<u64>,
+    /// Cpu time that workers spent on it.
+    pub cpu_us: u64,
+    /// Bytes that passed through it.
+    pub bytes: u64,
+    /// What was counted in it, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub counts: BTreeMap<String, u64>,
+    /// Whether it is on the chain that decided how long the run took.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub critical: bool,
+    /// Why it failed, one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What a step is about; one of these, under the field's name.
@@ -116,8 +149,9 @@ pub struct EdgeJson {
     pub rank: Option<u32>,
 }
 
-/// `plan` as JSON with a newline at its end; the same plan gives the same text.
-pub fn json(plan: &Plan) -> String {
+/// `plan` as JSON with a newline at its end; the same plan gives the same text. Of the marks only what was measured is
+/// drawn: a plan does not change with estimates.
+pub fn json(plan: &Plan, marks: &Marks) -> String {
     let ids: Vec<String> = plan.graph.node_indices().map(|node| plan.id(node)).collect();
     let mut nodes: Vec<NodeId> = plan.graph.node_indices().collect();
     nodes.sort_unstable_by_key(|node| &ids[node.index()]);
@@ -126,8 +160,8 @@ pub fn json(plan: &Plan) -> String {
     let mut fields = vec![("schema", text(&SCHEMA)), ("repository", text(&plan.repository))];
     fields.extend(plan.platform.as_ref().map(|platform| ("platform", text(platform))));
     fields.push(("images", lines(plan.images.iter().map(|image| text(&image_json(&ids, image))))));
-    let names = node_lines(plan, &ids, &nodes);
-    fields.push(("nodes", lines(names.into_iter())));
+    let nodes = node_lines(plan, marks, &ids, &nodes);
+    fields.push(("nodes", lines(nodes.into_iter())));
     fields.push(("edges", lines(edges.iter().map(text))));
     fields.push(("totals", text(&Totals::of(plan))));
     let fields: Vec<String> =
@@ -135,8 +169,28 @@ pub fn json(plan: &Plan) -> String {
     format!("{{\n{}\n}}\n", fields.join(",\n"))
 }
 
-fn node_lines(plan: &Plan, ids: &[String], nodes: &[NodeId]) -> Vec<String> {
-    nodes.iter().map(|&node| text(&node_json(plan, ids[node.index()].clone(), &plan.graph[node]))).collect()
+fn node_lines(plan: &Plan, marks: &Marks, ids: &[String], nodes: &[NodeId]) -> Vec<String> {
+    let critical: BTreeSet<NodeId> = marks.critical.iter().copied().collect();
+    let line = |&id: &NodeId| {
+        let mut json = node_json(plan, ids[id.index()].clone(), &plan.graph[id]);
+        json.ran = marks.nodes.get(&id).map(|did| ran_json(did, critical.contains(&id)));
+        text(&json)
+    };
+    nodes.iter().map(line).collect()
+}
+
+fn ran_json(did: &Measured, critical: bool) -> RanJson {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    RanJson {
+        outcome: did.outcome,
+        start_us: did.start.map(micros),
+        end_us: did.end.map(micros),
+        cpu_us: micros(did.cpu),
+        bytes: did.bytes,
+        counts: did.counts.clone(),
+        critical,
+        error: did.error.clone(),
+    }
 }
 
 /// A value of ours on one line: such values have text keys only, so there is always something to write.
@@ -193,6 +247,7 @@ fn node_json(plan: &Plan, id: String, node: &Node) -> NodeJson {
         cost_bytes: node.cost_bytes,
         dynamic: node.dynamic,
         wanted_by,
+        ran: None,
     }
 }
 
@@ -206,11 +261,6 @@ fn edge_json<'a>(ids: &[String], edge: impl EdgeRef<NodeId = NodeId, Weight = Ed
     EdgeJson { from, to, edge: name.into(), rank }
 }
 
-/// The numbers of nodes by their names.
-pub fn numbers(plan: &Plan) -> BTreeMap<String, NodeId> {
-    plan.graph.node_indices().map(|node| (plan.id(node), node)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -219,7 +269,7 @@ mod tests {
     use crate::render::sample;
 
     fn parsed(plan: &Plan) -> Value {
-        serde_json::from_str(&super::json(plan)).unwrap()
+        serde_json::from_str(&super::json(plan, &Marks::default())).unwrap()
     }
 
     #[test]
@@ -239,7 +289,7 @@ mod tests {
     #[test]
     fn everything_is_sorted_and_on_a_line_of_its_own() {
         let plan = sample::two_candidates();
-        let text = super::json(&plan);
+        let text = super::json(&plan, &Marks::default());
         let value = parsed(&plan);
         let ids: Vec<_> =
             value["nodes"].as_array().unwrap().iter().map(|node| node["node"].as_str()).collect();

@@ -31,3 +31,10 @@ pub struct Measured {
     /// Why it failed, one line.
     pub error: Option<String>,
 }
+
+impl Measured {
+    /// How long it took from its start to its end.
+    pub fn took(&self) -> Option<Duration> {
+        Some(self.end?.saturating_sub(self.start?))
+    }
+}

@@ -3,14 +3,16 @@
 mod dot;
 mod json;
 mod marks;
+mod outlook;
 mod text;
 mod totals;
 pub mod words;
 
 pub use dot::dot;
-pub use json::{EdgeJson, ImageJson, NoPlan, NodeJson, PlanJson, SubjectJson, json, numbers};
+pub use json::{EdgeJson, ImageJson, NoPlan, NodeJson, PlanJson, RanJson, SubjectJson, json};
 pub use marks::{Marks, Measured};
-pub use text::text;
+pub use outlook::{ExpectedTime, Outlook};
+pub use text::{Colour, text};
 pub use totals::{LayerCounts, Totals, layer_counts};
 
 #[cfg(test)]

@@ -1,101 +1,296 @@
-//! A plan as text, for `--dry-run`. Knows what people ask first: what is fetched, what is not, why.
+//! A plan as text, for `--dry-run`. Knows what people ask first: what is fetched, what is not, why; and 80 columns.
+
+mod paint;
 
 use std::collections::BTreeMap;
 
+use petgraph::Direction;
+
 use super::{
-    Totals,
+    Marks, Measured, Outlook, Totals,
     totals::layer_states,
-    words::{columns, image_names, printable, size},
+    words::{count, image_names, printable, seconds, size},
 };
-use crate::graph::{ImageIx, Kind, NodeId, Plan, PlannedImage, PlannedLayer, State, Subject};
+use crate::graph::{Bound, Edge, ImageIx, Kind, NodeId, Plan, PlannedImage, PlannedLayer, State, Subject};
 
-/// Subject, short digest, size, state, reason.
-type Row = [String; 5];
+pub use paint::Colour;
 
-/// `plan` as text of about 80 columns: every image with its documents and layers, then the totals. Ends with a
-/// newline; the same plan gives the same text.
+/// What a line is not longer than, unless a name is.
+const WIDTH: usize = 80;
+/// Where chains begin.
+const INDENT: &str = "     ";
+
+/// `plan` as text: a headline, every image with its layers and their nodes as a drawn chain, the critical path. Ends
+/// with a newline; the same input gives the same text.
 ///
-/// A state is what it is for the image under which it stands: work that an earlier image has done is `shared`.
-pub fn text(plan: &Plan) -> String {
-    let layers: BTreeMap<_, _> = plan.layers().into_iter().map(|layer| (layer.finalize, layer)).collect();
-    let blocks: Vec<Vec<Row>> =
-        (0..plan.images.len()).map(|ix| image_rows(plan, &layers, ImageIx(ix))).collect();
-    // All rows at once, so that the columns of all images stand below each other.
-    let mut lines = columns(&blocks.concat(), &[2]).into_iter();
-    let mut out = String::new();
-    for (image, rows) in plan.images.iter().zip(&blocks) {
-        out += &heading(image);
-        for line in lines.by_ref().take(rows.len()) {
-            out += &format!("  {line}\n");
-        }
+/// Work that several images want is shown under the first of them; the others refer to it.
+pub fn text(plan: &Plan, marks: &Marks, outlook: &Outlook, colour: Colour) -> String {
+    let layers = plan.layers().into_iter().map(|layer| (layer.finalize, layer)).collect();
+    let page = Page { plan, marks, colour, layers };
+    let mut out = headline(plan, outlook);
+    for ix in (0..plan.images.len()).map(ImageIx) {
         out.push('\n');
+        page.image(ix, &mut out);
     }
-    out += &totals_text(&Totals::of(plan));
+    let critical = if marks.critical.is_empty() { &outlook.critical } else { &marks.critical };
+    if !critical.is_empty() {
+        out.push('\n');
+        page.critical(critical, outlook, &mut out);
+    }
+    if !plan.images.is_empty() {
+        out += &format!("\n{}\n", page.legend());
+    }
     out
+}
+
+fn headline(plan: &Plan, outlook: &Outlook) -> String {
+    let totals = Totals::of(plan);
+    let layers = totals.layers;
+    let mut out = format!(
+        "{}, {}: {} stored, {} shared, {} to fetch\n",
+        count(plan.images.len(), "image", "images"),
+        count(layers.total as usize, "layer", "layers"),
+        layers.stored,
+        layers.shared,
+        layers.new
+    );
+    out += &format!(
+        "{} to fetch; saved: {} by sharing, {} by the cache\n",
+        size(totals.fetch_bytes),
+        size(totals.shared_bytes),
+        size(totals.stored_bytes)
+    );
+    let disk = outlook.disk_bytes.map(|bytes| format!("about {} more on disk", size(bytes)));
+    let free = outlook.free_bytes.map(|bytes| format!("{} free", size(bytes)));
+    let space: Vec<String> = disk.into_iter().chain(free).collect();
+    if !space.is_empty() {
+        out += &format!("{}\n", space.join(", "));
+    }
+    out
+}
+
+struct Page<'a> {
+    plan: &'a Plan,
+    marks: &'a Marks,
+    colour: Colour,
+    layers: BTreeMap<NodeId, PlannedLayer>,
+}
+
+impl Page<'_> {
+    fn image(&self, ix: ImageIx, out: &mut String) {
+        let image = &self.plan.images[ix.0];
+        *out += &format!("{}\n", self.colour.strong(&heading(image)));
+        let mut first: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for (place, (id, state)) in (1..).zip(layer_states(self.plan, ix)) {
+            let again = *first.entry(id).or_insert(place);
+            let why = match state {
+                State::Shared if again != place => format!("shared with layer {again}"),
+                _ => self.plan.why(id, ix),
+            };
+            self.layer(ix, id, place, state, &why, out);
+        }
+        let own = self.own_chain(ix);
+        for line in self.chain_lines(&own, ix) {
+            *out += &format!("{line}\n");
+        }
+    }
+
+    /// A line about the layer; if there is something to do, its nodes as a chain below.
+    fn layer(&self, ix: ImageIx, id: NodeId, place: usize, state: State, why: &str, out: &mut String) {
+        let layer = &self.layers[&id];
+        let blob = self.plan.blob_of(layer, ix);
+        let bytes = blob.map_or_else(String::new, |blob| size(self.plan.graph[blob].cost_bytes));
+        let others = match state {
+            State::Needed => self.others(id, ix),
+            _ => String::new(),
+        };
+        let glyph = self.glyph(state);
+        let digest = short(&self.plan.graph[id].subject);
+        let line = format!("{place:>3}  {digest}  {bytes:>7}  {}{others}", printable(why));
+        let line = if state == State::Needed { line } else { self.colour.quiet(&line) };
+        *out += &format!("{glyph}{line}\n");
+        if state != State::Needed {
+            return;
+        }
+        let steps = [Kind::Split, Kind::Write, Kind::Encode, Kind::Finalize];
+        let of_kind = |kind| layer.nodes.iter().copied().find(|node| self.plan.graph[*node].kind == kind);
+        let chain = layer.fetches.first().copied().into_iter().chain(steps.into_iter().filter_map(of_kind));
+        *out += &format!("{INDENT}{}\n", self.chain(&chain.collect::<Vec<_>>()));
+        for standby in layer.fetches.iter().skip(1) {
+            let node = &self.plan.graph[*standby];
+            let words = format!("{} {}, if that fails", short(&node.subject), size(node.cost_bytes));
+            *out += &format!("{INDENT}{} fetch {}\n", self.glyph(node.state), self.colour.quiet(&words));
+        }
+    }
+
+    /// The other images that want a layer.
+    fn others(&self, id: NodeId, ix: ImageIx) -> String {
+        let all = self.plan.graph[id].wanted_by.iter().copied();
+        let others: Vec<_> = all.filter(|&other| other != ix).collect();
+        if others.is_empty() {
+            String::new()
+        } else {
+            format!(", also for {}", image_names(self.plan, &others))
+        }
+    }
+
+    /// The nodes of an image after its layers.
+    fn own_chain(&self, ix: ImageIx) -> Vec<NodeId> {
+        let mut own = self.plan.own_nodes(ix);
+        own.sort_by_key(|id| (self.plan.graph[*id].kind, self.plan.graph[*id].key));
+        own
+    }
+
+    /// A chain with its reasons: a line for each run of nodes that share one.
+    fn chain_lines(&self, chain: &[NodeId], ix: ImageIx) -> Vec<String> {
+        let whys: Vec<(NodeId, String)> = chain.iter().map(|id| (*id, self.plan.why(*id, ix))).collect();
+        let runs: Vec<&[(NodeId, String)]> = whys.chunk_by(|a, b| a.1 == b.1).collect();
+        let nodes = |run: &[(NodeId, String)]| run.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        let texts: Vec<(String, usize)> =
+            runs.iter().map(|run| self.chain_for(&nodes(run), Some(ix))).collect();
+        let arrow = |place: usize| if place > 0 { "→ " } else { "" };
+        let widths = texts.iter().enumerate().map(|(place, (_, width))| width + arrow(place).chars().count());
+        let width = widths.max().unwrap_or(0);
+        let lines = runs.iter().zip(texts).enumerate().map(|(place, (run, (text, own)))| {
+            let blanks = " ".repeat(width - own - arrow(place).chars().count());
+            let why = printable(&run[0].1).into_owned();
+            let quiet = run.iter().all(|(id, _)| self.plan.graph[*id].state_for(ix) != State::Needed);
+            let why = if quiet { self.colour.quiet(&why) } else { why };
+            format!("{INDENT}{}{text}{blanks}  {why}", arrow(place))
+        });
+        lines.collect()
+    }
+
+    fn chain(&self, chain: &[NodeId]) -> String {
+        self.chain_for(chain, None).0
+    }
+
+    /// Nodes with their states and the edges between them, and how many columns that takes.
+    fn chain_for(&self, chain: &[NodeId], ix: Option<ImageIx>) -> (String, usize) {
+        let (mut text, mut width) = (String::new(), 0);
+        for (place, id) in chain.iter().enumerate() {
+            if let Some(before) = place.checked_sub(1).map(|before| chain[before]) {
+                text += &format!(" {} ", self.arrow(before, *id));
+                width += 3;
+            }
+            let node = &self.plan.graph[*id];
+            let state = ix.map_or(node.state, |ix| node.state_for(ix));
+            let name = format!("{}{}", word(node.kind), self.took(*id));
+            text += &format!("{} {}", self.glyph_of(*id, state), self.in_state(&name, state));
+            width += 2 + name.chars().count();
+        }
+        (text, width)
+    }
+
+    fn arrow(&self, from: NodeId, to: NodeId) -> &'static str {
+        let edge = self.plan.graph.find_edge(from, to).and_then(|edge| self.plan.graph.edge_weight(edge));
+        match edge {
+            Some(Edge::Streams | Edge::Candidate { .. }) => "⇢",
+            Some(Edge::Needs) | None => "→",
+        }
+    }
+
+    /// How long a node took, after a run.
+    fn took(&self, id: NodeId) -> String {
+        let took = self.marks.nodes.get(&id).and_then(Measured::took);
+        took.map_or_else(String::new, |took| format!(" {}", seconds(took)))
+    }
+
+    fn glyph_of(&self, id: NodeId, state: State) -> String {
+        match self.marks.nodes.get(&id).map(|node| node.outcome) {
+            Some("failed") => self.colour.bad("✗"),
+            Some("cancelled" | "unfinished") => self.colour.bad("–"),
+            _ => self.glyph(state),
+        }
+    }
+
+    fn glyph(&self, state: State) -> String {
+        match state {
+            State::Needed => self.colour.accent("●"),
+            State::Shared => self.colour.quiet("◍"),
+            State::Stored => self.colour.quiet("○"),
+            State::Standby => self.colour.quiet("◌"),
+        }
+    }
+
+    fn in_state(&self, text: &str, state: State) -> String {
+        if state == State::Needed { text.to_owned() } else { self.colour.quiet(text) }
+    }
+
+    fn legend(&self) -> String {
+        let states =
+            State::ALL.map(|state| format!("{} {}", self.glyph(state), self.colour.quiet(state.name())));
+        states.join("   ")
+    }
+
+    /// The critical chain by layer and image, wrapped.
+    fn critical(&self, chain: &[NodeId], outlook: &Outlook, out: &mut String) {
+        let about = match &outlook.time {
+            Some(time) => {
+                let (whole, chain) = (seconds(time.whole), seconds(time.chain));
+                let runs = count(time.runs, "earlier run", "earlier runs");
+                match time.bound {
+                    Bound::Chain => format!("about {whole}, by {runs}"),
+                    Bound::Cpu => format!("about {chain} of {whole}, which the cpus decide, by {runs}"),
+                    Bound::Network => {
+                        format!("about {chain} of {whole}, which the network decides, by {runs}")
+                    }
+                }
+            }
+            None if self.marks.nodes.is_empty() => "no record yet of how fast this machine is".to_owned(),
+            None => "as it was".to_owned(),
+        };
+        *out += &format!("{}  {about}\n", self.colour.strong("critical path"));
+        let (mut line, mut width) = (INDENT.to_owned(), INDENT.len());
+        let mut before: Option<NodeId> = None;
+        for id in chain {
+            let arrow = before.map_or("", |before| self.arrow(before, *id));
+            let name = self.name_after(before, *id);
+            let piece = if arrow.is_empty() { name } else { format!(" {arrow} {name}") };
+            if width + piece.chars().count() > WIDTH && before.is_some() {
+                *out += &format!("{}\n", line.trim_end());
+                (line, width) = (INDENT.to_owned(), INDENT.len());
+            }
+            let piece = if width == INDENT.len() { piece.trim_start().to_owned() } else { piece };
+            width += piece.chars().count();
+            line += &piece;
+            before = Some(*id);
+        }
+        *out += &format!("{line}\n");
+    }
+
+    /// A node's kind, with what it is about where that changes along a chain.
+    fn name_after(&self, before: Option<NodeId>, id: NodeId) -> String {
+        let node = &self.plan.graph[id];
+        let same = before.is_some_and(|before| {
+            let producer = &self.plan.graph[before];
+            producer.kind.is_of_layer() == node.kind.is_of_layer() && node.kind != Kind::Fetch
+        });
+        match (node.kind, &node.subject) {
+            (Kind::Tag, Subject::Name(name)) => format!("tag {}", printable(name)),
+            (kind, _) if kind.is_of_layer() && !same => format!("{} {}", kind.name(), self.layer_name(id)),
+            (kind, _) => word(kind).to_owned(),
+        }
+    }
+
+    /// The layer that a step belongs to, in a few digits.
+    fn layer_name(&self, id: NodeId) -> String {
+        if self.plan.graph[id].kind != Kind::Fetch {
+            return short(&self.plan.graph[id].subject);
+        }
+        let split = self.plan.graph.neighbors_directed(id, Direction::Outgoing).next();
+        short(&self.plan.graph[split.unwrap_or(id)].subject)
+    }
 }
 
 fn heading(image: &PlannedImage) -> String {
     let (name, reference) = (printable(&image.name), printable(&image.reference));
-    if name == reference { format!("{name}\n") } else { format!("{name}  ({reference})\n") }
+    if name == reference { name.into_owned() } else { format!("{name}  ({reference})") }
 }
 
-fn image_rows(plan: &Plan, layers: &BTreeMap<NodeId, PlannedLayer>, ix: ImageIx) -> Vec<Row> {
-    let image = &plan.images[ix.0];
-    let own = plan.own_nodes(ix);
-    let of_kind = |kind| own.iter().copied().filter(move |&id| plan.graph[id].kind == kind);
-    let mut rows = Vec::new();
-    for (kind, digest) in [(Kind::Manifest, image.manifest), (Kind::Config, image.config)] {
-        let node = of_kind(kind).find(|&id| plan.graph[id].subject == Subject::Document(digest));
-        let [state, reason] = node.map_or_else(Default::default, |id| state_cells(plan, id, ix));
-        rows.push([kind.name().to_owned(), digest.short(), String::new(), state, reason]);
-    }
-    rows.extend(layer_rows(plan, layers, ix));
-    for (kind, word) in [(Kind::Image, "filesystem"), (Kind::Tag, "tag")] {
-        for id in of_kind(kind) {
-            let [state, reason] = state_cells(plan, id, ix);
-            // The name stands in the heading.
-            let short = if kind == Kind::Tag { String::new() } else { short(&plan.graph[id].subject) };
-            rows.push([word.to_owned(), short, String::new(), state, reason]);
-        }
-    }
-    rows
-}
-
-fn layer_rows(plan: &Plan, layers: &BTreeMap<NodeId, PlannedLayer>, ix: ImageIx) -> Vec<Row> {
-    let mut first: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let mut rows = Vec::new();
-    for (place, (id, state)) in (1..).zip(layer_states(plan, ix)) {
-        let blob = plan.blob_of(&layers[&id], ix);
-        let bytes = blob.map_or_else(String::new, |blob| size(plan.graph[blob].cost_bytes));
-        let again = *first.entry(id).or_insert(place);
-        let [state, reason] = match state {
-            State::Shared if again != place => [state.name().to_owned(), format!("with layer {again}")],
-            _ => state_cells(plan, id, ix),
-        };
-        let reason = with_others(plan, id, ix, &state, reason);
-        rows.push([format!("layer {place}"), short(&plan.graph[id].subject), bytes, state, reason]);
-    }
-    rows
-}
-
-/// The state and the reason of a node as an image sees them.
-fn state_cells(plan: &Plan, id: NodeId, ix: ImageIx) -> [String; 2] {
-    let node = &plan.graph[id];
-    let state = node.state_for(ix);
-    let reason = match (state, node.wanted_by.first()) {
-        (State::Shared, Some(&first)) if first != ix => format!("with {}", image_names(plan, &[first])),
-        _ => node.reason.to_string(),
-    };
-    [state.name().to_owned(), reason]
-}
-
-/// Adds the other images that want a layer, unless the reason names the one that does the work.
-fn with_others(plan: &Plan, id: NodeId, ix: ImageIx, state: &str, reason: String) -> String {
-    let others: Vec<_> = plan.graph[id].wanted_by.iter().copied().filter(|&other| other != ix).collect();
-    if others.is_empty() || state == State::Shared.name() {
-        return reason;
-    }
-    format!("{reason}, also in {}", image_names(plan, &others))
+/// What people call a kind.
+fn word(kind: Kind) -> &'static str {
+    if kind == Kind::Image { "filesystem" } else { kind.name() }
 }
 
 /// A subject in at most a few characters; names in full.
@@ -107,167 +302,5 @@ pub(super) fn short(subject: &Subject) -> String {
     }
 }
 
-fn totals_text(totals: &Totals) -> String {
-    const KINDS: [Kind; 9] = [
-        Kind::Fetch,
-        Kind::Split,
-        Kind::Encode,
-        Kind::Write,
-        Kind::Finalize,
-        Kind::Config,
-        Kind::Manifest,
-        Kind::Image,
-        Kind::Tag,
-    ];
-    const STATES: [State; 4] = [State::Needed, State::Shared, State::Stored, State::Standby];
-    let used = |state: State| totals.nodes.values().any(|by_state| by_state.contains_key(state.name()));
-    let cell = |kind: Kind, state: State| match totals.nodes[kind.name()].get(state.name()) {
-        Some(count) => count.to_string(),
-        None if used(state) => "-".to_owned(),
-        None => String::new(),
-    };
-    let title = |state: State| if used(state) { state.name().to_owned() } else { String::new() };
-    let mut rows =
-        vec![["nodes".to_owned(), title(STATES[0]), title(STATES[1]), title(STATES[2]), title(STATES[3])]];
-    for kind in KINDS.into_iter().filter(|kind| totals.nodes.contains_key(kind.name())) {
-        let [needed, shared, stored, standby] = STATES.map(|state| cell(kind, state));
-        rows.push([format!("  {}", kind.name()), needed, shared, stored, standby]);
-    }
-    let mut lines = columns(&rows, &[1, 2, 3, 4]);
-    let layers = totals.layers;
-    lines.push(format!("layers  {} new, {} shared, {} stored", layers.new, layers.shared, layers.stored));
-    lines.push(format!(
-        "bytes   {} to fetch, {} shared, {} stored",
-        size(totals.fetch_bytes),
-        size(totals.shared_bytes),
-        size(totals.stored_bytes)
-    ));
-    lines.iter().map(|line| format!("{line}\n")).collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        graph::{Facts, ImageInput, Inputs, LayerInput, plan},
-        render::sample,
-        types::{Descriptor, LayerKind},
-    };
-
-    #[test]
-    fn two_images_that_share_a_layer() {
-        let expected = "\
-webapp:latest  (docker://registry.example/webapp:latest)
-  manifest    dd9c4f1001f8           needed  document is new
-  config      45d940ac529f           needed  document is new
-  layer 1     cae662172fd4  31.2 MB  stored  layer is stored, also in node:latest
-  layer 2     739a304e183a  12.0 MB  needed  layer is new, also in node:latest
-  filesystem  fdcb1d1516d7           needed  filesystem is new
-  tag                                needed  name is new
-
-node:latest  (docker://registry.example/node:latest)
-  manifest    7664adb9c112           needed  document is new
-  config      668be71212fa           needed  document is new
-  layer 1     cae662172fd4  31.2 MB  stored  layer is stored, also in webapp:latest
-  layer 2     739a304e183a  12.0 MB  shared  with webapp:latest
-  filesystem  1ff15a6174b9           needed  filesystem is new
-  tag                                needed  name is new
-
-nodes       needed  stored
-  fetch          1       1
-  split          1       1
-  encode         1       1
-  write          1       1
-  finalize       1       1
-  config         2       -
-  manifest       2       -
-  image          2       -
-  tag            2       -
-layers  1 new, 1 shared, 2 stored
-bytes   12.0 MB to fetch, 12.0 MB shared, 31.2 MB stored
-";
-        assert_eq!(text(&sample::two_images()), expected);
-    }
-
-    #[test]
-    fn an_image_that_uses_a_layer_twice_fetches_it_once() {
-        let expected = "\
-odd:v1  (docker://registry.example/odd:v1)
-  manifest    b3cb5731e069        needed  document is new
-  config      085c2a4443ad        needed  document is new
-  layer 1     2e1cfa82b035  32 B  needed  layer is new
-  layer 2     2e1cfa82b035  32 B  shared  with layer 1
-  filesystem  a21ec8346ef7        needed  filesystem is new
-  tag                             needed  name is new
-
-nodes       needed
-  fetch          1
-  split          1
-  encode         1
-  write          1
-  finalize       1
-  config         1
-  manifest       1
-  image          1
-  tag            1
-layers  1 new, 1 shared, 0 stored
-bytes   32 B to fetch, 32 B shared, 0 B stored
-";
-        assert_eq!(text(&sample::twice_the_same_layer()), expected);
-    }
-
-    #[test]
-    fn the_planner_makes_what_is_drawn_here() {
-        let layer = |blob: &str, size| LayerInput {
-            name: sample::digest("libs"),
-            kind: LayerKind::Tar,
-            blob: Descriptor { media_type: String::new(), digest: sample::digest(blob), size },
-        };
-        let image = |name: &str, layer| ImageInput {
-            name: name.into(),
-            reference: name.into(),
-            manifest: (sample::digest(&format!("{name} manifest")), 500),
-            config: (sample::digest(&format!("{name} config")), 700),
-            layers: vec![layer],
-            container: true,
-        };
-        let images = vec![image("a:v1", layer("libs.gz", 1000)), image("b:v1", layer("libs.zst", 800))];
-        let text = text(&plan(&Inputs { images, ..Inputs::default() }, &Facts::default()));
-        let expected = "\
-a:v1
-  manifest    cf31f2185c02           needed  document is new
-  config      3ba8db4d21a0           needed  document is new
-  layer 1     739a304e183a  1.00 kB  needed  layer is new, also in b:v1
-  filesystem  36d0f670d556           needed  filesystem is new
-  tag                                needed  name is new
-
-b:v1
-  manifest    70acb423cae0           needed  document is new
-  config      f428f1d7e63a           needed  document is new
-  layer 1     739a304e183a    800 B  shared  with a:v1
-  filesystem  36d0f670d556           shared  with a:v1
-  tag                                needed  name is new
-
-nodes       needed  standby
-  fetch          1        1
-  split          1        -
-  encode         1        -
-  write          1        -
-  finalize       1        -
-  config         2        -
-  manifest       2        -
-  image          1        -
-  tag            2        -
-layers  1 new, 1 shared, 0 stored
-bytes   1.00 kB to fetch, 800 B shared, 0 B stored
-";
-        assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn nothing_asked_nothing_to_do() {
-        let expected =
-            "nodes\nlayers  0 new, 0 shared, 0 stored\nbytes   0 B to fetch, 0 B shared, 0 B stored\n";
-        assert_eq!(text(&Plan::default()), expected);
-    }
-}
+mod tests;

@@ -35,6 +35,16 @@ pub fn clock(time: Duration) -> String {
     }
 }
 
+/// How long something took or takes: `5 ms`, `1.2 s`, `1:15`.
+pub fn seconds(time: Duration) -> String {
+    match time.as_millis() {
+        0 => "0 ms".to_owned(),
+        ms @ 1..1000 => format!("{ms} ms"),
+        1000..60_000 => format!("{:.1} s", time.as_secs_f64()),
+        _ => clock(time),
+    }
+}
+
 /// `text` on one line and without control characters: names and errors come from registries, and a terminal
 /// obeys what it is sent.
 pub fn printable(text: &str) -> Cow<'_, str> {

@@ -2,6 +2,7 @@
 //! events and the plan; the engine is never asked.
 
 mod critical;
+mod digest;
 mod json;
 mod plain;
 mod progress;
@@ -19,8 +20,10 @@ mod timings;
 mod trace;
 mod tracker;
 mod tty;
+mod why;
 
 pub use critical::{CriticalPath, Link, Wait, critical_nodes, critical_path};
+pub use digest::{digest, list};
 pub use json::Json;
 pub use plain::Plain;
 pub use progress::{Mode, Progress, View};
@@ -33,3 +36,4 @@ pub use timings::timings;
 pub use trace::trace;
 pub use tracker::{ActiveLayer, Eta, News, Tracker};
 pub use tty::Tty;
+pub use why::{NotFound, why};

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{NodeOutcome, Record, Span};
 use crate::graph::{Costs, Kind, NodeId, Plan, State};
 
+/// How much larger the objects of a layer are than its blob, before anything was measured: gzip, Debian's packages.
+const TYPICAL_GROWTH: f64 = 2.6;
+
 /// What the nodes of a run cost, by kind. Rates of several runs add up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rates {
@@ -107,6 +110,17 @@ impl Rates {
     /// Whether there is anything to base an estimate on.
     pub fn is_empty(&self) -> bool {
         self.kinds.is_empty()
+    }
+
+    /// About how many bytes a run of `plan` adds to the repository.
+    pub fn disk_bytes(&self, plan: &Plan) -> u64 {
+        let needed = plan.graph.node_weights().filter(|n| n.kind == Kind::Fetch && n.state == State::Needed);
+        let bytes: u64 = needed.map(|node| node.cost_bytes).fold(0, u64::saturating_add);
+        let growth = match self.layer_bytes {
+            0 => TYPICAL_GROWTH,
+            layers => self.written_bytes as f64 / layers as f64,
+        };
+        (bytes as f64 * growth) as u64
     }
 
     /// What the nodes of `plan` would cost, in seconds, on so many workers. Kinds that were never seen cost what

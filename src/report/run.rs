@@ -4,14 +4,17 @@
 //! Three parts, compressed with zstd: the [`Head`] on one line, the [`Record`] on one line, the plan as `--dry-run=json`
 //! writes it. Whoever wants to know what earlier runs did reads only heads.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Rates, Record, Summary, summary};
 use crate::{
     graph::{self, Before, ImageIx, Kind, Plan},
-    render::{self, LayerCounts, NoPlan},
+    render::{self, LayerCounts, Marks, NoPlan},
     types::Digest,
 };
 
@@ -127,10 +130,11 @@ impl Run {
         plan: Plan,
         record: Record,
         summary: &Summary,
-        began_ms: u64,
+        began: SystemTime,
         limits: Limits,
         interrupted: bool,
     ) -> Self {
+        let since = began.duration_since(UNIX_EPOCH).unwrap_or_default();
         let images = summary.images.iter().map(|result| HeadImage::new(&plan, result)).collect();
         let (ok, failed) = (summary.totals.images_ok, summary.totals.images_failed);
         let outcome = match (ok, failed) {
@@ -144,7 +148,7 @@ impl Run {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             format: graph::FORMAT.to_owned(),
             repository: plan.repository.clone(),
-            began_ms,
+            began_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             outcome,
             limits,
             images,
@@ -160,21 +164,41 @@ impl Run {
     /// # Errors
     /// None that a caller could cause: writing to memory.
     pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
-        // The plan is read back in the order of its names.
-        let mut order: Vec<_> =
-            self.plan.graph.node_indices().map(|node| (self.plan.id(node), node.index())).collect();
+        let mut text = serde_json::to_vec(&self.head)?;
+        text.push(b'\n');
+        serde_json::to_writer(&mut text, &self.in_order())?;
+        text.push(b'\n');
+        text.extend_from_slice(render::json(&self.plan, &Marks::default()).as_bytes());
+        zstd::encode_all(&*text, 0)
+    }
+
+    /// Everything that is kept of the run, as JSON with a newline at its end: its number, head, record and plan. Nodes in
+    /// the record are places in the plan's `nodes`.
+    ///
+    /// # Errors
+    /// None that a caller could cause: writing to memory.
+    pub fn json(&self, number: u64) -> io::Result<String> {
+        let (head, record) = (serde_json::to_string(&self.head)?, serde_json::to_string(&self.in_order())?);
+        let plan = render::json(&self.plan, &Marks::default());
+        let plan = plan.trim_end();
+        Ok(format!("{{\"run\":{number},\n\"head\":{head},\n\"record\":{record},\n\"plan\":{plan}}}\n"))
+    }
+
+    /// What is drawn over the plan.
+    pub fn marks(&self) -> Marks {
+        Marks { critical: Vec::new(), nodes: self.record.measured() }
+    }
+
+    /// The record with the numbers that the nodes have when the plan is read back: in the order of their names.
+    fn in_order(&self) -> Record {
+        let graph = &self.plan.graph;
+        let mut order: Vec<_> = graph.node_indices().map(|node| (self.plan.id(node), node.index())).collect();
         order.sort_unstable();
         let mut numbers = vec![None; order.len()];
         for (number, (_, node)) in order.into_iter().enumerate() {
             numbers[node] = Some(number);
         }
-        let record = self.record.clone().renumbered(&numbers);
-        let mut text = serde_json::to_vec(&self.head)?;
-        text.push(b'\n');
-        serde_json::to_writer(&mut text, &record)?;
-        text.push(b'\n');
-        text.extend_from_slice(render::json(&self.plan).as_bytes());
-        zstd::encode_all(&*text, 0)
+        self.record.clone().renumbered(&numbers)
     }
 
     /// The run that `bytes` hold.
@@ -274,7 +298,7 @@ mod tests {
         let record = recorder.record();
         let summary = Summary::new(&plan, &record);
         let limits = Limits { workers: 2, downloads: 6, memory_bytes: 1 << 28 };
-        Run::new(plan, record, &summary, 1_800_000_000_000, limits, false)
+        Run::new(plan, record, &summary, UNIX_EPOCH, limits, false)
     }
 
     #[test]
@@ -284,7 +308,7 @@ mod tests {
         let read = Run::read(&*bytes).unwrap();
         assert_eq!(read.head, run.head);
         assert_eq!(Head::read(&*bytes).unwrap(), run.head);
-        assert_eq!(render::json(&read.plan), render::json(&run.plan));
+        assert_eq!(render::json(&read.plan, &Marks::default()), render::json(&run.plan, &Marks::default()));
         // The numbers are others, what they name is the same.
         let names = |run: &Run| {
             let nodes = run.record.nodes.iter();

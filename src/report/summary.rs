@@ -87,11 +87,17 @@ pub struct Totals {
 }
 
 impl Summary {
-    /// What `record` says about the images of `plan`. `erofs`, `original_manifest`, and the objects and barriers
-    /// of the totals are not in events: the caller fills them in.
+    /// What `record` says about the images of `plan`. `erofs`, `original_manifest`, and the barriers of the totals
+    /// are not in events: the caller fills them in.
     pub fn new(plan: &Plan, record: &Record) -> Self {
         let images = (0..plan.images.len()).map(|ix| ImageResult::new(plan, record, ImageIx(ix))).collect();
-        let totals = Totals { wall_seconds: record.wall_us as f64 / 1e6, ..Totals::default() };
+        let counted = |what| record.nodes.iter().map(|node| node.count(what)).sum();
+        let totals = Totals {
+            wall_seconds: record.wall_us as f64 / 1e6,
+            objects_new: counted("objects_new"),
+            objects_present: counted("objects_present"),
+            ..Totals::default()
+        };
         let mut summary = Self { schema: 1, images, totals };
         summary.add_up();
         summary

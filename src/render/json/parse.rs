@@ -141,14 +141,15 @@ fn planned(json: &ImageJson, ids: &HashMap<&str, NodeId>) -> Result<PlannedImage
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::render::{dot, json, sample, text};
+    use crate::render::{Colour, Marks, Outlook, dot, json, sample, text};
 
     #[test]
     fn a_plan_survives_its_file_and_looks_the_same() {
         for plan in [sample::two_images(), sample::twice_the_same_layer(), sample::two_candidates()] {
-            let written = json(&plan);
+            let written = json(&plan, &Marks::default());
             let read = Plan::from_json(&written).unwrap();
-            assert_eq!(json(&read), written);
+            assert_eq!(json(&read, &Marks::default()), written);
+            let text = |plan| text(plan, &Marks::default(), &Outlook::default(), Colour::Off);
             assert_eq!(text(&read), text(&plan));
             assert_eq!(dot(&read).lines().count(), dot(&plan).lines().count());
         }
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_is_no_plan_is_refused() {
-        let good = json(&sample::two_images());
+        let good = json(&sample::two_images(), &Marks::default());
         assert!(Plan::from_json(&good).is_ok());
         for (old, new, words) in [
             ("\"schema\": 1", "\"schema\": 2", "format 2"),

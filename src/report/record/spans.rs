@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Gaps up to this many microseconds between two pieces of the same node are no gaps, at first.
+/// Gaps up to this many microseconds between two pieces of the same node are no gaps.
 const GAP_US: u64 = 250;
-/// With more spans than this, gaps four times as long are ignored.
+/// With more spans than this, short ones are merged. One a worker always stays.
 const MOST: usize = 1 << 14;
+/// The shortest time within which all that a worker did may become one span.
+const SLOT_US: u64 = 1 << 10;
 
 /// A time in which a worker worked for one node; in JSON `[worker, node, start_us, end_us]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -40,12 +42,12 @@ pub(super) struct Spans {
     /// By worker, each in the order of time.
     workers: Vec<Vec<Span>>,
     count: usize,
-    gap_us: u64,
+    slot_us: u64,
 }
 
 impl Default for Spans {
     fn default() -> Self {
-        Self { workers: Vec::new(), count: 0, gap_us: GAP_US }
+        Self { workers: Vec::new(), count: 0, slot_us: SLOT_US }
     }
 }
 
@@ -57,28 +59,26 @@ impl Spans {
         }
         let spans = &mut self.workers[span.worker];
         let before = spans.len();
-        append(spans, span, self.gap_us);
+        append(spans, span);
         self.count += spans.len() - before;
         if self.count > MOST {
             self.thin_out();
         }
     }
 
-    /// Ignores longer gaps; if that is not enough, of what is shorter than such a gap only the busiest node stays, with
-    /// the time of all.
+    /// Of what begins within one slot of time only the busiest node stays, with the time of all; slots grow until half of
+    /// the room is free.
     fn thin_out(&mut self) {
-        self.gap_us *= 4;
-        for spans in &mut self.workers {
-            let all = std::mem::take(spans);
-            all.into_iter().for_each(|span| append(spans, span, self.gap_us));
-        }
-        self.count = self.workers.iter().map(Vec::len).sum();
-        if self.count > MOST / 2 {
+        loop {
             for spans in &mut self.workers {
-                let slots = spans.chunk_by(|a, b| a.start_us / self.gap_us == b.start_us / self.gap_us);
+                let slots = spans.chunk_by(|a, b| a.start_us / self.slot_us == b.start_us / self.slot_us);
                 *spans = slots.filter_map(busiest).collect();
             }
             self.count = self.workers.iter().map(Vec::len).sum();
+            if self.count <= (MOST / 2).max(self.workers.len()) {
+                return;
+            }
+            self.slot_us = self.slot_us.saturating_mul(2);
         }
     }
 
@@ -98,9 +98,9 @@ fn busiest(slot: &[Span]) -> Option<Span> {
     Some(Span { node: *node, end_us: first.start_us + by_node.values().sum::<u64>(), ..*first })
 }
 
-fn append(spans: &mut Vec<Span>, span: Span, gap_us: u64) {
+fn append(spans: &mut Vec<Span>, span: Span) {
     match spans.last_mut() {
-        Some(last) if last.node == span.node && span.start_us.saturating_sub(last.end_us) <= gap_us => {
+        Some(last) if last.node == span.node && span.start_us.saturating_sub(last.end_us) <= GAP_US => {
             last.end_us = span.end_us.max(last.end_us);
         }
         _ => spans.push(span),

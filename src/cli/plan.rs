@@ -1,0 +1,62 @@
+//! Plans on their way in and out: drawn for `--dry-run`, saved by `--plan-out`, run again by `--plan`. Knows formats and
+//! files; ignores what is in a plan.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+
+use super::Problem;
+use crate::{
+    graph::Plan,
+    render::{self, Colour, Marks, Outlook},
+};
+
+/// How a graph is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PlanFormat {
+    /// For people
+    Text,
+    /// For Graphviz
+    Dot,
+    /// For programs, and for --plan
+    Json,
+}
+
+impl PlanFormat {
+    /// The format that a file's name asks for.
+    pub(super) fn of_file(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()? {
+            "txt" => Some(Self::Text),
+            "dot" | "gv" => Some(Self::Dot),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    /// The graph in this format.
+    pub(super) fn draw(self, plan: &Plan, marks: &Marks, outlook: &Outlook, colour: Colour) -> String {
+        match self {
+            Self::Text => render::text(plan, marks, outlook, colour),
+            Self::Dot => render::dot(plan),
+            Self::Json => render::json(plan, marks),
+        }
+    }
+}
+
+/// Whether what goes to stdout is painted.
+pub(super) fn colour() -> Colour {
+    if console::colors_enabled() { Colour::On } else { Colour::Off }
+}
+
+/// Saves a plan for `--plan`.
+pub(super) fn save(plan: &Plan, path: &Path) -> Result<(), Problem> {
+    let saved = std::fs::write(path, render::json(plan, &Marks::default()));
+    saved.map_err(|error| Problem::from(format!("{}: the plan cannot be saved: {error}", path.display())))
+}
+
+/// Reads a plan that was saved.
+pub(super) fn read(path: &Path) -> Result<Plan, Problem> {
+    let place = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| Problem::usage(format!("{place}: {error}")))?;
+    Plan::from_json(&text).map_err(|error| Problem::usage(format!("{place}: this is no plan: {error}")))
+}

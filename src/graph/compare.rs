@@ -1,0 +1,129 @@
+//! Whether a plan that was made before is still what would be done. Knows what matters to whoever agreed to it; ignores
+//! what became less work meanwhile.
+
+use std::{collections::HashMap, fmt};
+
+use super::{Key, Kind, Node, Plan, Reason, State, Subject};
+
+/// Something that is not as it was planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved(String);
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Plan {
+    /// Whether everything is to be made again.
+    pub fn is_forced(&self) -> bool {
+        self.graph.node_weights().any(|node| node.reason == Reason::Forced)
+    }
+
+    /// Whether there is anything to do.
+    pub fn is_work(&self) -> bool {
+        self.graph.node_weights().any(|node| node.state == State::Needed)
+    }
+
+    /// What keeps `now`, made of the same references, from being this plan: another image behind a reference, a
+    /// repository that makes other bytes, work that was stored, a name that somebody else took. Work that was done
+    /// meanwhile does not.
+    pub fn moved(&self, now: &Plan) -> Option<Moved> {
+        if self.repository != now.repository {
+            let (then, now) = (&self.repository, &now.repository);
+            return Some(Moved(format!("the repository is {now:?}, the plan was made for {then:?}")));
+        }
+        let images = self.images.iter().zip(&now.images);
+        if let Some((then, now)) = images.clone().find(|(then, now)| then.manifest != now.manifest) {
+            let (reference, new, old) = (&now.reference, now.manifest, then.manifest);
+            return Some(Moved(format!("{reference} is {new} now, the plan has {old}")));
+        }
+        if self.images.len() != now.images.len() {
+            return Some(Moved("the images are not those of the plan".to_owned()));
+        }
+        let planned: HashMap<Key, &Node> = self.graph.node_weights().map(|node| (node.key, node)).collect();
+        now.graph.node_weights().filter(|node| node.state == State::Needed).find_map(|node| {
+            let then = planned.get(&node.key);
+            match then.map(|then| (then.state, then.reason)) {
+                Some((State::Needed | State::Standby, reason))
+                    if node.kind != Kind::Tag || reason == node.reason || node.reason != Reason::TagMoved =>
+                {
+                    None
+                }
+                Some((State::Needed, _)) => {
+                    Some(Moved(format!("{} has been given to another image", about(node))))
+                }
+                Some(_) => {
+                    Some(Moved(format!("{} was stored, and now it is not: {}", about(node), node.reason)))
+                }
+                None => Some(Moved(format!("{} is not in the plan", about(node)))),
+            }
+        })
+    }
+}
+
+fn about(node: &Node) -> String {
+    match &node.subject {
+        Subject::Blob(digest) => format!("the blob {digest}"),
+        Subject::Layer(digest) => format!("the layer {digest}"),
+        Subject::Document(digest) => format!("the {} {digest}", node.kind.name()),
+        Subject::Tree(key) => format!("the filesystem {}", key.short()),
+        Subject::Name(name) => format!("the name {name:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        graph::{Damage, Facts, ImageInput, Inputs, LayerInput, plan, sample::digest},
+        types::{Descriptor, LayerKind},
+    };
+
+    fn inputs() -> Inputs {
+        let blob = Descriptor { media_type: String::new(), digest: digest("blob"), size: 7 };
+        let image = ImageInput {
+            name: "a".into(),
+            reference: "oci:a".into(),
+            manifest: (digest("manifest"), 1),
+            config: (digest("config"), 1),
+            layers: vec![LayerInput { name: digest("layer"), kind: LayerKind::Tar, blob }],
+            container: true,
+        };
+        Inputs { images: vec![image], repository: "sha512".into(), ..Inputs::default() }
+    }
+
+    #[test]
+    fn what_was_done_meanwhile_is_no_matter() {
+        let then = plan(&inputs(), &Facts::default());
+        let mut facts = Facts::default();
+        assert_eq!(then.moved(&plan(&inputs(), &facts)), None);
+        facts.layers.insert((digest("layer"), LayerKind::Tar));
+        facts.configs.insert(digest("config"), false);
+        assert_eq!(then.moved(&plan(&inputs(), &facts)), None);
+        assert!(then.is_work() && !then.is_forced());
+    }
+
+    #[test]
+    fn everything_else_matters() {
+        let mut stored = Facts::default();
+        stored.layers.insert((digest("layer"), LayerKind::Tar));
+        let then = plan(&inputs(), &stored);
+        let says = |now: &Plan, words: &str| {
+            let moved = then.moved(now).map(|moved| moved.to_string()).unwrap_or_default();
+            assert!(moved.contains(words), "{moved:?}");
+        };
+        let mut damaged = Facts::default();
+        damaged.broken_layers.insert((digest("layer"), LayerKind::Tar), Damage::Size);
+        says(&plan(&inputs(), &damaged), "was stored, and now it is not: size wrong");
+        let mut taken = stored.clone();
+        taken.tags.insert("a".into(), digest("another"));
+        says(&plan(&inputs(), &taken), "the name \"a\" has been given to another image");
+        let mut retagged = inputs();
+        retagged.images[0].manifest.0 = digest("newer");
+        says(&plan(&retagged, &stored), "oci:a is sha256:");
+        let other = Inputs { repository: "sha256".into(), ..inputs() };
+        says(&plan(&other, &stored), "the repository is \"sha256\"");
+    }
+}
