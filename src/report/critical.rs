@@ -202,10 +202,13 @@ impl Walk<'_> {
     /// The one whose bytes a node had to wait for to the end, and when that ended; `None` if it was slower itself.
     fn bottleneck(&self, node: NodeId, times: &NodeTimes) -> Option<(NodeId, u64)> {
         let plan = &self.run.plan;
-        let slower = streams_into(plan, node)
+        streams_into(plan, node)
             .filter(|producer| self.free_ends[producer.index()] > alone_end(times))
-            .max_by_key(|producer| (self.free_ends[producer.index()], Reverse(plan.graph[*producer].key)))?;
-        Some((slower, self.timeline.node(slower)?.end_us))
+            .filter_map(|producer| Some((producer, self.timeline.node(producer)?.end_us)))
+            // Of several that the same one held up, the one that ended last is nearest.
+            .max_by_key(|(producer, end_us)| {
+                (self.free_ends[producer.index()], *end_us, Reverse(plan.graph[*producer].key))
+            })
     }
 
     /// After which moment of which node the first work on `node` could be done.

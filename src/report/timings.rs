@@ -138,11 +138,7 @@ impl<'a> Page<'a> {
         for (name, value) in facts {
             write!(out, "<div><dt>{name}</dt><dd>{value}</dd></div>")?;
         }
-        writeln!(
-            out,
-            "<div><dt>began</dt><dd><time id=\"began\" data-ms=\"{}\">-</time></dd></div></dl>\n</header>\n<main>",
-            head.began_ms
-        )
+        writeln!(out, "<div><dt>began</dt><dd>{}</dd></div></dl>\n</header>\n<main>", head.began())
     }
 
     fn toolbar(&self, out: &mut String) -> fmt::Result {

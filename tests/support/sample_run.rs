@@ -1,6 +1,8 @@
 //! A run for tests that looks like life: three images, ten layers, four workers, three downloads at once. Made by a small
 //! simulation in ticks; ignores memory and failures.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use cfs_dag::{
     graph::{Facts, ImageInput, Inputs, Kind, LayerInput, NodeId, Plan, plan},
     report::{Limits, NodeOutcome, NodeRecord, Record, Run, Span, Summary},
@@ -50,7 +52,8 @@ pub fn sample() -> Run {
     }
     let summary = Summary::new(&plan, &record);
     let limits = Limits { workers: WORKERS, downloads: DOWNLOADS, memory_bytes: 256 << 20 };
-    Run::new(plan, record, &summary, 1_800_000_000_000, limits, false)
+    let began = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    Run::new(plan, record, &summary, began, limits, false)
 }
 
 /// A long run: as many spans as a record may have, most of them tiny.

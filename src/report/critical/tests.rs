@@ -44,7 +44,7 @@ fn run(times: &[(Kind, u64, u64, u64, u64)], held_ms: u64) -> Run {
     let record = Record { schema: 1, wall_us, nodes, spans, ..Record::default() };
     let summary = Summary::new(&plan, &record);
     let limits = Limits { workers: 4, downloads: 2, memory_bytes: 1 << 28 };
-    Run::new(plan, record, &summary, 0, limits, false)
+    Run::new(plan, record, &summary, std::time::UNIX_EPOCH, limits, false)
 }
 
 /// Kind, from and to in milliseconds.
@@ -82,15 +82,16 @@ fn a_slow_network_has_the_common_time() {
     let expected = [
         (Kind::Fetch, 10, 6000),
         (Kind::Split, 6000, 6010),
-        (Kind::Encode, 6010, 6025),
+        (Kind::Write, 6010, 6020),
+        (Kind::Encode, 6020, 6025),
         (Kind::Finalize, 6030, 6040),
         (Kind::Tag, 6050, 6100),
     ];
     // The tag's producers have no times in this record, so the chain ends there.
-    assert_eq!(chain(&run), expected[4..]);
+    assert_eq!(chain(&run), expected[5..]);
     let mut whole = run;
     whole.record.nodes.retain(|node| whole.plan.graph[NodeId::new(node.node)].kind != Kind::Tag);
-    assert_eq!(chain(&whole), expected[..4]);
+    assert_eq!(chain(&whole), expected[..5]);
 }
 
 #[test]

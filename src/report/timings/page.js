@@ -229,10 +229,5 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
   label();
 
-  const began = at("began"), when = new Date(Number(began.dataset.ms));
-  if (!Number.isNaN(when.getTime())) {
-    began.dateTime = when.toISOString();
-    began.textContent = `${began.dateTime.slice(0, 19).replace("T", " ")} UTC`;
-  }
   fit();
 })();
