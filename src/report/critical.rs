@@ -62,8 +62,10 @@ pub struct Link {
     pub from_us: u64,
     /// When its part ended.
     pub to_us: u64,
-    /// How much of its part nothing was done for it: no worker was free, or it was held up.
+    /// How much of its part nothing was done for it.
     pub idle_us: u64,
+    /// What it waited for then.
+    pub idle: Wait,
     /// How much shorter the run would have been had the node cost one second less, or nothing if it cost less.
     pub win_us: u64,
 }
@@ -79,6 +81,8 @@ pub enum Wait {
     Worker,
     /// Memory, or what no event tells.
     Memory,
+    /// A fetch, amid its part: those who take its bytes.
+    Takers,
 }
 
 impl Wait {
@@ -89,6 +93,7 @@ impl Wait {
             Self::Download => "a download slot",
             Self::Worker => "a worker",
             Self::Memory => "memory or others",
+            Self::Takers => "those who take the bytes",
         }
     }
 }
@@ -263,6 +268,10 @@ impl Walk<'_> {
             from_us,
             to_us,
             idle_us: (to_us - from_us).saturating_sub(worked_us),
+            idle: match self.run.plan.graph[node].kind {
+                Kind::Fetch => Wait::Takers,
+                _ => self.wait(node, from_us, to_us),
+            },
             win_us: 0,
         }
     }

@@ -20,6 +20,11 @@ use crate::{
 const CPU: u64 = 1;
 const NETWORK: u64 = 2;
 const OTHERS: u64 = 3;
+/// Threads count from here within each: some readers know a thread by its number alone, whatever its process, and take one
+/// that has its process's number for the main thread.
+const FIRST_WORKER: u64 = 100;
+const FIRST_TRANSFER: u64 = 10_000;
+const FIRST_OTHER: u64 = 1_000_000;
 /// How many values a counter has at most.
 const STEPS: usize = 512;
 
@@ -52,39 +57,53 @@ pub fn trace(run: &Run) -> String {
     )
 }
 
-fn placed(timeline: &Timeline) -> Vec<Placed> {
-    // Some viewers take thread 0 for none.
-    let workers = timeline.workers.iter().map(|(worker, lane)| (CPU, *worker as u64 + 1, lane));
-    fn numbered(pid: u64, lanes: &[Lane]) -> impl Iterator<Item = (u64, u64, &Lane)> {
-        (1..).zip(lanes).map(move |(tid, lane)| (pid, tid, lane))
+/// One thing at a time, under a name.
+struct Thread<'a> {
+    pid: u64,
+    tid: u64,
+    name: String,
+    lane: &'a Lane,
+}
+
+fn threads(timeline: &Timeline) -> Vec<Thread<'_>> {
+    let mut threads = Vec::new();
+    let mut add = |pid: u64, first: u64, number: usize, word: &str, lane| {
+        threads.push(Thread { pid, tid: first + number as u64, name: format!("{word} {number}"), lane });
+    };
+    for (worker, lane) in &timeline.workers {
+        add(CPU, FIRST_WORKER, *worker, "worker", lane);
     }
-    workers
-        .chain(numbered(NETWORK, &timeline.network))
-        .chain(numbered(OTHERS, &timeline.others))
-        .flat_map(|(pid, tid, lane)| lane.iter().map(move |slice| Placed { slice: *slice, pid, tid }))
-        .collect()
+    for (number, lane) in (1..).zip(&timeline.network) {
+        add(NETWORK, FIRST_TRANSFER, number, "transfer", lane);
+    }
+    for (number, lane) in (1..).zip(&timeline.others) {
+        add(OTHERS, FIRST_OTHER, number, "barrier", lane);
+    }
+    threads
+}
+
+fn placed(timeline: &Timeline) -> Vec<Placed> {
+    let on = |thread: Thread| -> Vec<Placed> {
+        let Thread { pid, tid, lane, .. } = thread;
+        lane.iter().map(|slice| Placed { slice: *slice, pid, tid }).collect()
+    };
+    threads(timeline).into_iter().flat_map(on).collect()
 }
 
 /// What processes and threads are called, and in which order they stand.
 fn names(timeline: &Timeline) -> Vec<Value> {
-    let meta = |name: &str, pid: u64, tid: u64, args: Value| json!({ "ph": "M", "name": name, "pid": pid, "tid": tid, "ts": 0, "args": args });
+    let meta = |name: &str, pid: u64, tid: u64, args: Value| {
+        let (ph, ts) = ("M", 0);
+        json!({ "ph": ph, "name": name, "pid": pid, "tid": tid, "ts": ts, "args": args })
+    };
     let mut all = Vec::new();
     for (pid, name) in [(CPU, "cpu"), (NETWORK, "network"), (OTHERS, "barrier")] {
         all.push(meta("process_name", pid, 0, json!({ "name": name })));
         all.push(meta("process_sort_index", pid, 0, json!({ "sort_index": pid })));
     }
-    let mut thread = |pid: u64, tid: u64, name: String| {
+    for Thread { pid, tid, name, .. } in threads(timeline) {
         all.push(meta("thread_name", pid, tid, json!({ "name": name })));
         all.push(meta("thread_sort_index", pid, tid, json!({ "sort_index": tid })));
-    };
-    for worker in timeline.workers.keys() {
-        thread(CPU, *worker as u64 + 1, format!("worker {worker}"));
-    }
-    for (tid, _) in (1..).zip(&timeline.network) {
-        thread(NETWORK, tid, format!("transfer {tid}"));
-    }
-    for (tid, _) in (1..).zip(&timeline.others) {
-        thread(OTHERS, tid, format!("barrier {tid}"));
     }
     all
 }

@@ -26,7 +26,7 @@ impl CriticalPath {
         lines.push(String::new());
         lines.extend(columns(&rows, &[1, 2, 3, 4, 5]));
         lines.push(String::new());
-        lines.extend(self.waits(&run.plan));
+        lines.extend(self.waits());
         if self.after_us > 0 {
             lines.push(format!("{:>8}  after the last node", time(self.after_us)));
         }
@@ -57,15 +57,11 @@ impl CriticalPath {
     }
 
     /// What the chain waited for, the longest first.
-    fn waits(&self, plan: &Plan) -> Option<String> {
+    fn waits(&self) -> Option<String> {
         let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
         for link in &self.links {
             *sums.entry(link.wait.name()).or_default() += link.waited_us;
-            let within = match plan.graph[link.node].kind {
-                Kind::Fetch => "those who take the bytes",
-                _ => "the next piece of a step",
-            };
-            *sums.entry(within).or_default() += link.idle_us;
+            *sums.entry(link.idle.name()).or_default() += link.idle_us;
         }
         let mut waits: Vec<_> = sums.into_iter().filter(|(_, us)| *us > 0).collect();
         waits.sort_by_key(|(_, us)| Reverse(*us));

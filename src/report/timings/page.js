@@ -147,20 +147,24 @@
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     return made;
   };
-  // A name in full, or without its end, or the kind alone, or nothing.
-  const names = [...plot.querySelectorAll(".lane svg > text")].map(text => {
-    const words = text.textContent.split(" ");
-    return [text, [words.join(" "), words.slice(0, 2).join(" "), words[0]]];
-  });
+  const names = [...plot.querySelectorAll(".lane svg > text")].map(text => [text, text.textContent]);
+  /** A name in so many letters: in full, without a size, the end of a long one, the kind alone, or nothing. */
+  const inShort = (name, letters) => {
+    const [kind, ...rest] = name.split(" "), about = rest[0] ?? "";
+    const choices = [name, `${kind} ${about}`];
+    const tail = letters - kind.length - 2;
+    if (rest.length === 1 && tail >= 6) choices.push(`${kind} …${about.slice(-tail)}`);
+    return [...choices, kind].find(choice => choice.length <= letters) ?? "";
+  };
   const roundStep = least => {
     const power = 10 ** Math.floor(Math.log10(Math.max(least, 1)));
     return [1, 2, 5, 10].map(factor => factor * power).find(step => step >= least);
   };
   const fit = () => {
     const width = plot.clientWidth || plot.getBoundingClientRect().width;
-    for (const [text, choices] of names) {
+    for (const [text, name] of names) {
       const room = parseFloat(text.parentNode.getAttribute("width")) / 100 * width;
-      text.textContent = choices.find(name => name.length * 6.3 + 10 <= room) ?? "";
+      text.textContent = inShort(name, (room - 10) / 6.3);
     }
     const step = roundStep(data.wall / (width / 110)), all = [];
     const [top, height] = [24, ticks.dataset.height];

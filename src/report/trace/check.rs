@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 type Thread = (u64, u64);
+/// One end of a flow: where, when, and which.
+type FlowEnd = (Thread, u64, String);
 
 /// What a trace holds, by phase, or everything that is wrong with it.
 pub(crate) fn check(text: &str) -> Result<BTreeMap<String, usize>, Vec<String>> {
@@ -32,8 +34,8 @@ struct Checker {
     last_ts: u64,
     /// Begin and end.
     slices: BTreeMap<Thread, Vec<(u64, u64)>>,
-    /// By name, category and id: thread, time, and which end.
-    flows: BTreeMap<(String, String, u64), Vec<(Thread, u64, String)>>,
+    /// By name, category and id.
+    flows: BTreeMap<(String, String, u64), Vec<FlowEnd>>,
     processes: BTreeSet<u64>,
     threads: BTreeSet<Thread>,
     counters: BTreeSet<u64>,
@@ -106,7 +108,10 @@ impl Checker {
         let named = args["name"].as_str().is_some_and(|name| !name.is_empty());
         let new = match name {
             "process_name" if named => self.processes.insert(thread.0),
-            "thread_name" if named => self.threads.insert(thread),
+            // Not all readers tell two threads of one number apart.
+            "thread_name" if named => {
+                !self.threads.iter().any(|other| other.1 == thread.1) && self.threads.insert(thread)
+            }
             "process_sort_index" | "thread_sort_index" => args["sort_index"].is_u64(),
             _ => false,
         };
