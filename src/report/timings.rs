@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     Run, RunOutcome,
-    critical::{CriticalPath, critical_path, node_name},
+    critical::{CriticalPath, critical_path, kind_word, node_name},
     timeline::Timeline,
 };
 use crate::{
@@ -149,7 +149,7 @@ impl<'a> Page<'a> {
             let name = match kind {
                 Kind::Manifest => continue,
                 Kind::Config => "config, manifest",
-                other => other.name(),
+                other => kind_word(other),
             };
             write!(out, "<li><i class=\"{}\"></i>{name}</li>", class(kind))?;
         }
@@ -232,6 +232,11 @@ impl<'a> Page<'a> {
             writeln!(out, "</tr>")?;
         }
         write!(out, "</tbody></table></div>")?;
+        write!(
+            out,
+            "<p class=\"note\">Alone is how long a node would have taken had nothing held it up: the time in which \
+             workers were busy for it, or bytes came.</p>"
+        )?;
         if self.nodes.len() > shown {
             write!(out, "<p class=\"note\">{} more nodes were quicker.</p>", self.nodes.len() - shown)?;
         }
@@ -270,12 +275,12 @@ fn time(us: u64) -> String {
     if us == 0 { "-".to_owned() } else { span(Duration::from_micros(us)) }
 }
 
-/// A round time without digits after the point.
+/// A round time with no more digits than it has.
 fn short_time(us: u64) -> String {
     match us {
         0 => "0".to_owned(),
-        us if us % 1_000_000 == 0 => format!("{} s", us / 1_000_000),
-        us if us % 1000 == 0 => format!("{} ms", us / 1000),
+        1_000_000.. => format!("{} s", us as f64 / 1e6),
+        1_000.. => format!("{} ms", us as f64 / 1e3),
         us => format!("{us} µs"),
     }
 }

@@ -20,7 +20,7 @@ impl CriticalPath {
             lines.push("nothing was done".to_owned());
             return lines.join("\n") + "\n";
         }
-        let title = ["node", "from", "to", "on chain", "waited", "1 s free wins"].map(str::to_owned);
+        let title = ["NODE", "FROM", "TO", "ON CHAIN", "WAITED", "1 S FREE WINS"].map(str::to_owned);
         let rows = self.links.iter().map(|link| row(&run.plan, link));
         let rows: Vec<_> = std::iter::once(title).chain(rows).collect();
         lines.push(String::new());
@@ -102,5 +102,10 @@ pub(in crate::report) fn node_name(plan: &Plan, id: NodeId) -> String {
         Subject::Tree(key) => image().map_or_else(|| key.short(), str::to_owned),
         Subject::Name(name) => name.clone(),
     };
-    clip(&format!("{} {about}", node.kind.name()), NAME)
+    clip(&format!("{} {about}", kind_word(node.kind)), NAME)
+}
+
+/// The word for a kind that people know.
+pub(in crate::report) fn kind_word(kind: Kind) -> &'static str {
+    if kind == Kind::Image { "filesystem" } else { kind.name() }
 }

@@ -23,7 +23,7 @@
     for (bytes /= 1000; bytes >= 999.5 && unit < 5; unit++) bytes /= 1000;
     return `${digits(bytes)} ${["kB", "MB", "GB", "TB", "PB", "EB"][unit]}`;
   };
-  const axisTime = us => us % 1e6 === 0 ? (us ? `${us / 1e6} s` : "0") : us % 1e3 === 0 ? `${us / 1e3} ms` : `${us} µs`;
+  const axisTime = us => !us ? "0" : us >= 1e6 ? `${us / 1e6} s` : us >= 1e3 ? `${us / 1e3} ms` : `${us} µs`;
 
   // Details.
   const element = (tag, text, cls) => {
@@ -45,7 +45,7 @@
     add("from – to", `${time(node[START])} – ${time(node[END])}`);
     add("took", time(node[END] - node[START]));
     add("alone", time(node[OWN]));
-    add("cpu", time(node[CPU]));
+    if (node[CPU]) add("cpu", time(node[CPU]));
     if (node[BYTES]) add("bytes", size(node[BYTES]));
     add("outcome", node[OUTCOME], node[OUTCOME] === "finished" ? "" : "bad");
     add("why", node[REASON]);
@@ -160,12 +160,28 @@
     const power = 10 ** Math.floor(Math.log10(Math.max(least, 1)));
     return [1, 2, 5, 10].map(factor => factor * power).find(step => step >= least);
   };
+  /** Names of bars that begin left of what is seen move into it. */
+  const stay = () => {
+    const width = plot.clientWidth || plot.getBoundingClientRect().width;
+    for (const [text] of names) {
+      const bar = text.parentNode, share = name => parseFloat(bar.getAttribute(name)) / 100 * width;
+      const room = share("width") - text.textContent.length * 6.3 - 10;
+      const hidden = Math.max(scroll.scrollLeft - share("x"), 0);
+      text.setAttribute("x", 5 + Math.max(Math.min(hidden, room), 0));
+    }
+  };
+  let waiting = false;
+  scroll.addEventListener("scroll", () => {
+    if (!waiting) requestAnimationFrame(() => { waiting = false; stay(); });
+    waiting = true;
+  });
   const fit = () => {
     const width = plot.clientWidth || plot.getBoundingClientRect().width;
     for (const [text, name] of names) {
       const room = parseFloat(text.parentNode.getAttribute("width")) / 100 * width;
       text.textContent = inShort(name, (room - 10) / 6.3);
     }
+    stay();
     const step = roundStep(data.wall / (width / 110)), all = [];
     const [top, height] = [24, ticks.dataset.height];
     for (let us = 0; us <= data.wall; us += step) {

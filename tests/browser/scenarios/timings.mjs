@@ -97,6 +97,9 @@ async function zoom(page) {
   assert.ok(await ticks() > coarse * 2, "the axis gets finer");
   for (let i = 0; i < 6; i++) await page.click("#in");
   assert.ok(await width() / before < 17, "to a limit");
+  const view = await page.locator("#scroll").boundingBox();
+  const name = await group(page, "network").locator("text", { hasText: "42.0 MB" }).boundingBox();
+  assert.ok(name.x >= view.x && name.x < view.x + view.width, "the name of a long bar stays in sight");
   await page.click("#fit");
   assert.ok(Math.abs(await width() - before) < 1);
 }
