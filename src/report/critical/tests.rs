@@ -139,5 +139,28 @@ fn people_read_it_in_80_columns() {
     let run = sample_run::sample();
     let text = critical_path(&run).text(&run);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-    println!("{text}");
+    assert!(
+        text.starts_with("7.24 s, bounded by the network; 4 workers 35 % busy, network 81 %\n\nNODE"),
+        "{text}"
+    );
+    assert!(text.contains("\nwaited\n  2.71 s  for those who take the bytes\n"), "{text}");
+}
+
+#[test]
+fn neither_a_hostile_record_nor_a_cycle_brings_it_down() {
+    let mut run = sample_run::sample();
+    for (number, node) in (0..).zip(&mut run.record.nodes) {
+        match number % 3 {
+            0 => (node.start_us, node.end_us) = (node.end_us, node.start_us),
+            1 => (node.end_us, node.cpu_us) = (Some(u64::MAX), u64::MAX),
+            _ => node.bytes = u64::MAX,
+        }
+    }
+    tiles(&critical_path(&run));
+    let (first, last) = (run.plan.images[0].layers[0], run.plan.images[0].tag);
+    run.plan.graph.add_edge(last, first, Edge::Needs);
+    let path = critical_path(&run);
+    tiles(&path);
+    assert!(path.text(&run).lines().all(|line| line.chars().count() <= 80));
+    assert!(run.marks().critical.len() == path.links.len());
 }

@@ -25,11 +25,8 @@ fn a_page_needs_nothing_else() {
 
 #[test]
 fn a_long_run_is_a_small_page() {
-    let began = std::time::Instant::now();
-    let run = sample_run::many_spans();
-    let page = timings(&run);
+    let page = timings(&sample_run::many_spans());
     assert!(page.len() < 2_000_000, "{}", page.len());
-    println!("{} bytes, {:?}", page.len(), began.elapsed());
 }
 
 #[test]
@@ -56,21 +53,4 @@ fn nothing_done_is_a_page() {
     run.record = Default::default();
     run.head.limits.workers = 0;
     assert!(timings(&run).ends_with("</html>\n"));
-}
-
-#[test]
-fn zzz_eyes() {
-    let Ok(to) = std::env::var("EYES") else { return };
-    std::fs::write(format!("{to}/a.html"), timings(&sample_run::sample())).unwrap();
-    std::fs::write(format!("{to}/b.html"), timings(&sample_run::many_spans())).unwrap();
-    std::fs::write(format!("{to}/a.json"), crate::report::trace(&sample_run::sample())).unwrap();
-    for file in std::fs::read_dir(&to).unwrap() {
-        let path = file.unwrap().path();
-        if path.extension().is_some_and(|e| e == "zst") {
-            let run = Run::read(std::fs::File::open(&path).unwrap()).unwrap();
-            std::fs::write(path.with_extension("html"), timings(&run)).unwrap();
-            std::fs::write(path.with_extension("json"), crate::report::trace(&run)).unwrap();
-            println!("{}", critical_path(&run).text(&run));
-        }
-    }
 }
