@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::{Exit, Problem, RepoArgs, print};
 use crate::{
@@ -57,6 +57,7 @@ pub(super) struct MountArgs {
     /// The image's name, or the digest of its manifest
     name: String,
     /// Where to mount it
+    #[arg(value_hint = ValueHint::DirPath)]
     dir: PathBuf,
 }
 

@@ -64,7 +64,7 @@ pub(super) fn run(args: &LogArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     } else if view.json {
         print(&run.json(number)?)?;
     } else {
-        print(&report::digest(number, &run))?;
+        print(&report::overview(number, &run))?;
     }
     Ok(Exit::Done)
 }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod allocator;
+mod generate;
 mod history;
 mod init;
 mod log;
@@ -12,9 +13,12 @@ mod pull;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::store::{self, AnyStore, InitOptions};
+use crate::{
+    report::diagnosis,
+    store::{self, AnyStore, InitOptions},
+};
 
 /// Exit codes, as in the README.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +41,7 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, Parser)]
 #[command(name = "cfs-dag", version, max_term_width = 100)]
 struct Cli {
-    /// Tell the causes of an error, one a line
+    /// Tell what is decided, and the causes of an error, one a line; RUST_LOG chooses more
     #[arg(long, short, global = true)]
     verbose: bool,
     #[command(flatten)]
@@ -68,6 +72,10 @@ enum Verb {
     Gc(admin::GcArgs),
     /// Mount an image's filesystem
     Mount(admin::MountArgs),
+    /// Print completions for a shell
+    Completions(generate::CompletionsArgs),
+    /// Print the manual
+    Man(generate::ManArgs),
 }
 
 /// Which repository; without any of these the system's for root, the user's for everyone else.
@@ -75,7 +83,7 @@ enum Verb {
 #[command(next_help_heading = "Repository")]
 struct RepoArgs {
     /// The repository at PATH [default: the system's for root, else the user's]
-    #[arg(long, global = true, value_name = "PATH", conflicts_with_all = ["user", "system"])]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::DirPath, conflicts_with_all = ["user", "system"])]
     repo: Option<PathBuf>,
     /// The user's repository, ~/.var/lib/composefs
     #[arg(long, global = true, conflicts_with = "system")]
@@ -150,6 +158,10 @@ pub fn main() -> ExitCode {
             return exit.into();
         }
     };
+    if let Err(text) = diagnosis::set_up(cli.verbose) {
+        tell(&*Problem::usage(text).error, cli.verbose);
+        return Exit::Usage.into();
+    }
     raise_file_limit();
     let result = match &cli.verb {
         Verb::Pull(args) => pull::run(args, &cli.repo, cli.verbose),
@@ -162,6 +174,8 @@ pub fn main() -> ExitCode {
         Verb::Fsck(args) => admin::fsck(args, &cli.repo),
         Verb::Gc(args) => admin::gc(args, &cli.repo),
         Verb::Mount(args) => admin::mount(args, &cli.repo),
+        Verb::Completions(args) => generate::completions(args),
+        Verb::Man(args) => generate::man(args),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -20,6 +20,10 @@ pub(super) enum PlanFormat {
     Dot,
     /// For programs, and for --plan
     Json,
+    /// A page: search, details, what needs what
+    Html,
+    /// A picture
+    Svg,
 }
 
 impl PlanFormat {
@@ -29,6 +33,8 @@ impl PlanFormat {
             "txt" => Some(Self::Text),
             "dot" | "gv" => Some(Self::Dot),
             "json" => Some(Self::Json),
+            "html" | "htm" => Some(Self::Html),
+            "svg" => Some(Self::Svg),
             _ => None,
         }
     }
@@ -39,13 +45,18 @@ impl PlanFormat {
             Self::Text => render::text(plan, marks, outlook, colour),
             Self::Dot => render::dot(plan),
             Self::Json => render::json(plan, marks),
+            Self::Html => render::html(plan, marks),
+            Self::Svg => render::svg(plan, marks),
         }
     }
 }
 
 /// Whether what goes to stdout is painted.
 pub(super) fn colour() -> Colour {
-    if console::colors_enabled() { Colour::On } else { Colour::Off }
+    use std::io::IsTerminal;
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    if std::io::stdout().is_terminal() && !refused && !dumb { Colour::On } else { Colour::Off }
 }
 
 /// Saves a plan for `--plan`.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 use tokio::runtime::Runtime;
 
 use super::{
@@ -22,7 +22,7 @@ use crate::{
     graph::{self, Facts, Inputs, Plan},
     pull::{self, Asked, Ended, Interrupt, Known, Resolution, Settings, Task},
     render::Marks,
-    report::{self, ImageResult, Mode, Outcome, Progress, Record, Recorder, Summary, Tee},
+    report::{self, ImageResult, Mode, Outcome, Progress, Record, Recorder, Summary, Tee, diagnosis::Logged},
     source::{Access, Options, Platform, Reference, Sources},
     store::{self, AnyStore, FsVerityHashValue, Meta, Store, Tag, Target},
     with_store,
@@ -86,17 +86,17 @@ pub(super) struct PullArgs {
 #[command(next_help_heading = "Registries")]
 struct AccessArgs {
     /// Credentials, as skopeo login writes them
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     authfile: Option<PathBuf>,
     /// Certificates and keys for the registry
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     cert_dir: Option<PathBuf>,
     /// Whether registries must prove who they are; false also allows plain HTTP
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tls_verify: bool,
     /// The signature policy to enforce
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     policy: Option<PathBuf>,
 }
 
@@ -267,7 +267,11 @@ impl Puller<'_> {
         }
         let store = match store {
             Some(store) => store,
-            None => store::init(path, &self.args.init.options())?.0,
+            None => {
+                // A plan that is refused makes no repository.
+                self.plan(&resolution, &inputs, &Facts::default())?;
+                store::init(path, &self.args.init.options())?.0
+            }
         };
         let history = History::of(&store);
         with_store!(&store, store => self.pull(store, &history, &resolution, &inputs))
@@ -346,9 +350,13 @@ impl Puller<'_> {
         let plan = Arc::new(self.plan(resolution, inputs, &facts)?);
         self.save(&plan)?;
         let began = SystemTime::now();
+        let needed = plan.graph.node_weights().filter(|node| node.state == graph::State::Needed);
+        let layers = needed.filter(|node| node.kind == graph::Kind::Finalize).count();
+        tracing::info!("{layers} of {} layers are needed", plan.layers().len());
         let progress = Arc::new(Progress::start(self.args.progress, plan.clone()));
         let recorder = Arc::new(Recorder::new(&plan));
         let observers: [Arc<dyn Observer>; 2] = [recorder.clone(), progress.clone()];
+        let observers = observers.into_iter().chain(Logged::wanted(&plan));
         let task = Task { store: store.clone(), resolution, inputs, plan: &plan, known };
         let ended = pull::run(
             task,

@@ -117,6 +117,7 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
                 (known.link, known.stream) = (link, Some((id, content)));
             }
             StoredLayer::Broken { name: link, fault, .. } => {
+                tracing::info!("layer {}: stored, but not whole: {fault}", layer.name);
                 let damage = if matches!(fault, Fault::Size(_)) { Damage::Size } else { Damage::Missing };
                 self.facts.broken_layers.insert(name, damage);
                 known.link = link;

@@ -58,7 +58,10 @@ pub async fn resolve(asked: Vec<Asked>, sources: &Sources, at_once: usize) -> Re
     let mut resolution = Resolution::default();
     for (place, (asked, (source, result))) in asked.into_iter().zip(results).enumerate() {
         match result {
-            Ok(resolved) => resolution.images.push(ResolvedImage { place, asked, source, resolved }),
+            Ok(resolved) => {
+                tracing::info!("{} is {}", asked.text, resolved.manifest_digest);
+                resolution.images.push(ResolvedImage { place, asked, source, resolved })
+            }
             Err(error) => resolution.failed.push(Unresolved { place, asked, error }),
         }
     }

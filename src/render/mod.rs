@@ -4,6 +4,7 @@ mod dot;
 mod json;
 mod marks;
 mod outlook;
+mod picture;
 mod text;
 mod totals;
 pub mod words;
@@ -12,6 +13,7 @@ pub use dot::dot;
 pub use json::{EdgeJson, ImageJson, NoPlan, NodeJson, PlanJson, RanJson, SubjectJson, json};
 pub use marks::{Marks, Measured};
 pub use outlook::{ExpectedTime, Outlook};
+pub use picture::{html, svg};
 pub use text::{Colour, text};
 pub use totals::{LayerCounts, Totals, layer_counts};
 

@@ -2,8 +2,10 @@
 //! events and the plan; the engine is never asked.
 
 mod critical;
-mod digest;
+pub mod diagnosis;
+mod eta;
 mod json;
+mod overview;
 mod plain;
 mod progress;
 mod rate;
@@ -13,6 +15,8 @@ mod run;
 #[cfg(test)]
 #[path = "../../tests/support/sample_run.rs"]
 mod sample_run;
+mod screen;
+mod stage;
 mod summary;
 mod tee;
 mod timeline;
@@ -23,17 +27,20 @@ mod tty;
 mod why;
 
 pub use critical::{CriticalPath, Link, Wait, critical_nodes, critical_path};
-pub use digest::{digest, list};
+pub use eta::Eta;
 pub use json::Json;
+pub use overview::{list, overview};
 pub use plain::Plain;
 pub use progress::{Mode, Progress, View};
 pub use rates::{Rate, Rates};
 pub use record::{NodeOutcome, NodeRecord, Record, Recorder, Series, Span};
 pub use run::{Head, HeadImage, Limits, NoRun, Run, RunOutcome};
+pub use screen::{Stderr, Terminal};
+pub use stage::{ActiveLayer, ImageStep, News, Stage};
 pub use summary::{ImageResult, Outcome, Summary, Totals};
 pub use tee::Tee;
 pub use timings::timings;
 pub use trace::trace;
-pub use tracker::{ActiveLayer, Eta, News, Tracker};
+pub use tracker::Tracker;
 pub use tty::Tty;
 pub use why::{NotFound, why};

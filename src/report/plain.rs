@@ -28,8 +28,9 @@ impl Plain {
     fn news(&mut self, seen: &Tracker, at: Duration, news: &News) {
         let line = match news {
             News::LayerDone(layer) => layer_line(seen, layer, at),
-            News::ImageDone(ix) => format!("{}: done", image_names(seen.plan(), &[*ix])),
-            News::ImageFailed(ix, text) => failure(seen.plan(), *ix, text),
+            News::ImageDone(ix) => format!("{}: {}", image_names(seen.plan(), &[*ix]), done(seen, *ix, at)),
+            // Why is told once, at the end of the run, with the layer and if asked for with the causes.
+            News::ImageFailed(ix, _) => format!("{}: failed", image_names(seen.plan(), &[*ix])),
         };
         self.out.write(&line);
     }
@@ -85,6 +86,16 @@ fn layer_line(seen: &Tracker, layer: &ActiveLayer, at: Duration) -> String {
     format!("layer {title}: {} in {seconds:.1} s ({done} of {layers})", size(layer.bytes))
 }
 
+/// How an image was done, to be said after its name.
+pub(super) fn done(seen: &Tracker, ix: ImageIx, at: Duration) -> String {
+    let fetched = match seen.image_bytes(ix) {
+        0 => "nothing".to_owned(),
+        bytes => size(bytes),
+    };
+    let seconds = at.saturating_sub(seen.image_since(ix).unwrap_or(at)).as_secs_f64();
+    format!("done, {fetched} fetched, {seconds:.1} s")
+}
+
 /// A layer's short digest and image.
 fn layer_title(plan: &Plan, layer: &ActiveLayer) -> String {
     let image = layer.image.map(|ix| format!(" of {}", image_names(plan, &[ix])));
@@ -93,7 +104,12 @@ fn layer_title(plan: &Plan, layer: &ActiveLayer) -> String {
 
 /// A layer's short digest.
 pub(super) fn short_layer(plan: &Plan, layer: &ActiveLayer) -> String {
-    match &plan.graph[layer.finalize].subject {
+    short(&plan.graph[layer.finalize].subject)
+}
+
+/// A subject as short as it can be told from others.
+pub(super) fn short(subject: &Subject) -> String {
+    match subject {
         Subject::Layer(digest) | Subject::Blob(digest) | Subject::Document(digest) => digest.short(),
         Subject::Tree(key) => key.short(),
         Subject::Name(name) => printable(name).into_owned(),
@@ -105,16 +121,16 @@ pub(super) fn eta_text(eta: Eta) -> String {
     match eta {
         Eta::Unknown => "eta --".to_owned(),
         Eta::Left(time) => format!("eta {}", clock(time)),
-        Eta::Fetched => "all fetched".to_owned(),
+        Eta::Finishing => "finishing".to_owned(),
     }
 }
 
-/// That an image failed, on one line, its name once.
-pub(super) fn failure(plan: &Plan, ix: ImageIx, text: &str) -> String {
+/// Why an image failed, to be said after its name.
+pub(super) fn failed(plan: &Plan, ix: ImageIx, text: &str) -> String {
     let name = image_names(plan, &[ix]);
     let reference = plan.images.get(ix.0).map_or("", |image| &image.reference);
     let text = printable(text);
-    format!("{name}: failed: {}", without_name(&text, &[&name, reference]))
+    format!("failed: {}", without_name(&text, &[&name, reference]))
 }
 
 /// `text` without the name with which errors about an image begin.
@@ -161,8 +177,8 @@ mod tests {
 12.0 MB to fetch in 1 layer for 2 images
 10.0 MB of 12.0 MB, 1.00 MB/s, eta 0:02, 0 of 1 layers
 layer 739a304e183a of webapp:latest: 12.0 MB in 12.3 s (1 of 1)
-webapp:latest: done
-node:latest: failed: the disk is full: free some space
+webapp:latest: done, 12.0 MB fetched, 12.5 s
+node:latest: failed
 ";
         assert_eq!(page.text(), expected);
     }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Json, News, Plain, Tracker, Tty};
+use super::{Json, News, Plain, Stderr, Tracker, Tty, diagnosis};
 use crate::{
     exec::{Event, Observer},
     graph::{NodeId, Plan},
@@ -60,8 +60,9 @@ pub struct Progress {
     shared: Option<Arc<Shared>>,
 }
 
+/// What the thread and those who tell it something have in common.
 #[derive(Default)]
-struct Shared {
+pub(super) struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -110,12 +111,21 @@ impl Progress {
     pub fn start(mode: Mode, plan: Arc<Plan>) -> Self {
         let stderr = || Box::new(io::stderr()) as Box<dyn Write + Send>;
         let view: Box<dyn View> = match mode.resolve() {
-            Mode::Tty | Mode::Auto => Box::new(Tty::new(console::Term::stderr())),
+            Mode::Tty | Mode::Auto => Box::new(Tty::new(Stderr)),
             Mode::Plain => Box::new(Plain::new(stderr())),
             Mode::Json => Box::new(Json::new(stderr())),
             Mode::None => return Self { start: Instant::now(), shared: None },
         };
-        Self::with(view, plan)
+        let progress = Self::with(view, plan);
+        progress.takes_the_log();
+        progress
+    }
+
+    /// Lines of the log go through the view from now on.
+    pub(super) fn takes_the_log(&self) {
+        if let Some(shared) = &self.shared {
+            diagnosis::through(Arc::downgrade(shared));
+        }
     }
 
     /// Shows the run of `plan` in `view`. Without a thread (the system gives none) nothing is shown.
@@ -168,11 +178,19 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, item: Item) {
+    /// Whether somebody will show it.
+    fn push(&self, item: Item) -> bool {
         let mut queue = self.lock();
-        if queue.phase == Phase::Open {
+        let open = queue.phase == Phase::Open;
+        if open {
             queue.push(item);
         }
+        open
+    }
+
+    /// Shows a line that is no event, if the run goes on.
+    pub fn line(&self, text: &str) -> bool {
+        self.push(Item::Line(text.to_owned()))
     }
 }
 

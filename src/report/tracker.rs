@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::rate::Rate;
+use super::{
+    eta::{Eta, Left, Pace},
+    stage::{ActiveLayer, ImageStep, News, Stage},
+};
 use crate::{
     exec::Event,
     graph::{ImageIx, Kind, NodeId, Plan, State},
@@ -19,61 +22,34 @@ pub struct Tracker {
     layers: Vec<Layer>,
     /// Indexes of layers in work, oldest first.
     active: Vec<usize>,
-    images: Vec<ImagePhase>,
+    images: Vec<Image>,
     /// The images that end with a tag node.
     tags: BTreeMap<NodeId, Vec<ImageIx>>,
     fetched: u64,
     to_fetch: u64,
     layers_done: usize,
     layers_counted: usize,
-    /// From the first fetch on.
-    rate: Option<Rate>,
-    /// Of the fetches that run now.
-    rates: BTreeMap<NodeId, Rate>,
+    /// Tar bytes that have been split.
+    split: u64,
+    /// Steps of images that run now, oldest first.
+    image_steps: Vec<NodeId>,
+    /// Filesystems that are still to be built.
+    builds_left: usize,
+    pace: Pace,
+    part: Part,
 }
 
-/// What an event meant for layers and images.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// A layer is stored.
-    LayerDone(ActiveLayer),
-    /// An image has its name.
-    ImageDone(ImageIx),
-    /// An image will not be there; the text is one line for people. Said once an image.
-    ImageFailed(ImageIx, Arc<str>),
-}
-
-/// A layer in work, or just done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActiveLayer {
-    /// Its last node.
-    pub finalize: NodeId,
-    /// The first image that wants it.
-    pub image: Option<ImageIx>,
-    /// When its first node started.
-    pub since: Duration,
-    /// Whether a blob of it is being fetched now.
-    pub fetching: bool,
-    /// Bytes of its present blob that have come.
-    pub bytes: u64,
-    /// The size of that blob; 0 if not known.
-    pub size_bytes: u64,
-}
-
-/// How long the fetches will take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Eta {
-    /// Nothing to base it on: too early, or stalled.
-    Unknown,
-    /// This long, if it goes on as it does.
-    Left(Duration),
-    /// All is fetched; what remains is work whose length nobody knows.
-    Fetched,
+/// How much of the whole is done, from 0 to 1.
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
+    done: f64,
+    /// The totals that it is a part of.
+    of: (u64, usize),
 }
 
 #[derive(Debug, Clone)]
 struct Watched {
-    running: bool,
+    phase: NodePhase,
     /// Whether `cost` is in the totals; only for fetches.
     counted: bool,
     cost: u64,
@@ -81,11 +57,22 @@ struct Watched {
     layer: Option<usize>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NodePhase {
+    Idle,
+    Running(Duration),
+    Done,
+}
+
 #[derive(Debug, Clone)]
 struct Layer {
     finalize: NodeId,
+    /// Its steps between the fetch and `finalize`.
+    steps: Vec<(NodeId, Stage)>,
     /// The blob that is or was fetched last.
     fetch: Option<NodeId>,
+    /// When its last byte came.
+    fetched: Option<Duration>,
     counted: bool,
     phase: LayerPhase,
 }
@@ -95,6 +82,13 @@ enum LayerPhase {
     Idle,
     Active(Duration),
     Done,
+}
+
+#[derive(Debug, Clone)]
+struct Image {
+    phase: ImagePhase,
+    /// When something was first done for it.
+    since: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,23 +104,37 @@ impl Tracker {
         let mut nodes: Vec<_> = plan.graph.node_weights().map(Watched::new).collect();
         let mut layers = Vec::new();
         for (ix, layer) in plan.layers().into_iter().enumerate() {
+            let stage = |&id: &NodeId| Some((id, Stage::of(plan.graph[id].kind)?));
+            let mut steps: Vec<_> = layer.nodes.iter().filter_map(stage).collect();
+            steps.sort_by_key(|(_, stage)| *stage as u8);
             for id in layer.nodes {
                 nodes[id.index()].layer.get_or_insert(ix);
             }
             let counted = plan.graph[layer.finalize].state == State::Needed;
-            layers.push(Layer { finalize: layer.finalize, fetch: None, counted, phase: LayerPhase::Idle });
+            layers.push(Layer {
+                finalize: layer.finalize,
+                steps,
+                fetch: None,
+                fetched: None,
+                counted,
+                phase: LayerPhase::Idle,
+            });
         }
         let mut tags: BTreeMap<NodeId, Vec<ImageIx>> = BTreeMap::new();
         let mut images = Vec::new();
         for (ix, image) in plan.images.iter().enumerate() {
             tags.entry(image.tag).or_default().push(ImageIx(ix));
             let stored = plan.graph[image.tag].state == State::Stored;
-            images.push(if stored { ImagePhase::Done } else { ImagePhase::Waiting });
+            let phase = if stored { ImagePhase::Done } else { ImagePhase::Waiting };
+            images.push(Image { phase, since: None });
         }
         let to_fetch =
             nodes.iter().filter(|node| node.counted).fold(0, |sum: u64, node| sum.saturating_add(node.cost));
         let layers_counted = layers.iter().filter(|layer| layer.counted).count();
-        Self {
+        let builds = plan.graph.node_weights();
+        let builds = builds.filter(|node| node.kind == Kind::Image && node.state == State::Needed);
+        let mut tracker = Self {
+            builds_left: builds.count(),
             plan,
             nodes,
             layers,
@@ -137,9 +145,13 @@ impl Tracker {
             to_fetch,
             layers_done: 0,
             layers_counted,
-            rate: None,
-            rates: BTreeMap::new(),
-        }
+            split: 0,
+            image_steps: Vec::new(),
+            pace: Pace::default(),
+            part: Part::default(),
+        };
+        tracker.measure();
+        tracker
     }
 
     /// The plan that is run.
@@ -159,7 +171,7 @@ impl Tracker {
 
     /// Images done, images failed, and images in all. What the repository had counts as done from the start.
     pub fn images(&self) -> (usize, usize, usize) {
-        let count = |phase| self.images.iter().filter(|&&image| image == phase).count();
+        let count = |phase| self.images.iter().filter(|image| image.phase == phase).count();
         (count(ImagePhase::Done), count(ImagePhase::Failed), self.images.len())
     }
 
@@ -173,43 +185,91 @@ impl Tracker {
         self.active.iter().map(|&ix| self.layer(ix))
     }
 
-    /// Bytes fetched a second of late, or `None` before there is something to base it on.
-    pub fn bytes_per_second(&self) -> Option<f64> {
-        self.rate.as_ref()?.per_second()
-    }
-
-    /// The time until all is fetched: by the rate of the whole, but never less than the slowest active fetch needs.
-    pub fn eta(&self) -> Eta {
-        /// Whoever is this slow has stalled, and nothing can be said.
-        const SLOWEST: f64 = 1.0;
-        const LONGEST_S: f64 = 100.0 * 3600.0;
-        let remaining = self.to_fetch.saturating_sub(self.fetched);
-        if remaining == 0 {
-            return Eta::Fetched;
-        }
-        let Some(rate) = self.bytes_per_second() else { return Eta::Unknown };
-        let mut left_s = remaining as f64 / rate.max(f64::MIN_POSITIVE);
-        let mut slowest = rate;
-        for (id, rate) in &self.rates {
-            let node = &self.nodes[id.index()];
-            // One that has just begun is judged by the rate of the whole.
-            let Some(rate) = rate.per_second() else { continue };
-            if node.bytes < node.cost {
-                left_s = left_s.max((node.cost - node.bytes) as f64 / rate.max(f64::MIN_POSITIVE));
-                slowest = slowest.min(rate);
+    /// The steps of images in work: each filesystem by itself, and all that is being committed.
+    pub fn image_steps(&self) -> Vec<ImageStep> {
+        let (mut steps, mut committing) = (Vec::new(), Vec::new());
+        for &id in &self.image_steps {
+            let node = &self.plan.graph[id];
+            match node.kind {
+                Kind::Image => steps.push(ImageStep::Building(node.wanted_by.clone())),
+                _ => committing.extend(&node.wanted_by),
             }
         }
-        match slowest >= SLOWEST && left_s <= LONGEST_S {
-            true => Eta::Left(Duration::from_secs_f64(left_s)),
-            false => Eta::Unknown,
+        committing.sort();
+        committing.dedup();
+        if !committing.is_empty() {
+            steps.push(ImageStep::Committing(committing));
         }
+        steps
+    }
+
+    /// Bytes fetched for an image so far; what several share counts for the first, as in the result.
+    pub fn image_bytes(&self, image: ImageIx) -> u64 {
+        let nodes = self.plan.graph.node_weights().zip(&self.nodes);
+        let own = nodes
+            .filter(|(node, _)| node.kind == Kind::Fetch && node.wanted_by.first() == Some(&image))
+            .map(|(_, watched)| watched.bytes);
+        own.fold(0, u64::saturating_add)
+    }
+
+    /// When something was first done for an image.
+    pub fn image_since(&self, image: ImageIx) -> Option<Duration> {
+        self.images.get(image.0)?.since
+    }
+
+    /// Bytes fetched a second of late, or `None` before there is something to base it on.
+    pub fn bytes_per_second(&self) -> Option<f64> {
+        self.pace.bytes_per_second()
+    }
+
+    /// How much of the whole is done, from 0 to 1, as of the last `advance`. Falls only when work is added; 1 means
+    /// that nothing is left, so that no bar looks finished while something goes on.
+    pub fn fraction(&self) -> f64 {
+        self.part.done
+    }
+
+    /// The time left.
+    pub fn eta(&self) -> Eta {
+        let running = self.active.iter().filter_map(|&ix| self.layers[ix].fetch).filter_map(|id| {
+            let node = &self.nodes[id.index()];
+            node.is_running().then(|| (id, node.cost.saturating_sub(node.bytes)))
+        });
+        self.pace.eta(&Left {
+            fetch_bytes: self.to_fetch.saturating_sub(self.fetched),
+            fetches: running.collect(),
+            blob_bytes: self.to_fetch,
+            split_bytes: self.split,
+            build: self.builds_left > 0,
+        })
     }
 
     /// Lets time pass, so that a stall shows in the rates.
     pub fn advance(&mut self, now: Duration) {
-        for rate in self.rate.iter_mut().chain(self.rates.values_mut()) {
-            rate.advance(now);
+        self.pace.advance(now);
+        self.measure();
+    }
+
+    /// Bytes are nearly all of it, and what comes after them takes time too.
+    fn measure(&mut self) {
+        const BYTES: f64 = 96.0;
+        const LAYERS: f64 = 2.0;
+        const IMAGES: f64 = 2.0;
+        let (done, failed, images) = self.images();
+        let parts = [
+            (BYTES, self.fetched as f64, self.to_fetch as f64),
+            (LAYERS, self.layers_done as f64, self.layers_counted as f64),
+            (IMAGES, (done + failed) as f64, images as f64),
+        ];
+        let (mut sum, mut weights) = (0.0, 0.0);
+        for (weight, done, all) in parts.into_iter().filter(|(_, _, all)| *all > 0.0) {
+            sum += weight * (done / all).min(1.0);
+            weights += weight;
         }
+        // Nothing to do is done.
+        let done = if weights > 0.0 { sum / weights } else { 1.0 };
+        let of = (self.to_fetch, self.layers_counted);
+        let added = of.0 > self.part.of.0 || of.1 > self.part.of.1;
+        self.part = Part { done: if added { done } else { done.max(self.part.done) }, of };
     }
 
     /// Takes one event that came at `now`. Events of nodes that the plan does not have are ignored.
@@ -222,7 +282,7 @@ impl Tracker {
             Event::Started(_) => self.start(id, now),
             Event::Progress { bytes, .. } => self.progress(id, *bytes, now),
             Event::Restarted(_) => self.restart(id),
-            Event::Finished(_) => return self.finish(id),
+            Event::Finished(_) => return self.finish(id, now),
             Event::Failed(_, text) => {
                 self.drop_node(id);
                 return self.fail_images(id, text);
@@ -233,7 +293,7 @@ impl Tracker {
     }
 
     fn start(&mut self, id: NodeId, now: Duration) {
-        if self.nodes[id.index()].running {
+        if self.nodes[id.index()].is_running() {
             return;
         }
         let fetch = self.is_fetch(id);
@@ -241,14 +301,21 @@ impl Tracker {
             // Of a fetch that had ended and is tried again, nothing of before counts.
             self.restart(id);
             self.count(id);
-            self.rate.get_or_insert_with(|| Rate::new(now));
-            self.rates.insert(id, Rate::new(now));
+            self.pace.fetch_begins(id, now);
         }
-        self.nodes[id.index()].running = true;
-        let Some(ix) = self.nodes[id.index()].layer else { return };
+        self.nodes[id.index()].phase = NodePhase::Running(now);
+        for ix in &self.plan.graph[id].wanted_by {
+            if let Some(image) = self.images.get_mut(ix.0) {
+                image.since.get_or_insert(now);
+            }
+        }
+        let Some(ix) = self.nodes[id.index()].layer else {
+            self.image_steps.push(id);
+            return;
+        };
         let layer = &mut self.layers[ix];
         if fetch {
-            layer.fetch = Some(id);
+            (layer.fetch, layer.fetched) = (Some(id), None);
         }
         if layer.phase == LayerPhase::Idle {
             layer.phase = LayerPhase::Active(now);
@@ -261,10 +328,14 @@ impl Tracker {
     fn progress(&mut self, id: NodeId, bytes: u64, now: Duration) {
         // An engine that forgets to say `Started` still gets its bar.
         self.start(id, now);
-        let fetch = self.is_fetch(id);
+        let kind = self.plan.graph[id].kind;
         let node = &mut self.nodes[id.index()];
         node.bytes = node.bytes.saturating_add(bytes);
-        if !fetch {
+        if kind == Kind::Split {
+            self.split = self.split.saturating_add(bytes);
+            self.pace.split(bytes, now);
+        }
+        if kind != Kind::Fetch {
             return;
         }
         // More than was planned: the total grows, so that no bar passes its end.
@@ -272,16 +343,17 @@ impl Tracker {
         node.cost = node.cost.saturating_add(excess);
         self.to_fetch = self.to_fetch.saturating_add(excess);
         self.fetched = self.fetched.saturating_add(bytes);
-        for rate in self.rate.iter_mut().chain(self.rates.get_mut(&id)) {
-            rate.add(bytes);
-        }
+        self.pace.fetched(id, bytes);
     }
 
     fn restart(&mut self, id: NodeId) {
         let planned = self.plan.graph[id].cost_bytes;
-        let fetch = self.is_fetch(id);
+        let kind = self.plan.graph[id].kind;
         let node = &mut self.nodes[id.index()];
-        if fetch {
+        if kind == Kind::Split {
+            self.split = self.split.saturating_sub(node.bytes);
+        }
+        if kind == Kind::Fetch {
             self.fetched = self.fetched.saturating_sub(node.bytes);
             if node.counted {
                 self.to_fetch = self.to_fetch.saturating_sub(node.cost).saturating_add(planned);
@@ -291,22 +363,45 @@ impl Tracker {
         node.bytes = 0;
     }
 
-    fn finish(&mut self, id: NodeId) -> Vec<News> {
-        self.settle(id);
+    fn finish(&mut self, id: NodeId, now: Duration) -> Vec<News> {
+        let began = self.settle(id);
+        self.nodes[id.index()].phase = NodePhase::Done;
+        let layer = self.nodes[id.index()].layer;
         match self.plan.graph[id].kind {
-            Kind::Finalize => self.finish_layer(id).into_iter().collect(),
+            Kind::Fetch => {
+                if let Some(ix) = layer {
+                    self.layers[ix].fetched = Some(now);
+                }
+                Vec::new()
+            }
+            Kind::Split => {
+                if let Some(blob) = layer.and_then(|ix| self.layers[ix].fetch) {
+                    self.pace.split_ends(self.nodes[id.index()].bytes, self.nodes[blob.index()].bytes);
+                }
+                Vec::new()
+            }
+            Kind::Finalize => self.finish_layer(id, now).into_iter().collect(),
+            Kind::Image => {
+                if let Some(began) = began {
+                    self.pace.build_ends(now.saturating_sub(began));
+                }
+                Vec::new()
+            }
             Kind::Tag => self.finish_images(id),
-            _ => Vec::new(),
+            Kind::Encode | Kind::Write | Kind::Config | Kind::Manifest => Vec::new(),
         }
     }
 
-    fn finish_layer(&mut self, id: NodeId) -> Option<News> {
+    fn finish_layer(&mut self, id: NodeId, now: Duration) -> Option<News> {
         let ix = self.nodes[id.index()].layer?;
         // One that was never in work had nothing to do.
         if !matches!(self.layers[ix].phase, LayerPhase::Active(_)) {
             return None;
         }
         let done = self.layer(ix);
+        if let Some(fetched) = self.layers[ix].fetched {
+            self.pace.layer_ends(now.saturating_sub(fetched));
+        }
         self.layers[ix].phase = LayerPhase::Done;
         self.active.retain(|&active| active != ix);
         self.layers_done += 1;
@@ -316,8 +411,8 @@ impl Tracker {
     fn finish_images(&mut self, id: NodeId) -> Vec<News> {
         let mut news = Vec::new();
         for &ix in self.tags.get(&id).into_iter().flatten() {
-            if self.images[ix.0] == ImagePhase::Waiting {
-                self.images[ix.0] = ImagePhase::Done;
+            if self.images[ix.0].phase == ImagePhase::Waiting {
+                self.images[ix.0].phase = ImagePhase::Done;
                 news.push(News::ImageDone(ix));
             }
         }
@@ -327,8 +422,9 @@ impl Tracker {
     fn fail_images(&mut self, id: NodeId, text: &Arc<str>) -> Vec<News> {
         let mut news = Vec::new();
         for &ix in &self.plan.graph[id].wanted_by {
-            if let Some(image @ ImagePhase::Waiting) = self.images.get_mut(ix.0) {
-                *image = ImagePhase::Failed;
+            let image = self.images.get_mut(ix.0);
+            if let Some(image) = image.filter(|image| image.phase == ImagePhase::Waiting) {
+                image.phase = ImagePhase::Failed;
                 news.push(News::ImageFailed(ix, text.clone()));
             }
         }
@@ -350,15 +446,24 @@ impl Tracker {
         self.active.retain(|&active| active != ix);
     }
 
-    /// A node has ended: what has come of its blob is all that will come.
-    fn settle(&mut self, id: NodeId) {
+    /// A node has ended: what has come of its blob is all that will come. Gives when it began.
+    fn settle(&mut self, id: NodeId) -> Option<Duration> {
+        let planned = &self.plan.graph[id];
         let node = &mut self.nodes[id.index()];
-        node.running = false;
+        let began = match std::mem::replace(&mut node.phase, NodePhase::Idle) {
+            NodePhase::Running(began) => Some(began),
+            NodePhase::Idle | NodePhase::Done => None,
+        };
+        if planned.kind == Kind::Image && planned.state == State::Needed {
+            self.builds_left = self.builds_left.saturating_sub(1);
+        }
         if node.counted {
             self.to_fetch = self.to_fetch.saturating_sub(node.cost - node.bytes);
             node.cost = node.bytes;
         }
-        self.rates.remove(&id);
+        self.pace.fetch_ends(id);
+        self.image_steps.retain(|&step| step != id);
+        began
     }
 
     /// Takes a fetch into the totals that was not planned as needed.
@@ -377,11 +482,14 @@ impl Tracker {
     fn layer(&self, ix: usize) -> ActiveLayer {
         let layer = &self.layers[ix];
         let fetch = layer.fetch.map(|id| &self.nodes[id.index()]);
+        let fetching = fetch.filter(|fetch| fetch.is_running()).map(|_| Stage::Fetching);
+        let next = layer.steps.iter().find(|(id, _)| self.nodes[id.index()].phase != NodePhase::Done);
+        let next = next.map_or(Stage::Finalizing, |(_, stage)| *stage);
         ActiveLayer {
             finalize: layer.finalize,
             image: self.plan.graph[layer.finalize].wanted_by.first().copied(),
             since: if let LayerPhase::Active(since) = layer.phase { since } else { Duration::ZERO },
-            fetching: fetch.is_some_and(|fetch| fetch.running),
+            stage: fetching.unwrap_or(next),
             bytes: fetch.map_or(0, |fetch| fetch.bytes),
             size_bytes: fetch.map_or(0, |fetch| fetch.cost),
         }
@@ -391,120 +499,13 @@ impl Tracker {
 impl Watched {
     fn new(node: &crate::graph::Node) -> Self {
         let counted = node.kind == Kind::Fetch && node.state == State::Needed;
-        Self { running: false, counted, cost: node.cost_bytes, bytes: 0, layer: None }
+        Self { phase: NodePhase::Idle, counted, cost: node.cost_bytes, bytes: 0, layer: None }
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.phase, NodePhase::Running(_))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::render::sample;
-
-    const LIBS: u64 = 12_000_000;
-
-    /// A tracker of two images over a stored and a needed layer; nodes 5 to 9 make the needed one.
-    fn tracker() -> Tracker {
-        Tracker::new(Arc::new(sample::two_images()))
-    }
-
-    fn id(index: usize) -> NodeId {
-        NodeId::new(index)
-    }
-
-    fn s(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn feed(tracker: &mut Tracker, events: impl IntoIterator<Item = Event>) -> Vec<News> {
-        events.into_iter().flat_map(|event| tracker.apply(s(0), &event)).collect()
-    }
-
-    fn bytes(node: usize, bytes: u64) -> Event {
-        Event::Progress { node: id(node), bytes }
-    }
-
-    #[test]
-    fn totals_are_known_before_the_first_byte() {
-        let tracker = tracker();
-        assert_eq!(tracker.bytes(), (0, LIBS));
-        assert_eq!(tracker.layers(), (0, 1));
-        assert_eq!(tracker.images(), (0, 0, 2));
-        assert_eq!(tracker.eta(), Eta::Unknown);
-    }
-
-    #[test]
-    fn a_layer_and_its_images_are_done() {
-        let mut tracker = tracker();
-        feed(&mut tracker, [Event::Started(id(5)), bytes(5, LIBS), Event::Finished(id(5))]);
-        let active = tracker.active().next().unwrap();
-        assert_eq!((active.fetching, active.bytes, active.size_bytes), (false, LIBS, LIBS));
-        let news =
-            feed(&mut tracker, [Event::Finished(id(9)), Event::Finished(id(13)), Event::Finished(id(17))]);
-        assert_eq!(news, [News::LayerDone(active), News::ImageDone(ImageIx(0)), News::ImageDone(ImageIx(1))]);
-        assert_eq!((tracker.layers(), tracker.active().len()), ((1, 1), 0));
-    }
-
-    #[test]
-    fn a_restart_takes_its_bytes_back() {
-        let mut tracker = tracker();
-        feed(&mut tracker, [Event::Started(id(5)), bytes(5, 5000), Event::Restarted(id(5)), bytes(5, 700)]);
-        assert_eq!(tracker.bytes(), (700, LIBS));
-        assert_eq!(tracker.node_bytes(id(5)), 700);
-    }
-
-    #[test]
-    fn a_candidate_that_becomes_active_is_added_and_fails_only_its_own_image_before() {
-        let mut tracker = Tracker::new(Arc::new(sample::two_candidates()));
-        assert_eq!(tracker.bytes(), (0, 1000));
-        feed(&mut tracker, [Event::Started(id(0)), bytes(0, 400)]);
-        let news = feed(&mut tracker, [Event::Failed(id(0), "bad digest".into()), Event::Started(id(1))]);
-        assert_eq!(news, [News::ImageFailed(ImageIx(0), "bad digest".into())]);
-        assert_eq!(tracker.bytes(), (400, 1200));
-        assert_eq!(tracker.layers(), (0, 1));
-    }
-
-    #[test]
-    fn cancelled_work_leaves_the_totals() {
-        let mut tracker = tracker();
-        feed(&mut tracker, [Event::Started(id(5)), bytes(5, 400)]);
-        let news = feed(&mut tracker, [Event::Failed(id(6), "broken tar".into())]);
-        assert_eq!(news.len(), 2);
-        feed(&mut tracker, [5, 7, 8, 9, 13, 17].map(|node| Event::Cancelled(id(node))));
-        assert_eq!((tracker.bytes(), tracker.layers(), tracker.active().len()), ((400, 400), (0, 0), 0));
-        assert_eq!(tracker.images(), (0, 2, 2));
-    }
-
-    #[test]
-    fn stored_nodes_that_end_change_nothing() {
-        let mut tracker = tracker();
-        assert_eq!(feed(&mut tracker, (0..5).map(|node| Event::Finished(id(node)))), []);
-        assert_eq!((tracker.bytes(), tracker.layers()), ((0, LIBS), (0, 1)));
-    }
-
-    #[test]
-    fn the_eta_never_promises_less_than_the_slowest_fetch_needs() {
-        let plan = sample::Sample::default()
-            .layer("fast", State::Needed, &[0], &[(("fast.gz", 1_000_000), &[0])])
-            .layer("slow", State::Needed, &[0], &[(("slow.gz", 100_000), &[0])])
-            .image("a:v1", State::Needed, &["fast", "slow"]);
-        let mut tracker = Tracker::new(Arc::new(plan.plan()));
-        feed(&mut tracker, [Event::Started(id(0)), Event::Started(id(5))]);
-        for second in 1..=10 {
-            feed(&mut tracker, [bytes(0, 90_000), bytes(5, 1000)]);
-            tracker.advance(s(second));
-        }
-        // The whole: 190 000 bytes at 91 000 a second. The slow one: 90 000 bytes at 1000 a second.
-        let Eta::Left(left) = tracker.eta() else { panic!("{:?}", tracker.eta()) };
-        assert_eq!(left.as_secs_f64().round(), 90.0);
-    }
-
-    #[test]
-    fn nothing_is_promised_during_a_stall() {
-        let mut tracker = tracker();
-        feed(&mut tracker, [Event::Started(id(5)), bytes(5, 1000)]);
-        tracker.advance(s(1));
-        assert!(matches!(tracker.eta(), Eta::Left(_)));
-        tracker.advance(s(120));
-        assert_eq!(tracker.eta(), Eta::Unknown);
-    }
-}
+mod tests;

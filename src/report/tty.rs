@@ -1,163 +1,189 @@
-//! Progress as bars on a terminal. Knows widths and heights; ignores how the cursor is moved (indicatif).
+//! Progress as bars on a terminal. Knows widths and heights; ignores how the cursor is moved (`screen.rs`).
 //!
-//! All lines are one frame, drawn at once and only if it differs from the last: nothing flickers. Lines are cut
-//! to the terminal's width at the time, so that none wraps. A terminal that breaks lines when it is made narrower
-//! keeps pieces of the last frame above the next: taking them away would, on one that does not break lines, take
-//! away what others wrote there (tried).
+//! Lines are cut to the terminal's width at the time, so that none wraps, and there are never more than it has rows.
+//! A narrow terminal gets fewer things, the most important first; a wide one does not get longer bars for ever.
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
-
 use super::{
-    ActiveLayer, Eta, News, Tracker, View,
-    plain::{eta_text, failure, short_layer},
+    ActiveLayer, ImageStep, News, Stage, Terminal, Tracker, View,
+    plain::{done, eta_text, failed, short_layer},
+    screen::{Screen, cut, cut_front},
 };
 use crate::{
     exec::Event,
-    graph::Plan,
+    graph::{ImageIx, Plan},
     render::words::{columns, image_names, printable, size},
 };
 
-/// Bars on `T`: one for the whole, a line for each active layer; all vanish at the end. Failed images stay as lines
-/// above.
+/// Bars on `T`: one for the whole, a line for each layer and filesystem in work; all vanish at the end. Images that
+/// ended stay as lines above.
 pub struct Tty<T> {
-    term: T,
-    bar: ProgressBar,
-    /// What stands there now.
-    frame: Vec<String>,
+    screen: Screen<T>,
+    /// Lines to be shown above with the next frame.
+    above: Vec<String>,
 }
 
-impl<T: TermLike + Clone + 'static> Tty<T> {
+impl<T: Terminal> Tty<T> {
     /// Bars on `term`, drawn with the first `tick`.
     pub fn new(term: T) -> Self {
-        // We draw ten times a second and only what changed: indicatif has nothing to hold back.
-        let target = ProgressDrawTarget::term_like_with_hz(Box::new(term.clone()), u8::MAX);
-        let bar = ProgressBar::with_draw_target(None, target);
-        // A template without any condition is always valid; otherwise indicatif's own look serves.
-        if let Ok(style) = ProgressStyle::with_template("{msg}") {
-            bar.set_style(style);
-        }
-        Self { term, bar, frame: Vec::new() }
+        Self { screen: Screen::new(term), above: Vec::new() }
     }
 }
 
-impl<T: TermLike + Clone + 'static> View for Tty<T> {
+impl<T: Terminal> View for Tty<T> {
     fn begin(&mut self, _: &Tracker) {}
 
-    fn event(&mut self, seen: &Tracker, _: Duration, _: &Event, news: &[News]) {
-        for news in news {
-            if let News::ImageFailed(ix, text) = news {
-                self.bar.println(failure(seen.plan(), *ix, text));
-            }
-        }
+    fn event(&mut self, seen: &Tracker, at: Duration, _: &Event, news: &[News]) {
+        let (width, _) = self.screen.size();
+        let lines = news.iter().filter_map(|news| match news {
+            News::LayerDone(_) => None,
+            News::ImageDone(ix) => Some((*ix, done(seen, *ix, at))),
+            // Why is told again, and whole, when the bars are gone.
+            News::ImageFailed(ix, text) => Some((*ix, failed(seen.plan(), *ix, text))),
+        });
+        self.above.extend(lines.map(|(ix, end)| image_line(seen.plan(), ix, &end, width)));
     }
 
     fn line(&mut self, text: &str) {
-        self.bar.println(printable(text));
+        self.above.push(printable(text).into_owned());
     }
 
     fn tick(&mut self, seen: &Tracker, _: Duration) {
-        let (width, height) = (usize::from(self.term.width()), usize::from(self.term.height()));
-        let frame = frame(seen, width, height);
-        if frame != self.frame {
-            self.bar.set_message(frame.join("\n"));
-            self.frame = frame;
-        }
+        let (width, height) = self.screen.size();
+        self.screen.show(&std::mem::take(&mut self.above), frame(seen, width, height));
     }
 
     fn end(&mut self, _: &Tracker, _: Duration) {
-        self.bar.finish_and_clear();
+        self.screen.show(&std::mem::take(&mut self.above), Vec::new());
     }
 }
 
 /// The lines for a terminal of this size.
 fn frame(seen: &Tracker, width: usize, height: usize) -> Vec<String> {
-    /// More layers than this are a number.
-    const MOST_LAYERS: usize = 16;
+    /// More rows than this are a number.
+    const MOST_ROWS: usize = 16;
+    // One row is left for the cursor, one is the total.
+    let room = height.saturating_sub(2).min(MOST_ROWS);
+    let steps = seen.image_steps();
+    let rows = seen.active().len() + steps.len();
+    // And one may be needed for the number.
+    let shown = if rows <= room { rows } else { room.saturating_sub(1) };
+    let layers = layer_lines(seen, shown, width);
     let mut lines = vec![total_line(seen, width)];
-    let active = seen.active().len();
-    // One row is left for the cursor, one is the total, and one may be needed for the number.
-    let room = height.saturating_sub(2).min(MOST_LAYERS);
-    let shown = if active <= room { active } else { room.saturating_sub(1) };
-    let rows: Vec<_> = seen.active().take(shown).map(|layer| layer_row(seen.plan(), &layer, width)).collect();
-    lines.extend(columns(&rows, &[2]).into_iter().map(|line| format!("  {line}")));
-    if active > shown && room > 0 {
-        lines.push(format!("  and {} more", active - shown));
+    let steps = steps.iter().map(|step| step_line(seen.plan(), step));
+    lines.extend(layers.into_iter().chain(steps).take(shown).map(|line| format!("  {line}")));
+    if rows > shown && room > 0 {
+        lines.push(format!("  and {} more", rows - shown));
     }
-    // The last column stays free: some terminals go to the next line when it is written.
-    let cut = |line: String| console::truncate_str(&line, width.saturating_sub(1), "").into_owned();
-    lines.into_iter().map(cut).collect()
+    lines.into_iter().map(|line| cut(&line, width)).collect()
 }
 
-/// The most important things first, since a narrow terminal cuts the end.
+/// The most important things first; what does not fit whole is left out.
 fn total_line(seen: &Tracker, width: usize) -> String {
     let (fetched, to_fetch) = seen.bytes();
     let (layers_done, layers) = seen.layers();
     let (images_done, _, images) = seen.images();
-    // A rate that only falls, once all is here, tells nothing.
-    let rate = match (seen.eta(), seen.bytes_per_second()) {
-        (Eta::Fetched, _) => String::new(),
-        (_, Some(rate)) => format!("  {}/s", size(rate as u64)),
-        (_, None) => "  --".to_owned(),
-    };
-    let text = format!(
-        "{:>3}%  {}  {} of {}{rate}  layers {layers_done}/{layers}  images {images_done}/{images}",
-        percent(fetched, to_fetch),
+    let mut parts = vec![
+        format!("{:>3}%", percent(seen.fraction())),
         eta_text(seen.eta()),
-        size(fetched),
-        size(to_fetch),
-    );
+        format!("{} of {}", size(fetched), size(to_fetch)),
+    ];
+    // A rate that only falls, once all is here, tells nothing.
+    if fetched < to_fetch {
+        parts
+            .push(seen.bytes_per_second().map_or("--".to_owned(), |rate| format!("{}/s", size(rate as u64))));
+    }
+    parts.push(format!("layers {layers_done}/{layers}"));
+    parts.push(format!("images {images_done}/{images}"));
     // The bar takes what the text may leave at its longest, so that it does not change its width all the time; on
     // 80 columns a short bar is worth more than the number of images.
     const TEXT: usize = 76;
-    match width {
-        74.. => format!("{} {text}", bar(fetched, to_fetch, width.saturating_sub(TEXT).clamp(10, 40))),
-        _ => text,
+    let mut line = match width {
+        74.. => bar(seen.fraction(), width.saturating_sub(TEXT).clamp(10, 40)) + " ",
+        _ => String::new(),
+    };
+    for (place, part) in parts.iter().enumerate() {
+        let gap = if place == 0 { "" } else { "  " };
+        if place > 0 && line.len() + gap.len() + part.len() >= width {
+            break;
+        }
+        line = line + gap + part;
+    }
+    line
+}
+
+/// An image's line above the bars: how it ended is worth more than the beginning of a long name.
+fn image_line(plan: &Plan, ix: ImageIx, end: &str, width: usize) -> String {
+    const NAME: usize = 12;
+    let free = width.saturating_sub(end.chars().count() + 3).max(NAME);
+    cut(&format!("{}: {end}", cut_front(&image_names(plan, &[ix]), free)), width)
+}
+
+/// The first `shown` layers in work, with as much of their images' names as there is room for.
+fn layer_lines(seen: &Tracker, shown: usize, width: usize) -> Vec<String> {
+    const NAME: usize = 8;
+    let layers: Vec<_> = seen.active().take(shown).collect();
+    let cells: Vec<_> = layers.iter().map(|layer| layer_cells(seen.plan(), layer, width)).collect();
+    let lines = columns(&cells, &[3]);
+    let used = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+    // Two blanks before the line, two before the name, and the last column.
+    let free = width.saturating_sub(used + 5);
+    let named = lines.into_iter().zip(&layers).map(|(line, layer)| match layer.image {
+        Some(ix) if free >= NAME => {
+            format!("{line:<used$}  {}", cut_front(&image_names(seen.plan(), &[ix]), free))
+        }
+        _ => line,
+    });
+    named.collect()
+}
+
+/// Digest, stage, bar, bytes.
+fn layer_cells(plan: &Plan, layer: &ActiveLayer, width: usize) -> [String; 4] {
+    let part = if layer.size_bytes == 0 { 0.0 } else { layer.bytes as f64 / layer.size_bytes as f64 };
+    let (bar, bytes) = match (layer.stage, width) {
+        (Stage::Fetching, 74..) => {
+            let bar = bar(part, if width < 120 { 12 } else { 24 });
+            (bar, format!("{} of {}", size(layer.bytes), size(layer.size_bytes)))
+        }
+        (Stage::Fetching, _) => (format!("{:>3}%", percent(part)), size(layer.size_bytes)),
+        _ => (String::new(), size(layer.size_bytes)),
+    };
+    [short_layer(plan, layer), layer.stage.name().to_owned(), bar, bytes]
+}
+
+fn step_line(plan: &Plan, step: &ImageStep) -> String {
+    match step {
+        ImageStep::Building(images) => format!("building filesystem of {}", image_names(plan, images)),
+        ImageStep::Committing(images) => format!("committing {}", image_names(plan, images)),
     }
 }
 
-/// Bar, digest, bytes, what is done, image.
-fn layer_row(plan: &Plan, layer: &ActiveLayer, width: usize) -> [String; 4] {
-    let image = layer.image.map(|ix| image_names(plan, &[ix])).unwrap_or_default();
-    let stage = match layer.fetching {
-        true if width >= 60 => bar(layer.bytes, layer.size_bytes, 12),
-        true => format!("{:>3}%", percent(layer.bytes, layer.size_bytes)),
-        false => "storing".to_owned(),
-    };
-    let bytes = match layer.fetching {
-        true => format!("{} of {}", size(layer.bytes), size(layer.size_bytes)),
-        false => size(layer.bytes),
-    };
-    [short_layer(plan, layer), stage, bytes, image]
-}
-
 /// Rounded down: 100 is said only when nothing is left.
-fn percent(done: u64, all: u64) -> u64 {
-    if all == 0 { 100 } else { (u128::from(done) * 100 / u128::from(all)) as u64 }
+fn percent(part: f64) -> u64 {
+    // Less than a millionth is what floating point adds or takes.
+    (part * 100.0 + 1e-6) as u64
 }
 
 /// `[====>   ]` of `width` columns.
-fn bar(done: u64, all: u64, width: usize) -> String {
+fn bar(part: f64, width: usize) -> String {
     let inner = width.saturating_sub(2);
-    let full = inner * percent(done, all).min(100) as usize / 100;
+    let full = (inner * percent(part) as usize / 100).min(inner);
     let head = if full < inner { ">" } else { "" };
     format!("[{:<inner$}]", "=".repeat(full) + head)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{
-            Arc,
-            atomic::{AtomicU16, Ordering},
+    use std::sync::Arc;
+
+    use super::{
+        super::{
+            progress::testing::show,
+            screen::testing::{Fake, Gone},
         },
+        *,
     };
-
-    use indicatif::InMemoryTerm;
-
-    use super::{super::progress::testing::show, *};
     use crate::{
         graph::{NodeId, State},
         render::sample::{self, Sample},
@@ -175,32 +201,59 @@ mod tests {
         }
     }
 
+    fn view(columns: u16) -> (Fake, Tty<Fake>, Tracker) {
+        let term = Fake::new(columns, 10);
+        (term.clone(), Tty::new(term), Tracker::new(Arc::new(sample::two_images())))
+    }
+
     #[test]
-    fn bars_on_a_terminal_vanish_at_the_end() {
-        let term = InMemoryTerm::new(10, 100);
-        let (mut view, mut tracker) = (Tty::new(term.clone()), Tracker::new(Arc::new(sample::two_images())));
+    fn bars_on_a_terminal_vanish_at_the_end_and_images_stay() {
+        let (term, mut view, mut tracker) = view(100);
         half_fetched(&mut view, &mut tracker);
         let expected = "\
-[===========>          ]  50%  eta 0:06  6.00 MB of 12.0 MB  1.00 MB/s  layers 0/1  images 0/2
-  739a304e183a  [=====>    ]  6.00 MB of 12.0 MB  webapp:latest";
+[==========>           ]  48%  eta 0:06  6.00 MB of 12.0 MB  1.00 MB/s  layers 0/1  images 0/2
+  739a304e183a  fetching  [=====>    ]  6.00 MB of 12.0 MB  webapp:latest";
         assert_eq!(term.contents(), expected);
-        show(&mut view, &mut tracker, 6000, Event::Finished(id(5)));
-        assert!(term.contents().contains("739a304e183a  storing"), "{}", term.contents());
-        show(&mut view, &mut tracker, 6100, Event::Failed(id(12), "disk full".into()));
+        for (node, stage) in [(5, "splitting"), (6, "writing"), (8, "encoding"), (7, "finalizing")] {
+            show(&mut view, &mut tracker, 6000, Event::Finished(id(node)));
+            assert!(term.contents().contains(&format!("739a304e183a  {stage}")), "{}", term.contents());
+        }
+        show(&mut view, &mut tracker, 6100, Event::Finished(id(9)));
+        show(&mut view, &mut tracker, 6100, Event::Started(id(10)));
+        assert!(term.contents().ends_with("\n  building filesystem of webapp:latest"), "{}", term.contents());
+        show(&mut view, &mut tracker, 6200, Event::Finished(id(10)));
+        show(&mut view, &mut tracker, 6200, Event::Started(id(13)));
+        assert!(term.contents().ends_with("\n  committing webapp:latest"), "{}", term.contents());
+        assert!(term.contents().contains(" 98%  finishing"), "{}", term.contents());
+        show(&mut view, &mut tracker, 6300, Event::Finished(id(13)));
+        show(&mut view, &mut tracker, 6400, Event::Failed(id(16), "disk full".into()));
+        assert!(term.contents().contains("100%"), "{}", term.contents());
         view.end(&tracker, Duration::from_secs(7));
-        assert_eq!(term.contents(), "webapp:latest: failed: disk full");
+        let expected = "webapp:latest: done, 6.00 MB fetched, 6.3 s\nnode:latest: failed: disk full";
+        assert_eq!(term.contents(), expected);
+        assert!(!term.wrapped());
+    }
+
+    #[test]
+    fn forty_columns_are_enough() {
+        let (term, mut view, mut tracker) = view(40);
+        half_fetched(&mut view, &mut tracker);
+        let expected = " 48%  eta 0:06  6.00 MB of 12.0 MB
+  739a304e183a  fetching   50%  12.0 MB";
+        assert_eq!(term.contents(), expected);
     }
 
     #[test]
     fn a_narrow_terminal_cuts_lines_and_never_wraps_them() {
         for width in [1, 2, 10, 40, 60, 79, 80, 81, 200] {
-            let mut tracker = Tracker::new(Arc::new(sample::two_images()));
-            let term = InMemoryTerm::new(10, width);
-            let mut view = Tty::new(term.clone());
+            let (term, mut view, mut tracker) = view(width);
             half_fetched(&mut view, &mut tracker);
+            show(&mut view, &mut tracker, 6100, Event::Started(id(10)));
+            show(&mut view, &mut tracker, 6100, Event::Failed(id(16), "a long story".repeat(20).into()));
             let lines = frame(&tracker, width.into(), 10);
             assert!(lines.iter().all(|line| line.chars().count() < width.into()), "{width}: {lines:?}");
-            assert!(width < 10 || term.contents().lines().count() == 2, "{width}: {}", term.contents());
+            assert!(!term.wrapped(), "{width}: {}", term.contents());
+            assert!(width < 10 || term.contents().lines().count() == 4, "{width}: {}", term.contents());
         }
     }
 
@@ -213,7 +266,7 @@ mod tests {
         let add = |sample: Sample, name| sample.layer(name, State::Needed, &[0], &[((name, 10), &[0])]);
         let plan =
             NAMES.into_iter().fold(Sample::default(), add).image("big:v1", State::Needed, &NAMES).plan();
-        let fetches = plan.graph.node_indices().step_by(5);
+        let fetches = plan.graph.node_indices().step_by(5).take(20);
         let mut tracker = Tracker::new(Arc::new(plan.clone()));
         fetches.for_each(|fetch| drop(tracker.apply(Duration::ZERO, &Event::Started(fetch))));
         let lines = |height| frame(&tracker, 80, height);
@@ -222,58 +275,28 @@ mod tests {
         assert_eq!((lines(2).len(), lines(1).len(), lines(0).len()), (1, 1, 1));
     }
 
-    /// A terminal whose width changes, and that is closed when it is 0.
-    #[derive(Debug, Clone)]
-    struct Shrinking(InMemoryTerm, Arc<AtomicU16>);
-
-    impl Shrinking {
-        fn open(&self) -> io::Result<&InMemoryTerm> {
-            match self.1.load(Ordering::SeqCst) {
-                0 => Err(io::ErrorKind::BrokenPipe.into()),
-                _ => Ok(&self.0),
-            }
-        }
-    }
-
-    impl TermLike for Shrinking {
-        fn width(&self) -> u16 {
-            self.1.load(Ordering::SeqCst)
-        }
-        fn move_cursor_up(&self, n: usize) -> io::Result<()> {
-            self.open()?.move_cursor_up(n)
-        }
-        fn move_cursor_down(&self, n: usize) -> io::Result<()> {
-            self.open()?.move_cursor_down(n)
-        }
-        fn move_cursor_right(&self, n: usize) -> io::Result<()> {
-            self.open()?.move_cursor_right(n)
-        }
-        fn move_cursor_left(&self, n: usize) -> io::Result<()> {
-            self.open()?.move_cursor_left(n)
-        }
-        fn write_line(&self, s: &str) -> io::Result<()> {
-            self.open()?.write_line(s)
-        }
-        fn write_str(&self, s: &str) -> io::Result<()> {
-            self.open()?.write_str(s)
-        }
-        fn clear_line(&self) -> io::Result<()> {
-            self.open()?.clear_line()
-        }
-        fn flush(&self) -> io::Result<()> {
-            self.open()?.flush()
+    #[test]
+    fn a_resize_is_followed_with_the_next_frame() {
+        let (term, mut view, mut tracker) = view(100);
+        half_fetched(&mut view, &mut tracker);
+        for (columns, rows) in [(50, 10), (33, 3), (7, 1), (120, 20)] {
+            term.resize(columns, rows);
+            show(&mut view, &mut tracker, 7000, Event::Progress { node: id(5), bytes: 1 });
+            assert!(!term.wrapped(), "{columns}: {}", term.contents());
+            let expected = frame(&tracker, columns.into(), rows.into());
+            assert!(
+                term.contents().trim_end().ends_with(expected[expected.len() - 1].trim_end()),
+                "{columns}: {}",
+                term.contents()
+            );
         }
     }
 
     #[test]
-    fn a_resized_and_then_closed_terminal_stops_nothing() {
-        let term = Shrinking(InMemoryTerm::new(20, 100), Arc::new(AtomicU16::new(100)));
-        let (mut view, mut tracker) = (Tty::new(term.clone()), Tracker::new(Arc::new(sample::two_images())));
+    fn a_closed_terminal_stops_nothing() {
+        let mut tracker = Tracker::new(Arc::new(sample::two_images()));
+        let mut view = Tty::new(Gone);
         half_fetched(&mut view, &mut tracker);
-        for width in [50, 33, 7, 120, 0] {
-            term.1.store(width, Ordering::SeqCst);
-            show(&mut view, &mut tracker, 7000, Event::Progress { node: id(5), bytes: 1 });
-        }
         view.line("into the void");
         view.end(&tracker, Duration::from_secs(8));
     }

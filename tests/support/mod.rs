@@ -7,6 +7,7 @@ pub mod image;
 pub mod layout;
 pub mod moments;
 pub mod oracle;
+pub mod plans;
 pub mod pulls;
 pub mod real;
 pub mod registry;

@@ -153,7 +153,10 @@ fn colour_changes_nothing_but_colours() {
     let drawn = |colour| text(&plan, &Marks::default(), &Outlook::default(), colour);
     let painted = drawn(Colour::On);
     assert_ne!(painted, drawn(Colour::Off));
-    assert_eq!(console::strip_ansi_codes(&painted), drawn(Colour::Off));
+    let plain = ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[36m"]
+        .iter()
+        .fold(painted, |text, code| text.replace(code, ""));
+    assert_eq!(plain, drawn(Colour::Off));
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub fn list(runs: &[(u64, Head)]) -> String {
 }
 
 /// The run `number` in a few lines.
-pub fn digest(number: u64, run: &Run) -> String {
+pub fn overview(number: u64, run: &Run) -> String {
     let (head, totals) = (&run.head, &run.head.totals);
     let limits = &head.limits;
     let mut out =
