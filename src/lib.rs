@@ -87,3 +87,7 @@ pub mod report;
 pub mod source;
 pub mod store;
 pub mod types;
+
+// Unit tests share files with the tests of whole commands, which know this crate by its name.
+#[cfg(test)]
+extern crate self as cfs_dag;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::{Exit, Problem, RepoArgs, plan::PlanFormat, print};
 use crate::{
@@ -31,8 +31,17 @@ struct ViewArgs {
     /// Why something ran or did not: an image's name, a layer as IMAGE:PLACE or by its digest, or a node
     #[arg(long, value_name = "WHAT")]
     why: Option<String>,
+    /// The chain that decided how long it took, and what one free second on each of its nodes would have won
+    #[arg(long)]
+    critical_path: bool,
+    /// A page with a chart of nodes over workers, cpu and network use [default file: cfs-dag-timings-RUN.html]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, value_hint = ValueHint::FilePath)]
+    timings: Option<Option<PathBuf>>,
+    /// Trace events for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    trace: Option<PathBuf>,
     /// Draw the graph as it ran; the file's ending chooses the format: txt, dot, mmd, json, svg or html
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     graph: Option<PathBuf>,
     /// Everything that is kept of the run, as JSON
     #[arg(long)]
@@ -61,6 +70,13 @@ pub(super) fn run(args: &LogArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
             )));
         };
         save(path, &format.draw(&run.plan, &run.marks(), &Outlook::default(), Colour::Off))?;
+    } else if view.critical_path {
+        print(&report::critical_path(&run).text(&run))?;
+    } else if let Some(path) = &view.timings {
+        let usual = || PathBuf::from(format!("cfs-dag-timings-{number}.html"));
+        save(&path.clone().unwrap_or_else(usual), &report::timings(&run))?;
+    } else if let Some(path) = &view.trace {
+        save(path, &report::trace(&run))?;
     } else if view.json {
         print(&run.json(number)?)?;
     } else {

@@ -45,10 +45,10 @@ pub(super) struct PullArgs {
     #[arg(long, requires = "dry_run")]
     detailed_exitcode: bool,
     /// Save the plan for --plan
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     plan_out: Option<PathBuf>,
     /// Run exactly this plan, or refuse if an image or the repository is not what it was made for
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     plan: Option<PathBuf>,
     /// Make everything again, also what is stored
     #[arg(long, conflicts_with = "plan")]

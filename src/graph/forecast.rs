@@ -95,14 +95,13 @@ pub fn forecast(plan: &Plan, costs: &Costs) -> Forecast {
     for node in order {
         times[node.index()] = earliest(plan, costs, &times, node);
     }
-    let ends = plan.graph.node_indices().filter(|node| costs.alone[node.index()] > 0.0);
+    // Of two that end together the chain goes to the end: nothing ends before what it feeds, so only what feeds nothing
+    // comes into question. The key decides between the rest, since numbers change when a plan is read back.
+    let ends = plan.graph.node_indices().filter(|node| is_last(plan, costs, *node));
     let last = ends.max_by(|a, b| {
         let of = |node: &NodeId| (times[node.index()].end, Reverse(plan.graph[*node].key));
-        of(a)
-            .0
-            .total_cmp(&of(b).0)
-            .then_with(|| is_last(plan, *a).cmp(&is_last(plan, *b)))
-            .then(of(a).1.cmp(&of(b).1))
+        let ((end_a, key_a), (end_b, key_b)) = (of(a), of(b));
+        end_a.total_cmp(&end_b).then(key_a.cmp(&key_b))
     });
     if let Some(last) = last {
         forecast.chain_time = times[last.index()].end;
@@ -111,9 +110,10 @@ pub fn forecast(plan: &Plan, costs: &Costs) -> Forecast {
     forecast
 }
 
-/// Whether nothing comes after the node: of two that end together, the chain goes to the end.
-fn is_last(plan: &Plan, node: NodeId) -> bool {
-    plan.graph.neighbors_directed(node, Direction::Outgoing).next().is_none()
+/// Whether the node is done and nothing that is done comes after it.
+fn is_last(plan: &Plan, costs: &Costs, node: NodeId) -> bool {
+    let mut after = plan.graph.neighbors_directed(node, Direction::Outgoing);
+    costs.alone[node.index()] > 0.0 && !after.any(|after| costs.alone[after.index()] > 0.0)
 }
 
 fn earliest(plan: &Plan, costs: &Costs, times: &[Times], node: NodeId) -> Times {
@@ -206,6 +206,20 @@ mod tests {
         assert_eq!((cpu.bound(), cpu.time()), (Bound::Cpu, 30.0));
         costs.network[0] = 40.0;
         assert_eq!(forecast(&plan, &costs).bound(), Bound::Network);
+    }
+
+    #[test]
+    fn of_those_that_end_with_the_fetch_the_chain_takes_the_last() {
+        let plan = sample::two_images();
+        // Only the steps that stream have costs, and all of them end when the fetch does.
+        let cost = |kind| match kind {
+            Kind::Fetch => 10.0,
+            Kind::Split | Kind::Write => 1.0,
+            _ => 0.0,
+        };
+        let forecast = forecast(&plan, &costs(&plan, cost));
+        assert_eq!(kinds(&plan, &forecast), [Kind::Fetch, Kind::Split, Kind::Write]);
+        assert_eq!(forecast.chain_time, 10.0);
     }
 
     #[test]

@@ -75,6 +75,23 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
+/// `text` as content or attribute of XML and HTML.
+pub fn escape(text: &str) -> String {
+    let text = clean(text);
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// `text`, cleaned, in at most `length` characters; the middle gives way, since names differ at both ends.
 pub fn clip(text: &str, length: usize) -> String {
     let text: Vec<char> = clean(text).chars().collect();
@@ -186,6 +203,15 @@ mod tests {
     fn empty_columns_vanish() {
         let rows = [["a", "", "1"], ["bbb", "", "22"]].map(|row| row.map(str::to_owned));
         assert_eq!(columns(&rows, &[2]), ["a     1", "bbb  22"]);
+    }
+
+    #[test]
+    fn a_hostile_name_is_only_text() {
+        let name = "</script><img src=x onerror='a()'>&\"\u{202e}evil\u{0}\n";
+        assert_eq!(
+            escape(name),
+            "&lt;/script&gt;&lt;img src=x onerror=&#39;a()&#39;&gt;&amp;&quot;\\u{202e}evil\\u{0} "
+        );
     }
 
     #[test]

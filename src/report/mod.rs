@@ -1,6 +1,7 @@
 //! What people and programs are told of a run: progress, result, record. All of it comes from one stream of
 //! events and the plan; the engine is never asked.
 
+mod critical;
 pub mod diagnosis;
 mod eta;
 mod json;
@@ -11,14 +12,21 @@ mod rate;
 mod rates;
 mod record;
 mod run;
+#[cfg(test)]
+#[path = "../../tests/support/sample_run.rs"]
+mod sample_run;
 mod screen;
 mod stage;
 mod summary;
 mod tee;
+mod timeline;
+mod timings;
+mod trace;
 mod tracker;
 mod tty;
 mod why;
 
+pub use critical::{CriticalPath, Link, Wait, critical_nodes, critical_path};
 pub use eta::Eta;
 pub use json::Json;
 pub use overview::{list, overview};
@@ -31,6 +39,8 @@ pub use screen::{Stderr, Terminal};
 pub use stage::{ActiveLayer, ImageStep, News, Stage};
 pub use summary::{ImageResult, Outcome, Summary, Totals};
 pub use tee::Tee;
+pub use timings::timings;
+pub use trace::trace;
 pub use tracker::Tracker;
 pub use tty::Tty;
 pub use why::{NotFound, why};

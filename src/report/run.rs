@@ -184,11 +184,6 @@ impl Run {
         Ok(format!("{{\"run\":{number},\n\"head\":{head},\n\"record\":{record},\n\"plan\":{plan}}}\n"))
     }
 
-    /// What is drawn over the plan.
-    pub fn marks(&self) -> Marks {
-        Marks { critical: Vec::new(), nodes: self.record.measured() }
-    }
-
     /// The record with the numbers that the nodes have when the plan is read back: in the order of their names.
     fn in_order(&self) -> Record {
         let graph = &self.plan.graph;

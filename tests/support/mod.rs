@@ -13,6 +13,7 @@ pub mod real;
 pub mod registry;
 pub mod registry_real;
 pub mod repo;
+pub mod sample_run;
 pub mod skopeo;
 pub mod source;
 pub mod tar;

@@ -8,13 +8,13 @@ use std::{
 use petgraph::Direction;
 use serde::Serialize;
 
-use super::{
-    bands::{Bands, class},
-    words::{clean, span},
-};
+use super::bands::{Bands, class};
 use crate::{
     graph::{ImageIx, Key, NodeId, Plan, Subject},
-    render::{Marks, Measured, words::size},
+    render::{
+        Marks, Measured,
+        words::{clean, size, span},
+    },
 };
 
 /// A plan by tables: what many nodes have in common is there once. Nodes are numbered as the bands draw them.

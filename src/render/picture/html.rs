@@ -8,11 +8,13 @@ use super::{
     layout::{COLUMN_NAMES, Layout, WIDTH},
     palette,
     svg::{Pen, column_names, headline, legend, sums},
-    words::escape,
 };
 use crate::{
     graph::Plan,
-    render::{Marks, words::count},
+    render::{
+        Marks,
+        words::{count, escape},
+    },
 };
 
 const STYLE: &str = include_str!("page.css");

@@ -11,7 +11,6 @@ mod html;
 mod layout;
 mod palette;
 mod svg;
-mod words;
 
 #[cfg(test)]
 mod tests;

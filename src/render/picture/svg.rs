@@ -6,14 +6,13 @@ use super::{
     bands::{Band, Bands, COLUMNS, Look, Row, What, bands, class},
     layout::{CELL, COLUMN_NAMES, Cell, LEFT, Laid, LaidRow, Layout, Line, Scale, Style, WIDTH, scale, slot},
     palette,
-    words::{clip, escape, span},
 };
 use crate::{
     graph::{Kind, NodeId, Plan, State},
     render::{
         LayerCounts, Marks, Totals,
         text::short,
-        words::{count, size},
+        words::{clip, count, escape, size, span},
     },
 };
 
