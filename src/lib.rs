@@ -10,7 +10,8 @@
 //! 1. [`source`]: references become manifests and configs, fetched side by side and verified.
 //! 2. [`pull::look`]: the repository is asked what it has of them. Nothing is written so far.
 //! 3. [`graph::plan`]: pure data in, a [`graph::Plan`] out, each node once. `--dry-run` ends here, in [`render`].
-//! 4. [`exec`]: the plan runs. A layer's steps run together, over bounded flows:
+//! 4. [`exec`]: the plan runs. It tells one stream of events, which [`report`] shows, sums up and keeps: all views of a
+//!    run are made of the plan and these events, and none asks the engine. A layer's steps run together, over bounded flows:
 //!
 //! ```text
 //! fetch blob ⇢ split layer ⇢ encode stream ─┐

@@ -1,9 +1,11 @@
 #!/bin/bash
 # demo.sh: builds cfs-dag, makes some images, and shows what it does with them. Leaves nothing behind but the build
-# folder; works as any user, and mounts an image when it may.
+# folder, with two pages in it; works as any user, and mounts an image when it may.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
+root=$PWD
+case $target in /*) root=;; esac
 
 echo "building cfs-dag (minutes, the first time)"
 cargo build --release --quiet
@@ -30,8 +32,21 @@ say() { printf '\n\e[36m# %s\e[0m\n' "$*"; }
 say "Two images that share their lowest layer are one graph. The plan, before anything is read:"
 show cfs-dag pull --dry-run --insecure --repo repo oci:images:python oci:images:web
 
+say "The same plan as a page, for a browser:"
+pages=$root/$target/demo
+mkdir -p "$pages"
+cfs-dag pull --dry-run=html --insecure --repo repo oci:images:python oci:images:web >"$pages/plan.html"
+echo "$pages/plan.html"
+
 say "The pull itself: the shared layer is read, split and stored once."
 show cfs-dag pull --insecure --repo repo oci:images:python oci:images:web
+
+say "Where the time went, and the same as a page:"
+show cfs-dag log --repo repo --critical-path
+show cfs-dag log --repo repo --timings="$pages/timings.html"
+
+say "Why python's first layer was read, and web's was not:"
+show cfs-dag log --repo repo --why oci:images:web:1
 
 say "Again: nothing is left to do."
 show cfs-dag pull --repo repo oci:images:python oci:images:web
