@@ -459,7 +459,7 @@ fn a_repository_that_is_read_only() {
     // What is there can be looked at.
     cfs_dag(["images"]).repo(&read_only).expect_success();
     cfs_dag(["fsck"]).repo(&read_only).expect_success();
-    let plan = pull(&read_only, &[&other]).arg("--dry-run").expect_success();
+    let plan = cfs_dag(["pull", "--tls-verify=false", "--dry-run", &other]).repo(&read_only).expect_success();
     assert!(plan.stdout.contains(&other));
 }
 

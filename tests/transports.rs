@@ -24,8 +24,12 @@ fn two_layers(layout: &Layout, tag: &str) -> Image {
 }
 
 fn pull<'a>(references: impl IntoIterator<Item = &'a String>) -> Invocation {
-    let all = ["pull", "--insecure", "--tls-verify=false", "--format=json"];
-    references.into_iter().fold(cfs_dag(all), Invocation::arg)
+    pull_with("--format=json", references)
+}
+
+fn pull_with<'a>(flag: &str, references: impl IntoIterator<Item = &'a String>) -> Invocation {
+    let verb = cfs_dag(["pull", "--insecure", "--tls-verify=false", flag]);
+    references.into_iter().fold(verb, Invocation::arg)
 }
 
 /// What makes the files of an image: layers and filesystem, whatever its documents say.
@@ -64,7 +68,7 @@ fn every_transport_gives_the_same_files() {
     }
 
     // All of them at once are two layers, however each is compressed, and one filesystem.
-    let (scratch, plan) = (scratch(), pull(&references).arg("--dry-run"));
+    let (scratch, plan) = (scratch(), pull_with("--dry-run=json", &references));
     let repo = scratch.path("repo");
     let plan = plan.repo(&repo).expect_success().json();
     assert_eq!(plan["totals"]["layers"], json!({ "total": 10, "stored": 0, "shared": 8, "new": 2 }));

@@ -151,6 +151,11 @@ impl Kind {
         matches!(self, Kind::Fetch | Kind::Split | Kind::Write | Kind::Encode | Kind::Finalize)
     }
 
+    /// What people call it: an image is to them what they asked for, and this step makes its filesystem.
+    pub fn word(self) -> &'static str {
+        if self == Kind::Image { "filesystem" } else { self.name() }
+    }
+
     /// The word for it, as pictures and records use it.
     pub fn name(self) -> &'static str {
         match self {

@@ -175,7 +175,7 @@ impl Page<'_> {
             }
             let node = &self.plan.graph[*id];
             let state = ix.map_or(node.state, |ix| node.state_for(ix));
-            let name = format!("{}{}", word(node.kind), self.took(*id));
+            let name = format!("{}{}", node.kind.word(), self.took(*id));
             text += &format!("{} {}", self.glyph_of(*id, state), self.in_state(&name, state));
             width += 2 + name.chars().count();
         }
@@ -269,7 +269,7 @@ impl Page<'_> {
         match (node.kind, &node.subject) {
             (Kind::Tag, Subject::Name(name)) => format!("tag {}", printable(name)),
             (kind, _) if kind.is_of_layer() && !same => format!("{} {}", kind.name(), self.layer_name(id)),
-            (kind, _) => word(kind).to_owned(),
+            (kind, _) => kind.word().to_owned(),
         }
     }
 
@@ -286,11 +286,6 @@ impl Page<'_> {
 fn heading(image: &PlannedImage) -> String {
     let (name, reference) = (printable(&image.name), printable(&image.reference));
     if name == reference { name.into_owned() } else { format!("{name}  ({reference})") }
-}
-
-/// What people call a kind.
-fn word(kind: Kind) -> &'static str {
-    if kind == Kind::Image { "filesystem" } else { kind.name() }
 }
 
 /// A subject in at most a few characters; names in full.

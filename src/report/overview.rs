@@ -120,7 +120,7 @@ fn steps(run: &Run) -> String {
             |of: fn(&super::NodeRecord) -> u64| did.iter().map(|did| of(did)).fold(0, u64::saturating_add);
         let bytes = sum(|did| did.bytes.saturating_add(did.lost_bytes));
         rows.push([
-            if kind == Kind::Image { "filesystem" } else { kind.name() }.to_owned(),
+            kind.word().to_owned(),
             ended(NodeOutcome::Finished).to_string(),
             stored.to_string(),
             ended(NodeOutcome::Failed).to_string(),

@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     Run, RunOutcome,
-    critical::{CriticalPath, critical_path, kind_word, node_name},
+    critical::{CriticalPath, critical_path, node_name},
     timeline::Timeline,
 };
 use crate::{
@@ -149,7 +149,7 @@ impl<'a> Page<'a> {
             let name = match kind {
                 Kind::Manifest => continue,
                 Kind::Config => "config, manifest",
-                other => kind_word(other),
+                other => other.word(),
             };
             write!(out, "<li><i class=\"{}\"></i>{name}</li>", class(kind))?;
         }

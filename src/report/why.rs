@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{NodeOutcome, Run};
 use crate::{
-    graph::{ImageIx, Kind, NodeId, Part, Parts, Plan, State, Subject, Value},
+    graph::{ImageIx, Kind, Node, NodeId, Part, Parts, Plan, State, Subject, Value},
     render::words::{printable, size, span},
 };
 
@@ -95,6 +95,12 @@ pub fn why(run: &Run, before: Option<&Run>, text: &str) -> Result<String, NotFou
     Ok(groups.iter().map(|group| block(run, before, group)).collect::<Vec<_>>().join("\n"))
 }
 
+/// A node's state and its reason, unless that says the same.
+fn state(node: &Node) -> String {
+    let (state, reason) = (node.state.name(), node.reason.to_string());
+    if state == reason { reason } else { format!("{state}: {reason}") }
+}
+
 fn alike(plan: &Plan, a: NodeId, b: NodeId) -> bool {
     let (a, b) = (&plan.graph[a], &plan.graph[b]);
     a.subject == b.subject
@@ -115,7 +121,7 @@ fn block(run: &Run, before: Option<&Run>, group: &[NodeId]) -> String {
     let mut line = |title: &str, value: &str| {
         let _ = writeln!(out, "  {title:<12} {}", printable(value));
     };
-    line("state", &format!("{}: {}", node.state.name(), node.reason));
+    line("state", &state(node));
     let wanted: Vec<&str> = node.wanted_by.iter().map(|ix| &*plan.images[ix.0].name).collect();
     line("for", wanted[0]);
     if wanted.len() > 1 {
@@ -178,9 +184,9 @@ fn since(run: &Run, before: Option<&Run>, id: NodeId) -> Vec<String> {
             None => changes.push(format!("{} is new", part.name())),
         }
     }
-    let (now, then) = (node.state, &was.graph[then]);
-    if changes.is_empty() && (now, node.reason) != (then.state, then.reason) {
-        changes.push(format!("the key is the same; it was {}: {}", then.state.name(), then.reason));
+    let then = &was.graph[then];
+    if changes.is_empty() && (node.state, node.reason) != (then.state, then.reason) {
+        changes.push(format!("not the key; then it was {}", state(then)));
     }
     if changes.is_empty() {
         changes.push("nothing changed".to_owned());

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The longest name of a node: the rest of a line has 80 columns with it.
-const NAME: usize = 32;
+const NAME: usize = 28;
 
 impl CriticalPath {
     /// A line on what decided the time, a table of the chain, and what it waited for; ends with a newline.
@@ -44,7 +44,7 @@ impl CriticalPath {
         let share = |part: f64| format!("{:.0} %", part * 100.0);
         let workers = count(run.head.limits.workers, "worker", "workers");
         let bound = match self.bound {
-            Bound::Chain => "by steps that wait for one another",
+            Bound::Chain => "by the chain",
             Bound::Cpu => "by the workers",
             Bound::Network => "by the network",
         };
@@ -102,10 +102,5 @@ pub(in crate::report) fn node_name(plan: &Plan, id: NodeId) -> String {
         Subject::Tree(key) => image().map_or_else(|| key.short(), str::to_owned),
         Subject::Name(name) => name.clone(),
     };
-    clip(&format!("{} {about}", kind_word(node.kind)), NAME)
-}
-
-/// The word for a kind that people know.
-pub(in crate::report) fn kind_word(kind: Kind) -> &'static str {
-    if kind == Kind::Image { "filesystem" } else { kind.name() }
+    clip(&format!("{} {about}", node.kind.word()), NAME)
 }
