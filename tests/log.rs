@@ -7,6 +7,7 @@ use std::{fs, path::Path};
 use serde_json::Value;
 use support::{
     image::{Layout, layout},
+    plans::assert_is_plan,
     repo::{Finished, Invocation, cfs_dag, repo_manifest, scratch},
     tar::{dir, file, noise, tar},
 };
@@ -122,6 +123,22 @@ fn why_tells_what_is_stored_shared_new_and_moved() {
 }
 
 #[test]
+fn why_tells_that_what_was_made_before_was_collected() {
+    let (scratch, layout) = (scratch(), layout());
+    let reference = image(&layout, "a", &[1]);
+    let repo = scratch.path("repo");
+    pull(&repo, &[&reference]).expect_success();
+    cfs_dag(["untag", &reference]).repo(&repo).expect_success();
+    cfs_dag(["gc"]).repo(&repo).expect_success();
+    pull(&repo, &[&reference]).expect_success();
+    let text = why(&repo, &reference);
+    assert!(text.contains("step of      layer 1 of 1"), "{text}");
+    assert_eq!(text.matches("state        needed: outputs missing").count(), 5, "{text}");
+    assert_eq!(text.matches("state        needed: not stored").count(), 1, "the name itself: {text}");
+    assert!(text.contains("it was there after the run before"), "{text}");
+}
+
+#[test]
 fn why_tells_what_was_damaged_or_forced() {
     let (scratch, layout) = (scratch(), layout());
     let (keep, gone) = (image(&layout, "keep", &[1]), image(&layout, "gone", &[2]));
@@ -188,7 +205,9 @@ fn the_graph_as_it_ran_can_be_drawn_in_every_format() {
         assert!(drawn.to_lowercase().contains(words), "{name}: {drawn}");
         assert!(drawn.contains(" ms") || drawn.contains(" µs"), "{name} has no times: {drawn}");
     }
-    let json: Value = serde_json::from_str(&draw("run.json")).unwrap();
+    let json = draw("run.json");
+    assert_is_plan("run", &json);
+    let json: Value = serde_json::from_str(&json).unwrap();
     let ran = json["nodes"].as_array().unwrap().iter().map(|node| &node["ran"]["outcome"]);
     assert!(ran.clone().all(|outcome| outcome == "finished"), "{:?}", ran.collect::<Vec<_>>());
     assert!(json["nodes"].as_array().unwrap().iter().any(|node| node["ran"]["critical"] == true));

@@ -1,13 +1,16 @@
 //! `cfs-dag log`: what earlier runs did and why. Knows which view was asked for; the views are the library's.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, ValueHint};
 
 use super::{Exit, Problem, RepoArgs, plan::PlanFormat, print};
 use crate::{
     render::{Colour, Outlook, words},
-    report::{self, Head, Run},
+    report::{self, Head, HeadImage, Run},
     store::{AnyStore, FsVerityHashValue, RUNS_KEPT, Store},
     with_store,
 };
@@ -108,7 +111,9 @@ fn choose(asked: Option<u64>, runs: &[u64]) -> Result<u64, Problem> {
 
 fn open<H: FsVerityHashValue>(store: &Store<H>, number: u64) -> Result<Run, Problem> {
     let unreadable = |error: &dyn std::fmt::Display| {
-        Problem::from(format!("the record of run {number} cannot be read: {error}"))
+        Problem::from(format!(
+            "the record of run {number} cannot be read: {error}: see `log --list` for the others"
+        ))
     };
     let file = store.open_run(number).map_err(|error| unreadable(&error))?;
     Run::read(file).map_err(|error| unreadable(&error))
@@ -118,9 +123,10 @@ fn open<H: FsVerityHashValue>(store: &Store<H>, number: u64) -> Result<Run, Prob
 fn earlier(store: &AnyStore, runs: &[u64], number: u64, run: &Run, what: &str) -> Option<Run> {
     let nodes = run.plan.find(what).ok()?;
     let images = nodes.iter().flat_map(|id| &run.plan.graph[*id].wanted_by);
-    let names: Vec<&str> = images.map(|ix| &*run.plan.images[ix.0].name).collect();
+    let names: HashSet<&str> = images.map(|ix| &*run.plan.images[ix.0].name).collect();
     let before: Vec<u64> = runs.iter().copied().filter(|other| *other < number).collect();
-    let same = |head: &Head| head.images.iter().any(|image| names.contains(&&*image.name));
+    let planned = |image: &HeadImage| image.manifest.is_some() && names.contains(&*image.name);
+    let same = |head: &Head| head.images.iter().any(planned);
     let (number, _) = heads(store, &before).into_iter().find(|(_, head)| same(head))?;
     with_store!(store, store => open(store, number)).ok()
 }

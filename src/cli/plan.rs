@@ -73,5 +73,10 @@ pub(super) fn save(plan: &Plan, path: &Path) -> Result<(), Problem> {
 pub(super) fn read(path: &Path) -> Result<Plan, Problem> {
     let place = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| Problem::usage(format!("{place}: {error}")))?;
-    Plan::from_json(&text).map_err(|error| Problem::usage(format!("{place}: this is no plan: {error}")))
+    let plan = Plan::from_json(&text);
+    let plan = plan.map_err(|error| Problem::usage(format!("{place}: this is no plan: {error}")))?;
+    if plan.images.is_empty() {
+        return Err(Problem::usage(format!("{place}: this plan has no images")));
+    }
+    Ok(plan)
 }

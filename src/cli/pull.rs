@@ -324,7 +324,7 @@ impl Puller<'_> {
             history.tell(&mut facts);
         }
         let plan = self.plan(resolution, inputs, &facts)?;
-        self.save(&plan)?;
+        self.save(&plan, resolution)?;
         let outlook = history.outlook(&plan, self.args.settings().jobs, path);
         let marks = Marks { critical: outlook.critical.clone(), ..Marks::default() };
         print(&format.draw(&plan, &marks, &outlook, plan::colour()))?;
@@ -334,8 +334,13 @@ impl Puller<'_> {
         })
     }
 
-    fn save(&self, plan: &Plan) -> Result<(), Problem> {
-        self.args.plan_out.as_deref().map_or(Ok(()), |path| plan::save(plan, path))
+    /// Saves the plan, if that was asked for and it is a plan for all that was asked for.
+    fn save(&self, plan: &Plan, resolution: &Resolution) -> Result<(), Problem> {
+        let Some(path) = &self.args.plan_out else { return Ok(()) };
+        if !resolution.failed.is_empty() {
+            return Err(Problem::from("the plan is not saved: not all images can be reached"));
+        }
+        plan::save(plan, path)
     }
 
     fn pull<H: FsVerityHashValue>(
@@ -348,7 +353,7 @@ impl Puller<'_> {
         let (mut facts, known): (Facts, Known<H>) = pull::look(store, inputs)?;
         history.tell(&mut facts);
         let plan = Arc::new(self.plan(resolution, inputs, &facts)?);
-        self.save(&plan)?;
+        self.save(&plan, resolution)?;
         let began = SystemTime::now();
         let needed = plan.graph.node_weights().filter(|node| node.state == graph::State::Needed);
         let layers = needed.filter(|node| node.kind == graph::Kind::Finalize).count();
@@ -374,7 +379,12 @@ impl Puller<'_> {
         };
         complete(&mut summary, resolution, &ended, store.barriers());
         let plan = Arc::unwrap_or_clone(plan);
-        let run = report::Run::new(plan, record, &summary, began, self.limits(), ended.interrupted);
+        let end = match &failure {
+            Some(error) => report::RunEnd::Broken(error.to_string()),
+            None if ended.interrupted => report::RunEnd::Interrupted,
+            None => report::RunEnd::Whole,
+        };
+        let run = report::Run::new(plan, record, &summary, began, self.limits(), end);
         // The record helps to understand the run; the run is as good without it.
         if let Err(error) =
             run.to_bytes().map_err(Problem::from).and_then(|bytes| Ok(store.keep_run(&bytes)?))

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fmt};
 
-use super::{Key, Kind, Node, Plan, Reason, State, Subject};
+use super::{Key, Node, Plan, Reason, State, Subject};
 
 /// Something that is not as it was planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,18 +42,19 @@ impl Plan {
         if self.images.len() != now.images.len() {
             return Some(Moved("the images are not those of the plan".to_owned()));
         }
+        let taken = images.into_iter().find(|(then, new)| {
+            new.named != then.named
+                && now.graph[new.tag].state == State::Needed
+                && new.named != Some(new.manifest)
+        });
+        if let Some((_, image)) = taken {
+            return Some(Moved(format!("the name {:?} has been given to another image", image.name)));
+        }
         let planned: HashMap<Key, &Node> = self.graph.node_weights().map(|node| (node.key, node)).collect();
         now.graph.node_weights().filter(|node| node.state == State::Needed).find_map(|node| {
             let then = planned.get(&node.key);
-            match then.map(|then| (then.state, then.reason)) {
-                Some((State::Needed | State::Standby, reason))
-                    if node.kind != Kind::Tag || reason == node.reason || node.reason != Reason::TagMoved =>
-                {
-                    None
-                }
-                Some((State::Needed, _)) => {
-                    Some(Moved(format!("{} has been given to another image", about(node))))
-                }
+            match then.map(|then| then.state) {
+                Some(State::Needed | State::Standby) => None,
                 Some(_) => {
                     Some(Moved(format!("{} was stored, and now it is not: {}", about(node), node.reason)))
                 }
@@ -120,6 +121,15 @@ mod tests {
         let mut taken = stored.clone();
         taken.tags.insert("a".into(), digest("another"));
         says(&plan(&inputs(), &taken), "the name \"a\" has been given to another image");
+        assert_eq!(
+            plan(&inputs(), &taken).moved(&plan(&inputs(), &taken)),
+            None,
+            "it was so when it was planned"
+        );
+        let mut again = taken.clone();
+        again.tags.insert("a".into(), digest("a third"));
+        let moved = plan(&inputs(), &taken).moved(&plan(&inputs(), &again)).unwrap().to_string();
+        assert!(moved.contains("has been given to another image"), "{moved}");
         let mut retagged = inputs();
         retagged.images[0].manifest.0 = digest("newer");
         says(&plan(&retagged, &stored), "oci:a is sha256:");

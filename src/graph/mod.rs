@@ -117,6 +117,8 @@ pub struct PlannedImage {
     pub layers: Vec<NodeId>,
     /// Its last node.
     pub tag: NodeId,
+    /// The manifest that its name points to before the run, if it does.
+    pub named: Option<Digest>,
 }
 
 /// Everything that will be done for a request: each step once, however many images want it.

@@ -56,21 +56,10 @@ pub enum Value {
 pub type Parts = Vec<(Part, Value)>;
 
 impl Part {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
-        Self::Format,
-        Self::Repository,
-        Self::Storage,
-        Self::Layer,
-        Self::Blob,
-        Self::Size,
-        Self::Layers,
-        Self::Digest,
-        Self::Filesystem,
-        Self::Config,
-        Self::Manifest,
-        Self::Name,
-    ];
+    /// Those that may be another when the same name is pulled again. With another of the rest it is other work: another
+    /// layer, another name.
+    pub const CHANGES: [Self; 5] =
+        [Self::Format, Self::Repository, Self::Layers, Self::Digest, Self::Filesystem];
 
     /// The word for it.
     pub fn name(self) -> &'static str {

@@ -159,6 +159,7 @@ impl Builder<'_> {
             config: image.config.0,
             layers,
             tag,
+            named: self.facts.tags.get(&image.name).copied(),
         });
     }
 
@@ -253,6 +254,9 @@ impl Builder<'_> {
             (State::Needed, Reason::Forced)
         } else if self.facts.trees.contains(&key) {
             (State::Stored, Reason::Stored)
+        } else if self.facts.before.get(&image.name).is_some_and(|before| before.tree.is_none()) {
+            // It was an artifact then.
+            (State::Needed, Reason::NotStored)
         } else {
             (State::Needed, self.absent(image, change))
         };
@@ -266,10 +270,7 @@ impl Builder<'_> {
     fn manifest(&mut self, ix: ImageIx, image: &ImageInput, config: NodeId, layers: &[NodeId]) -> NodeId {
         let (digest, size) = image.manifest;
         let parts = parts::of_manifest(digest, self.plan.graph[config].key);
-        let change = |before: &Before| {
-            let config = (before.config != image.config.0).then_some(Part::Config);
-            (before.manifest != digest).then_some(Part::Digest).or(config)
-        };
+        let change = |before: &Before| (before.manifest != digest).then_some(Part::Digest);
         let why = self.document_state(image, self.facts.manifests.get(&digest), change);
         let (manifest, _) =
             self.intern(ix, node(Kind::Manifest, &Subject::Document(digest), &parts, why, size));

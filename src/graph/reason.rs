@@ -34,7 +34,7 @@ impl Reason {
             Self::SizeWrong,
             Self::Forced,
         ];
-        plain.into_iter().chain(Part::ALL.into_iter().map(Self::KeyChanged))
+        plain.into_iter().chain(Part::CHANGES.into_iter().map(Self::KeyChanged))
     }
 
     /// The reason that these words mean.

@@ -82,6 +82,7 @@ impl Sample {
             config,
             layers,
             tag,
+            named: None,
         });
         self
     }

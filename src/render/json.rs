@@ -60,6 +60,9 @@ pub struct ImageJson {
     pub layers: Vec<String>,
     /// Its last node.
     pub tag: String,
+    /// Digest of the manifest that its name points to before the run; absent if the name is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<Digest>,
 }
 
 /// One step of a plan.
@@ -224,6 +227,7 @@ fn image_json(ids: &[String], image: &PlannedImage) -> ImageJson {
         config: image.config,
         layers: image.layers.iter().map(|layer| ids[layer.index()].clone()).collect(),
         tag: ids[image.tag.index()].clone(),
+        named: image.named,
     }
 }
 

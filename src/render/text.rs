@@ -17,6 +17,8 @@ pub use paint::Colour;
 
 /// What a line is not longer than, unless a name is.
 const WIDTH: usize = 80;
+/// How much of a line the names of other images may take.
+const OTHERS: usize = 36;
 /// Where chains begin.
 const INDENT: &str = "     ";
 
@@ -101,7 +103,7 @@ impl Page<'_> {
         let blob = self.plan.blob_of(layer, ix);
         let bytes = blob.map_or_else(String::new, |blob| size(self.plan.graph[blob].cost_bytes));
         let others = match state {
-            State::Needed => self.others(id, ix),
+            State::Needed | State::Stored => self.others(id, ix),
             _ => String::new(),
         };
         let glyph = self.glyph(state);
@@ -127,10 +129,12 @@ impl Page<'_> {
     fn others(&self, id: NodeId, ix: ImageIx) -> String {
         let all = self.plan.graph[id].wanted_by.iter().copied();
         let others: Vec<_> = all.filter(|&other| other != ix).collect();
-        if others.is_empty() {
-            String::new()
-        } else {
-            format!(", also for {}", image_names(self.plan, &others))
+        let names = format!(", also for {}", image_names(self.plan, &others));
+        match others.len() {
+            0 => String::new(),
+            1 => names,
+            _ if names.chars().count() <= OTHERS => names,
+            many => format!(", also for {many} images"),
         }
     }
 

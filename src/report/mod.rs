@@ -34,7 +34,7 @@ pub use plain::Plain;
 pub use progress::{Mode, Progress, View};
 pub use rates::{Rate, Rates};
 pub use record::{NodeOutcome, NodeRecord, Record, Recorder, Series, Span};
-pub use run::{Head, HeadImage, Limits, NoRun, Run, RunOutcome};
+pub use run::{Head, HeadImage, Limits, NoRun, Run, RunEnd, RunOutcome};
 pub use screen::{Stderr, Terminal};
 pub use stage::{ActiveLayer, ImageStep, News, Stage};
 pub use summary::{ImageResult, Outcome, Summary, Totals};

@@ -90,6 +90,9 @@ pub fn overview(number: u64, run: &Run) -> String {
         totals.objects_present,
         count(totals.barriers as usize, "barrier", "barriers"),
     );
+    if let Some(error) = &head.error {
+        out += &format!("{}\n\n", printable(error));
+    }
     for image in &head.images {
         let end = image
             .error
@@ -104,7 +107,7 @@ pub fn overview(number: u64, run: &Run) -> String {
 
 /// A line for each kind of node: how many ran and how many had nothing to do, what they took.
 fn steps(run: &Run) -> String {
-    let titles = ["STEP", "RAN", "STORED", "FAILED", "LONGEST", "CPU", "BYTES"];
+    let titles = ["STEP", "RAN", "STORED", "FAILED", "LONGEST", "WORK", "BYTES"];
     let mut rows = vec![titles.map(str::to_owned)];
     for kind in Kind::ALL {
         let nodes = run.plan.graph.node_indices().filter(|id| run.plan.graph[*id].kind == kind);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeOutcome, Record, Span};
-use crate::graph::{Costs, Kind, NodeId, Plan, State};
+use super::{NodeOutcome, Record};
+use crate::graph::{Costs, Kind, NodeId, Plan, Reason, State};
 
 /// How much larger the objects of a layer are than its blob, before anything was measured: gzip, Debian's packages.
 const TYPICAL_GROWTH: f64 = 2.6;
@@ -61,7 +61,6 @@ impl Rates {
     /// What the nodes that ended well in a run cost.
     pub fn of(plan: &Plan, record: &Record) -> Self {
         let weights = weights(plan);
-        let busy = busy(&record.spans);
         let mut rates = Self::default();
         let (mut fetching, mut held_us) = (Vec::new(), 0);
         for did in record.nodes.iter().filter(|did| did.outcome == NodeOutcome::Finished) {
@@ -78,7 +77,7 @@ impl Rates {
                 }
                 // Waits for the barrier: no worker, but no wish of ours either.
                 Kind::Tag => did.took_us(),
-                _ => busy.get(&did.node).copied().unwrap_or(0),
+                _ => did.busy_us,
             };
             match node.kind {
                 Kind::Fetch => rates.network.bytes += did.bytes,
@@ -114,7 +113,10 @@ impl Rates {
 
     /// About how many bytes a run of `plan` adds to the repository.
     pub fn disk_bytes(&self, plan: &Plan) -> u64 {
-        let needed = plan.graph.node_weights().filter(|n| n.kind == Kind::Fetch && n.state == State::Needed);
+        // What is only made again is there.
+        let needed = plan.graph.node_weights().filter(|node| {
+            node.kind == Kind::Fetch && node.state == State::Needed && node.reason != Reason::Forced
+        });
         let bytes: u64 = needed.map(|node| node.cost_bytes).fold(0, u64::saturating_add);
         let growth = match self.layer_bytes {
             0 => TYPICAL_GROWTH,
@@ -176,15 +178,6 @@ fn typical(kind: Kind) -> Rate {
     Rate { nodes: 1, bytes, alone_us: us, cpu_us: us }
 }
 
-/// For each node the time in which any worker worked for it.
-fn busy(spans: &[Span]) -> BTreeMap<usize, u64> {
-    let mut by_node: BTreeMap<usize, Vec<(u64, u64)>> = BTreeMap::new();
-    for span in spans {
-        by_node.entry(span.node).or_default().push((span.start_us, span.end_us));
-    }
-    by_node.into_iter().map(|(node, times)| (node, union(times))).collect()
-}
-
 /// How long at least one of these times lasted.
 fn union(mut times: Vec<(u64, u64)>) -> u64 {
     times.sort_unstable();
@@ -227,10 +220,9 @@ mod tests {
         };
         let mut fetch = did(Kind::Fetch, 0, 6_000_000, 12_000_000);
         fetch.counts.insert("held_us".into(), 2_000_000);
-        let split = NodeRecord { cpu_us: 3_000_000, ..did(Kind::Split, 0, 6_000_000, 1) };
+        let split = NodeRecord { cpu_us: 3_000_000, busy_us: 3_000_000, ..did(Kind::Split, 0, 6_000_000, 1) };
         let write = did(Kind::Write, 0, 6_000_000, 30_000_000);
-        let span = Span { worker: 0, node: id(Kind::Split), start_us: 0, end_us: 3_000_000 };
-        let record = Record { nodes: vec![fetch, split, write], spans: vec![span], ..Record::default() };
+        let record = Record { nodes: vec![fetch, split, write], ..Record::default() };
         let rates = Rates::of(&plan, &record);
         (plan, rates)
     }

@@ -54,8 +54,17 @@ pub struct NodeRecord {
     /// When it ended; absent if the run ended first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_us: Option<u64>,
-    /// Time that workers spent on it.
+    /// Time that workers spent on it, added up.
     pub cpu_us: u64,
+    /// Time in which at least one worker worked for it.
+    #[serde(default)]
+    pub busy_us: u64,
+    /// When a worker first worked for it; absent if none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worked_from_us: Option<u64>,
+    /// When a worker last worked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worked_until_us: Option<u64>,
     /// Bytes that passed through it since it started over last.
     pub bytes: u64,
     /// Bytes that passed through it before it started over: work that was lost.
@@ -151,8 +160,8 @@ impl Recorder {
         let node = state.node(id);
         match event {
             Event::Started(_) => {
-                // A candidate whose bytes are wanted once more starts again after its end.
-                if node.end_us.is_some() {
+                // A candidate whose bytes are wanted once more starts again after its end; mostly that was told before.
+                if node.end_us.is_some() && node.bytes > 0 {
                     node.restart();
                 }
                 node.start_us.get_or_insert(at_us);
@@ -189,7 +198,7 @@ impl Observer for Recorder {
         let since = |moment: Instant| micros(moment.saturating_duration_since(self.start));
         let (start_us, end_us) = (since(worked.start), since(worked.end));
         let mut state = self.lock();
-        state.node(worked.node.index()).cpu_us += end_us - start_us;
+        state.node(worked.node.index()).worked(start_us, end_us);
         let span = Span { worker: worked.worker, node: worked.node.index(), start_us, end_us };
         state.spans.add(span);
     }
@@ -202,6 +211,15 @@ impl Observer for Recorder {
 }
 
 impl NodeRecord {
+    /// Notes a piece of work; pieces come about in the order of their ends.
+    fn worked(&mut self, start_us: u64, end_us: u64) {
+        self.cpu_us += end_us - start_us;
+        let until_us = self.worked_until_us.unwrap_or(0);
+        self.busy_us += end_us.saturating_sub(start_us.max(until_us));
+        self.worked_until_us = Some(end_us.max(until_us));
+        self.worked_from_us = Some(self.worked_from_us.map_or(start_us, |from| from.min(start_us)));
+    }
+
     fn restart(&mut self) {
         self.lost_bytes = self.lost_bytes.saturating_add(self.bytes);
         self.bytes = 0;
@@ -308,9 +326,9 @@ mod tests {
         let text = serde_json::to_string(&record).unwrap();
         let expected = concat!(
             r#"{"schema":1,"wall_us":0,"nodes":["#,
-            r#"{"node":3,"end_us":9000,"cpu_us":0,"bytes":0,"lost_bytes":0,"restarts":0,"outcome":"cancelled"},"#,
-            r#"{"node":4,"start_us":9000,"cpu_us":0,"bytes":0,"lost_bytes":0,"restarts":0,"outcome":"unfinished"},"#,
-            r#"{"node":5,"start_us":1000,"end_us":9000,"cpu_us":0,"bytes":30,"lost_bytes":100,"restarts":1,"#,
+            r#"{"node":3,"end_us":9000,"cpu_us":0,"busy_us":0,"bytes":0,"lost_bytes":0,"restarts":0,"outcome":"cancelled"},"#,
+            r#"{"node":4,"start_us":9000,"cpu_us":0,"busy_us":0,"bytes":0,"lost_bytes":0,"restarts":0,"outcome":"unfinished"},"#,
+            r#"{"node":5,"start_us":1000,"end_us":9000,"cpu_us":0,"busy_us":0,"bytes":30,"lost_bytes":100,"restarts":1,"#,
             r#""outcome":"failed","error":"gone"}],"spans":[],"#,
             r#""fetched":{"step_us":16384,"sums":[130]},"written":{"step_us":16384,"sums":[]}}"#,
         );
@@ -333,6 +351,7 @@ mod tests {
         let record = recorder.record();
         let node = record.node(NodeId::new(6)).unwrap();
         assert_eq!((node.cpu_us, node.count("objects_new"), node.count("none")), (150, 7, 0));
+        assert_eq!((node.busy_us, node.worked_from_us, node.worked_until_us), (100, Some(0), Some(100)));
         let spans: Vec<_> =
             record.spans.iter().map(|span| (span.worker, span.start_us, span.end_us)).collect();
         assert_eq!(spans, [(0, 10, 70), (1, 0, 100)]);

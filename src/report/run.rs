@@ -22,6 +22,8 @@ use crate::{
 const SCHEMA: u32 = 1;
 /// Nobody's run takes more than this, unpacked; what does was not written by us.
 const LIMIT: u64 = 4 << 30;
+/// Nor its head alone.
+const HEAD_LIMIT: u64 = 64 << 20;
 
 /// A finished run.
 #[derive(Debug, Clone)]
@@ -49,6 +51,9 @@ pub struct Head {
     pub began_ms: u64,
     /// How it ended.
     pub outcome: RunOutcome,
+    /// Why it was not finished as it should, whatever became of its images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// What it might use.
     pub limits: Limits,
     /// Its images, in the order of the request, also those that could not be resolved.
@@ -73,6 +78,17 @@ pub enum RunOutcome {
     Failed,
     /// It was interrupted.
     Interrupted,
+}
+
+/// How the engine came to the end of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunEnd {
+    /// By itself: what became of each image says the rest.
+    Whole,
+    /// It was interrupted.
+    Interrupted,
+    /// It could not make its work durable, or has a defect.
+    Broken(String),
 }
 
 /// What a run might use.
@@ -132,13 +148,14 @@ impl Run {
         summary: &Summary,
         began: SystemTime,
         limits: Limits,
-        interrupted: bool,
+        end: RunEnd,
     ) -> Self {
         let since = began.duration_since(UNIX_EPOCH).unwrap_or_default();
         let images = summary.images.iter().map(|result| HeadImage::new(&plan, result)).collect();
         let (ok, failed) = (summary.totals.images_ok, summary.totals.images_failed);
         let outcome = match (ok, failed) {
-            _ if interrupted => RunOutcome::Interrupted,
+            _ if matches!(end, RunEnd::Broken(_)) => RunOutcome::Failed,
+            _ if end == RunEnd::Interrupted => RunOutcome::Interrupted,
             (_, 0) => RunOutcome::Done,
             (0, _) => RunOutcome::Failed,
             _ => RunOutcome::SomeFailed,
@@ -150,6 +167,7 @@ impl Run {
             repository: plan.repository.clone(),
             began_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             outcome,
+            error: if let RunEnd::Broken(error) = end { Some(error) } else { None },
             limits,
             images,
             layers: render::Totals::of(&plan).layers,
@@ -227,7 +245,7 @@ impl Head {
             schema: u32,
         }
         let mut line = Vec::new();
-        text.read_until(b'\n', &mut line)?;
+        text.take(HEAD_LIMIT).read_until(b'\n', &mut line)?;
         let Version { schema } = serde_json::from_slice(&line)?;
         match schema {
             SCHEMA => Ok(serde_json::from_slice(&line)?),
@@ -237,7 +255,8 @@ impl Head {
 
     /// What the images of this run stood for, as far as they are there since.
     pub fn stood_for(&self) -> impl Iterator<Item = (String, Before)> {
-        self.images.iter().filter(|image| image.error.is_none()).filter_map(|image| {
+        let sound = self.images.iter().filter(|image| image.error.is_none() && self.error.is_none());
+        sound.filter_map(|image| {
             let before = Before {
                 format: self.format.clone(),
                 repository: self.repository.clone(),
@@ -293,7 +312,7 @@ mod tests {
         let record = recorder.record();
         let summary = Summary::new(&plan, &record);
         let limits = Limits { workers: 2, downloads: 6, memory_bytes: 1 << 28 };
-        Run::new(plan, record, &summary, UNIX_EPOCH, limits, false)
+        Run::new(plan, record, &summary, UNIX_EPOCH, limits, RunEnd::Whole)
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Timeline {
             let spans = merged(std::mem::take(&mut busy[did.node]));
             match run.plan.graph[node].kind {
                 Kind::Fetch => network.push(slice),
-                _ if spans.is_empty() => others.push(slice),
+                _ if spans.is_empty() && did.cpu_us == 0 => others.push(slice),
                 _ => {}
             }
             timeline.nodes[did.node] = Some(NodeTimes::new(run.plan.graph[node].kind, slice, spans, did));
@@ -156,11 +156,18 @@ impl NodeTimes {
             }
             // Waits for the barrier: no worker's time, but its own.
             Kind::Tag => {}
-            _ if spans.is_empty() => {}
+            _ if spans.is_empty() && did.cpu_us == 0 => {}
             _ => {
-                times.first_us = spans.first().map_or(slice.start_us, |first| first.0).min(slice.end_us - 1);
-                times.own_us = spans.iter().map(|(start, end)| end - start).sum();
-                times.busy = spans;
+                // What is kept of the pieces is thinned out in long runs, these sums are not.
+                let kept_us = spans.iter().map(|(start, end)| end - start).sum();
+                let own_us = if did.busy_us > 0 { did.busy_us.min(took) } else { kept_us };
+                let first_us = did.worked_from_us.or(spans.first().map(|first| first.0));
+                times.first_us = first_us.unwrap_or(slice.start_us).clamp(slice.start_us, slice.end_us - 1);
+                times.own_us = own_us.max(1);
+                match spans.is_empty() {
+                    true => times.free_share = own_us as f64 / took as f64,
+                    false => times.busy = spans,
+                }
             }
         }
         times

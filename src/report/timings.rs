@@ -201,7 +201,7 @@ impl<'a> Page<'a> {
             ("images", false),
             ("alone", true),
             ("took", true),
-            ("cpu", true),
+            ("work", true),
             ("bytes", true),
             ("began", true),
         ];

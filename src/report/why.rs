@@ -3,11 +3,16 @@
 
 use std::fmt::Write as _;
 
+use petgraph::Direction;
+
 use super::{NodeOutcome, Run};
 use crate::{
     graph::{ImageIx, Kind, Node, NodeId, Part, Parts, Plan, State, Subject, Value},
     render::words::{printable, size, span},
 };
+
+/// More images than this that want the same are only counted.
+const OTHERS: usize = 8;
 
 /// What was asked for is not there, or is not clear.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +86,17 @@ fn subject_digits(subject: &Subject) -> String {
 /// # Errors
 /// Nothing in the run is called so.
 pub fn why(run: &Run, before: Option<&Run>, text: &str) -> Result<String, NotFound> {
+    let unresolved = run.head.images.iter().find(|image| image.name == text || image.reference == text);
+    if let Some(error) =
+        unresolved.filter(|image| image.manifest.is_none()).and_then(|image| image.error.as_ref())
+    {
+        return Ok(format!("{}\n", printable(error)));
+    }
     let mut nodes = run.plan.find(text)?;
-    nodes.sort_by_key(|id| (run.plan.graph[*id].kind, run.plan.id(*id)));
+    nodes.sort_by_cached_key(|id| {
+        let place = place(&run.plan, *id).map_or(usize::MAX, |(place, _)| place);
+        (place, run.plan.graph[*id].kind, run.plan.id(*id))
+    });
     // Steps of one layer share their reasons and nearly all of their keys: one block tells them all.
     let mut groups: Vec<Vec<NodeId>> = Vec::new();
     for id in nodes {
@@ -93,6 +107,20 @@ pub fn why(run: &Run, before: Option<&Run>, text: &str) -> Result<String, NotFou
         }
     }
     Ok(groups.iter().map(|group| block(run, before, group)).collect::<Vec<_>>().join("\n"))
+}
+
+/// Where the layer of a step stands in the first image that wants it; `None` for what is no step of a layer.
+fn place(plan: &Plan, id: NodeId) -> Option<(usize, ImageIx)> {
+    if !plan.graph[id].kind.is_of_layer() {
+        return None;
+    }
+    let mut last = id;
+    while plan.graph[last].kind != Kind::Finalize {
+        let mut next = plan.graph.neighbors_directed(last, Direction::Outgoing);
+        last = next.find(|other| plan.graph[*other].kind.is_of_layer())?;
+    }
+    let ix = *plan.graph[id].wanted_by.first()?;
+    Some((plan.images[ix.0].layers.iter().position(|layer| *layer == last)?, ix))
 }
 
 /// A node's state and its reason, unless that says the same.
@@ -121,13 +149,20 @@ fn block(run: &Run, before: Option<&Run>, group: &[NodeId]) -> String {
     let mut line = |title: &str, value: &str| {
         let _ = writeln!(out, "  {title:<12} {}", printable(value));
     };
+    if let Some((place, ix)) = place(plan, first) {
+        let image = &plan.images[ix.0];
+        line("step of", &format!("layer {} of {} of {}", place + 1, image.layers.len(), image.name));
+    }
     line("state", &state(node));
-    let wanted: Vec<&str> = node.wanted_by.iter().map(|ix| &*plan.images[ix.0].name).collect();
-    line("for", wanted[0]);
-    if wanted.len() > 1 {
-        let shared: Vec<String> =
-            wanted[1..].iter().map(|name| format!("{name}: shared with {}", wanted[0])).collect();
-        shared.iter().for_each(|text| line("and", text));
+    for (title, images) in ["for", "and"].iter().zip([&node.wanted_by[..1], &node.wanted_by[1..]]) {
+        for ix in images.iter().take(OTHERS) {
+            let name = &plan.images[ix.0].name;
+            let why = if node.state_for(*ix) == State::Shared { plan.why(first, *ix) } else { String::new() };
+            line(title, &if why.is_empty() { name.clone() } else { format!("{name}: {why}") });
+        }
+        if images.len() > OTHERS {
+            line(title, &format!("{} more", images.len() - OTHERS));
+        }
     }
     line("in the run", &did(run, group));
     line("key", &node.key.hex());
@@ -162,7 +197,10 @@ fn did(run: &Run, group: &[NodeId]) -> String {
                 let bytes = if did.bytes > 0 { format!(", {}", size(did.bytes)) } else { String::new() };
                 format!("{} {}{bytes}", kind.name(), span(took))
             }
-            outcome => format!("{} {}", kind.name(), outcome.name()),
+            outcome => match &did.error {
+                Some(error) => format!("{} {}: {error}", kind.name(), outcome.name()),
+                None => format!("{} {}", kind.name(), outcome.name()),
+            },
         }
     };
     did.iter().map(word).collect::<Vec<_>>().join("; ")
@@ -184,7 +222,13 @@ fn since(run: &Run, before: Option<&Run>, id: NodeId) -> Vec<String> {
             None => changes.push(format!("{} is new", part.name())),
         }
     }
+    let made = before.record.node(then).is_some_and(|did| did.outcome == NodeOutcome::Finished);
     let then = &was.graph[then];
+    if changes.is_empty() && node.state == State::Needed && (made || then.state == State::Stored) {
+        changes.push(
+            "not the key; it was there after the run before, and was gone, damaged or forced now".to_owned(),
+        );
+    }
     if changes.is_empty() && (node.state, node.reason) != (then.state, then.reason) {
         changes.push(format!("not the key; then it was {}", state(then)));
     }
@@ -214,8 +258,11 @@ fn same_place(plan: &Plan, was: &Plan, id: NodeId) -> Option<NodeId> {
     if let Some(same) = was.graph.node_indices().find(|other| was.graph[*other].key == node.key) {
         return Some(same);
     }
-    let image = &plan.images[node.wanted_by.first()?.0];
-    let ix = ImageIx(was.images.iter().position(|other| other.name == image.name)?);
+    let known = |ix: &ImageIx| {
+        let image = &plan.images[ix.0];
+        Some((image, ImageIx(was.images.iter().position(|other| other.name == image.name)?)))
+    };
+    let (image, ix) = node.wanted_by.iter().find_map(known)?;
     let kind = |other: &NodeId| was.graph[*other].kind == node.kind;
     if !node.kind.is_of_layer() {
         return was.own_nodes(ix).into_iter().find(kind);

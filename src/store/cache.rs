@@ -4,7 +4,7 @@
 //! A record is a hint. It counts only while its outputs are there, since gc knows nothing of this folder, and
 //! deleting the folder costs time, never correctness.
 
-use std::{collections::BTreeMap, fs::File, io::Read};
+use std::{collections::BTreeMap, fs::File, io::Read, time::Duration};
 
 use composefs::fsverity::FsVerityHashValue;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
@@ -17,6 +17,8 @@ use super::{
 
 /// Raised when records change in a way that older ones do not have.
 const FORMAT: u32 = 1;
+/// How long a record is kept whose objects are gone.
+const STALE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// No record is longer; what is, was not made by us.
 const RECORD_LIMIT: u64 = 1 << 20;
 
@@ -104,7 +106,8 @@ impl<H: FsVerityHashValue> Store<H> {
         fs::renameat(scratch.dir(), &*name, self.root(), path).map_err(fault)
     }
 
-    /// Removes the records whose objects are gone; gives their number.
+    /// Removes the records whose objects are gone, unless they are young: until then a pull can say that something was
+    /// made before. Gives their number.
     ///
     /// # Errors
     /// What the filesystem refuses.
@@ -120,7 +123,9 @@ impl<H: FsVerityHashValue> Store<H> {
             for file in std::fs::read_dir(dir.map_err(io_fault)?.path()).map_err(io_fault)? {
                 let path = file.map_err(io_fault)?.path();
                 let key = path.file_stem().unwrap_or_default().to_string_lossy();
-                if self.remembered(&key).is_none() && std::fs::remove_file(&path).is_ok() {
+                let age = path.metadata().and_then(|found| found.modified()).map(|time| time.elapsed());
+                let young = age.is_ok_and(|age| age.is_ok_and(|age| age < STALE_KEPT));
+                if !young && self.remembered(&key).is_none() && std::fs::remove_file(&path).is_ok() {
                     removed += 1;
                 }
             }

@@ -197,29 +197,33 @@ impl<H: FsVerityHashValue> Store<H> {
                 && unseen.remove(id)
                 && !self.contains(id, *size)?
             {
-                return self.fault_of(id).map(Some);
+                return self.fault_of(id, *size).map(Some);
             }
         }
         // References that no entry uses: upstream writes none, but a gc and an fsck would follow them.
         for id in unseen {
-            if !self.is_named(&id)? {
-                return self.fault_of(&id).map(Some);
+            if self.stored_size(&id)?.is_none() {
+                return Ok(Some(Fault::Missing(format!("{} is missing", object_path(&id)))));
             }
         }
         Ok(None)
     }
 
     /// What is wrong with an object that is not there as it should be.
-    fn fault_of(&self, id: &H) -> Result<Fault, StoreError> {
+    fn fault_of(&self, id: &H, size: u64) -> Result<Fault, StoreError> {
         let path = object_path(id);
-        Ok(if self.is_named(id)? { Fault::Size(path) } else { Fault::Missing(format!("{path} is missing")) })
+        Ok(match self.stored_size(id)? {
+            None => Fault::Missing(format!("{path} is missing")),
+            Some(found) if found == size => Fault::Missing(format!("{path} is not what its name says")),
+            Some(_) => Fault::Size(path),
+        })
     }
 
-    /// Whether there is any file under the object's name.
-    fn is_named(&self, id: &H) -> Result<bool, StoreError> {
+    /// The size of the file under the object's name, if there is one.
+    fn stored_size(&self, id: &H) -> Result<Option<u64>, StoreError> {
         match statat(self.root(), object_path(id), AtFlags::empty()) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
+            Ok(found) => Ok(Some(u64::try_from(found.st_size).unwrap_or(0))),
+            Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.fault(object_path(id), errno)),
         }
     }
@@ -229,7 +233,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let size = stream.total_size;
         for id in references(stream) {
             if !self.contains(&id, size)? {
-                return self.fault_of(&id).map(Some);
+                return self.fault_of(&id, size).map(Some);
             }
         }
         Ok(None)

@@ -27,8 +27,12 @@ impl<H: FsVerityHashValue> Store<H> {
     /// The numbers of the runs of which there are records, oldest first. A folder that cannot be read has none.
     pub fn runs(&self) -> Vec<u64> {
         let entries = std::fs::read_dir(self.path().join(RUNS_DIR)).into_iter().flatten().flatten();
-        let number =
-            |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_suffix(ENDING)?.parse().ok();
+        let number = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let number = name.strip_suffix(ENDING)?.parse().ok()?;
+            // Others may put other names here.
+            path(number).ends_with(&format!("/{name}")).then_some(number)
+        };
         let mut numbers: Vec<u64> = entries.filter_map(number).collect();
         numbers.sort_unstable();
         numbers
@@ -54,13 +58,13 @@ impl<H: FsVerityHashValue> Store<H> {
         let scratch = self.scratch()?;
         let name = scratch.unused_name();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = fs::openat(scratch.dir(), &*name, flags, Mode::from_raw_mode(0o644)).map_err(fault)?;
+        let fd = fs::openat(scratch.dir(), &*name, flags, Mode::from_raw_mode(0o600)).map_err(fault)?;
         let written = File::from(fd).write_all(record);
         written.map_err(|cause| StoreError::Io { what: RUNS_DIR.into(), cause })?;
-        // No sync: a record lost or torn in a crash is no record.
+        // Errors of registries may hold what is not for everyone, hence the mode. No sync: a record lost or torn in a crash is no record.
         for _ in 0..ATTEMPTS {
             let runs = self.runs();
-            let number = runs.last().map_or(1, |last| last.saturating_add(1));
+            let Some(number) = runs.last().copied().unwrap_or(0).checked_add(1) else { break };
             match fs::linkat(scratch.dir(), &*name, self.root(), path(number), AtFlags::empty()) {
                 Ok(()) => {
                     for old in &runs[..(runs.len() + 1).saturating_sub(RUNS_KEPT)] {

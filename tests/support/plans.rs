@@ -128,3 +128,16 @@ pub fn all_alike(images: usize, layers: usize) -> Vec<ImageInput> {
     let own = |i: usize| vec![layer(&format!("own {i}"), ".gz", 5_000)];
     (0..images).map(|i| image(&format!("team/service-{i}:v1"), [common.clone(), own(i)].concat())).collect()
 }
+
+/// Asserts that `plan` is what `graphs/plan.schema.json` says.
+#[track_caller]
+pub fn assert_is_plan(name: &str, plan: &str) {
+    let schema = std::fs::read_to_string(
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("graphs/plan.schema.json"),
+    );
+    let schema = serde_json::from_str(&schema.unwrap()).unwrap();
+    let judge = jsonschema::draft202012::new(&schema).unwrap();
+    let plan = serde_json::from_str(plan).unwrap();
+    let errors: Vec<String> = judge.iter_errors(&plan).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{name}: {errors:#?}");
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use cfs_dag::{
     graph::{Facts, ImageInput, Inputs, Kind, LayerInput, NodeId, Plan, plan},
-    report::{Limits, NodeOutcome, NodeRecord, Record, Run, Span, Summary},
+    report::{Limits, NodeOutcome, NodeRecord, Record, Run, RunEnd, Span, Summary},
     types::{Descriptor, Digest, LayerKind},
 };
 
@@ -53,7 +53,7 @@ pub fn sample() -> Run {
     let summary = Summary::new(&plan, &record);
     let limits = Limits { workers: WORKERS, downloads: DOWNLOADS, memory_bytes: 256 << 20 };
     let began = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    Run::new(plan, record, &summary, began, limits, false)
+    Run::new(plan, record, &summary, began, limits, RunEnd::Whole)
 }
 
 /// A long run: as many spans as a record may have, most of them tiny.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use petgraph::graph::DiGraph;
+use petgraph::{algo::is_cyclic_directed, graph::DiGraph};
 
 use super::{EdgeJson, ImageJson, NodeJson, PlanJson, SCHEMA, SubjectJson};
 use crate::{
@@ -68,14 +68,38 @@ impl TryFrom<PlanJson> for Plan {
         let mut ids = HashMap::new();
         for node in &json.nodes {
             let id = graph.add_node(self::node(node, &images)?);
-            ids.insert(&*node.node, id);
+            if ids.insert(&*node.node, id).is_some() {
+                return Err(no_sense("node", &node.node));
+            }
         }
         for edge in &json.edges {
             let [from, to] = [&edge.from, &edge.to].map(|id| find(&ids, "edge", id));
             graph.update_edge(from?, to?, edge_kind(edge)?);
         }
+        if is_cyclic_directed(&graph) {
+            return Err(no_sense("edge", "in a circle"));
+        }
         let images = json.images.iter().map(|image| planned(image, &ids)).collect::<Result<_, _>>()?;
-        Ok(Self { graph, images, repository: json.repository, platform: json.platform })
+        let plan = Self { graph, images, repository: json.repository, platform: json.platform };
+        plan.check(&json.nodes)?;
+        Ok(plan)
+    }
+}
+
+impl Plan {
+    /// That nodes have the names of what they do, and that images end with names and are made of layers.
+    fn check(&self, nodes: &[NodeJson]) -> Result<(), NoPlan> {
+        let misnamed = self.graph.node_indices().zip(nodes).find(|(id, json)| self.id(*id) != json.node);
+        if let Some((_, json)) = misnamed {
+            return Err(no_sense("node", &json.node));
+        }
+        let is = |id: NodeId, kind| self.graph[id].kind == kind;
+        for image in &self.images {
+            if !is(image.tag, Kind::Tag) || !image.layers.iter().all(|layer| is(*layer, Kind::Finalize)) {
+                return Err(no_sense("image", &image.name));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -92,6 +116,7 @@ fn node(json: &NodeJson, images: &HashMap<&str, Vec<ImageIx>>) -> Result<Node, N
         wanted_by.extend(images.get(&**name).ok_or_else(|| no_sense("wanted_by", name))?);
     }
     wanted_by.sort_unstable();
+    wanted_by.dedup();
     if wanted_by.is_empty() {
         return Err(no_sense("wanted_by", ""));
     }
@@ -135,6 +160,7 @@ fn planned(json: &ImageJson, ids: &HashMap<&str, NodeId>) -> Result<PlannedImage
         config: json.config,
         layers: json.layers.iter().map(|id| find(ids, "layers", id)).collect::<Result<_, _>>()?,
         tag: find(ids, "tag", &json.tag)?,
+        named: json.named,
     })
 }
 

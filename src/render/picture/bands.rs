@@ -98,9 +98,12 @@ pub(super) enum Look {
 
 /// What decides a node's colour: its outcome if the run did not finish it, its state otherwise.
 pub(super) fn class(plan: &Plan, marks: &Marks, id: NodeId) -> &'static str {
+    let state = plan.graph[id].state;
     match marks.nodes.get(&id) {
+        // What nobody needed is no loss.
+        Some(measured) if state == State::Standby && measured.start.is_none() => state.name(),
         Some(measured) if measured.outcome != "finished" => measured.outcome,
-        _ => plan.graph[id].state.name(),
+        _ => state.name(),
     }
 }
 

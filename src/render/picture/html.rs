@@ -90,7 +90,7 @@ fn write_page(plan: &Plan, marks: &Marks, out: &mut String) -> fmt::Result {
         pen.band(band, &laid, &mut markup)?;
         markup.push_str("</g></svg>");
         write!(out, "<details class=\"band\" data-band=\"{number}\"{}>", if open { " open" } else { "" })?;
-        summary(plan, band, out)?;
+        summary(plan, marks, band, out)?;
         match open {
             true => writeln!(out, "<div class=\"sheet\">{markup}</div></details>")?,
             // The markup has no text that is not escaped, so nothing in it can end the script element.
@@ -118,13 +118,13 @@ fn write_page(plan: &Plan, marks: &Marks, out: &mut String) -> fmt::Result {
 }
 
 /// The line that opens and closes a band: name, sums, and the states of its steps as one bar.
-fn summary(plan: &Plan, band: &Band, out: &mut String) -> fmt::Result {
+fn summary(plan: &Plan, marks: &Marks, band: &Band, out: &mut String) -> fmt::Result {
     let image = &plan.images[band.image.0];
     write!(out, "<summary><b>{}</b>", escape(&image.name))?;
     if image.reference != image.name {
         write!(out, " <i>{}</i>", escape(&image.reference))?;
     }
-    write!(out, "<em></em><span>{}</span>", sums(band))?;
+    write!(out, "<em></em><span>{}</span>", sums(band, marks))?;
     let steps = band.nodes.len();
     write!(out, "<u role=\"img\" aria-label=\"{}", count(steps, "step", "steps"))?;
     for (class, number) in &band.classes {

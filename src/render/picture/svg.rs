@@ -108,10 +108,11 @@ fn layers(layers: LayerCounts) -> String {
 }
 
 /// What an image's band comes to, as markup.
-pub(super) fn sums(band: &Band) -> String {
+pub(super) fn sums(band: &Band, marks: &Marks) -> String {
     let mut text = layers(band.layers);
     if band.fetch_bytes > 0 {
-        text += &format!(" \u{a0}·\u{a0} {} to fetch", size(band.fetch_bytes));
+        let word = if marks.nodes.is_empty() { "to fetch" } else { "of blobs" };
+        text += &format!(" \u{a0}·\u{a0} {} {word}", size(band.fetch_bytes));
     }
     text
 }
@@ -184,7 +185,12 @@ impl Pen<'_> {
         if image.reference != image.name {
             write!(out, "<tspan dx=\"10\" class=\"soft\">{}</tspan>", escape(&clip(&image.reference, 60)))?;
         }
-        write!(out, "</text><text class=\"end\" x=\"{}\" y=\"24\">{}</text>", WIDTH - LEFT, sums(band))
+        write!(
+            out,
+            "</text><text class=\"end\" x=\"{}\" y=\"24\">{}</text>",
+            WIDTH - LEFT,
+            sums(band, self.marks)
+        )
     }
 
     /// A band's rows, lines and cells; its top is 0.
@@ -241,12 +247,16 @@ impl Pen<'_> {
                 write!(out, "<text x=\"{}\" y=\"{y}\">{words}</text>", LEFT + 30)?;
                 write!(out, "<text class=\"end\" x=\"{}\" y=\"{y}\">{}</text>", LEFT + 176, size(row.bytes))?;
                 let name = clip(&self.plan.images[owner.0].name, 60);
-                write!(out, "<text x=\"{}\" y=\"{y}\">shared with {}</text>", LEFT + 188, escape(&name))?;
+                // What is stored is nobody's work.
+                let cells = row.cells.iter().flat_map(|cell| &cell.nodes);
+                let stored = cells.clone().all(|node| self.plan.graph[*node].state == State::Stored);
+                let word = if stored { "stored, also for" } else { "shared with" };
+                write!(out, "<text x=\"{}\" y=\"{y}\">{word} {}</text>", LEFT + 188, escape(&name))?;
             }
             What::Folded => {
                 let name = clip(&self.plan.images[band.image.0].name, 44);
                 write!(out, "<text class=\"name\" x=\"{LEFT}\" y=\"{}\">{}</text>", y - 8, escape(&name))?;
-                write!(out, "<text x=\"{LEFT}\" y=\"{}\">{}</text>", y + 8, sums(band))?;
+                write!(out, "<text x=\"{LEFT}\" y=\"{}\">{}</text>", y + 8, sums(band, self.marks))?;
             }
         }
         Ok(())
@@ -256,8 +266,10 @@ impl Pen<'_> {
     fn layer_words(&self, row: &Row, finalize: NodeId, places: &[usize]) -> (String, bool) {
         let nodes = row.cells.iter().flat_map(|cell| &cell.nodes);
         let measured: Vec<_> = nodes.filter_map(|node| self.marks.nodes.get(node)).collect();
+        // What came to an end is made, whatever became of the blobs that were tried for it.
+        let made = self.marks.nodes.get(&finalize).is_some_and(|last| last.outcome == "finished");
         for outcome in ["failed", "cancelled", "unfinished"] {
-            if measured.iter().any(|measured| measured.outcome == outcome) {
+            if !made && measured.iter().any(|measured| measured.outcome == outcome) {
                 return (outcome.to_owned(), outcome == "failed");
             }
         }
@@ -400,7 +412,10 @@ impl Pen<'_> {
         let owner = node.wanted_by.first().and_then(|owner| self.plan.images.get(owner.0));
         let (class, word) = match (cell.look, node.kind, owner) {
             (Look::Ghost, _, Some(owner)) => ("small", format!("with {}", clip(&owner.name, 10))),
-            (_, Kind::Tag, _) => ("small", clip(&node.reason.to_string(), 13)),
+            (_, Kind::Tag, _) => match self.marks.nodes.get(&cell.nodes[0]) {
+                Some(did) => ("small", did.took().map_or_else(|| did.outcome.to_owned(), span)),
+                None => ("small", clip(&node.reason.to_string(), 13)),
+            },
             _ => ("mono", short(&node.subject)),
         };
         let (x, y) = (cell.x, cell.middle + CELL + 8);

@@ -22,13 +22,13 @@ fn two_images_that_share_a_layer() {
 12.0 MB to fetch; saved: 12.0 MB by sharing, 31.2 MB by the cache
 
 webapp:latest  (docker://registry.example/webapp:latest)
-○  1  cae662172fd4  31.2 MB  stored
+○  1  cae662172fd4  31.2 MB  stored, also for node:latest
 ●  2  739a304e183a  12.0 MB  not stored, also for node:latest
      ● fetch ⇢ ● split ⇢ ● write ⇢ ● encode → ● finalize
      ● filesystem → ● config → ● manifest → ● tag  not stored
 
 node:latest  (docker://registry.example/node:latest)
-○  1  cae662172fd4  31.2 MB  stored
+○  1  cae662172fd4  31.2 MB  stored, also for webapp:latest
 ◍  2  739a304e183a  12.0 MB  shared with webapp:latest
      ● filesystem → ● config → ● manifest → ● tag  not stored
 

@@ -1,7 +1,7 @@
 //! What a free second would have won: the run's own costs, forecast with and without it. Knows costs; ignores when
 //! anything really happened.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::HashSet};
 
 use crate::{
     graph::{Bound, Costs, Forecast, Kind, NodeId, Plan, forecast},
@@ -85,6 +85,7 @@ impl Gains {
             Bound::Cpu => &self.costs.cpu,
             Bound::Network => &self.costs.network,
         };
+        let chain: HashSet<NodeId> = chain.iter().copied().collect();
         let mut nodes: Vec<NodeId> = plan.graph.node_indices().filter(|node| !chain.contains(node)).collect();
         nodes.sort_by(|a, b| {
             let more = cost[b.index()].total_cmp(&cost[a.index()]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     graph::{State, sample},
-    report::{Limits, NodeOutcome, NodeRecord, Record, Span, Summary, sample_run},
+    report::{Limits, NodeOutcome, NodeRecord, Record, RunEnd, Span, Summary, sample_run},
 };
 
 /// A run of one layer; `times` has start, first work, end and busy time of each kind in milliseconds.
@@ -44,7 +44,7 @@ fn run(times: &[(Kind, u64, u64, u64, u64)], held_ms: u64) -> Run {
     let record = Record { schema: 1, wall_us, nodes, spans, ..Record::default() };
     let summary = Summary::new(&plan, &record);
     let limits = Limits { workers: 4, downloads: 2, memory_bytes: 1 << 28 };
-    Run::new(plan, record, &summary, std::time::UNIX_EPOCH, limits, false)
+    Run::new(plan, record, &summary, std::time::UNIX_EPOCH, limits, RunEnd::Whole)
 }
 
 /// Kind, from and to in milliseconds.

@@ -45,7 +45,7 @@
     add("from – to", `${time(node[START])} – ${time(node[END])}`);
     add("took", time(node[END] - node[START]));
     add("alone", time(node[OWN]));
-    if (node[CPU]) add("cpu", time(node[CPU]));
+    if (node[CPU]) add("work", time(node[CPU]));
     if (node[BYTES]) add("bytes", size(node[BYTES]));
     add("outcome", node[OUTCOME], node[OUTCOME] === "finished" ? "" : "bad");
     add("why", node[REASON]);

@@ -1,5 +1,7 @@
 //! The verbs, and the node cache.
 
+use std::time::{Duration, SystemTime};
+
 use super::*;
 
 #[test]
@@ -123,6 +125,10 @@ fn a_record_counts_while_its_outputs_are_there() {
     // A gc knows nothing of records: they end with their outputs.
     scene.store.gc(GcMode::Remove, || ()).unwrap();
     assert_eq!(scene.store.remembered(&key), None);
-    assert!(!file.exists());
+    assert!(scene.store.is_recorded(&key), "a pull can still say that it was made");
+    let old = SystemTime::now() - Duration::from_secs(31 * 24 * 3600);
+    fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
+    scene.store.gc(GcMode::Remove, || ()).unwrap();
+    assert!(!file.exists() && !scene.store.is_recorded(&key));
     scene.fsck_is_clean();
 }
