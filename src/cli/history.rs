@@ -7,8 +7,7 @@ use crate::{
     graph::{Before, Facts, Plan, State, forecast},
     render::{ExpectedTime, Outlook},
     report::{Head, Rates},
-    store::{AnyStore, FsVerityHashValue, Store},
-    with_store,
+    store::{FsVerityHashValue, Store},
 };
 
 /// More runs than this say nothing new about a machine.
@@ -23,11 +22,7 @@ pub(super) struct History {
 
 impl History {
     /// What the runs kept in a repository tell.
-    pub(super) fn of(store: &AnyStore) -> Self {
-        with_store!(store, store => Self::read(store))
-    }
-
-    fn read<H: FsVerityHashValue>(store: &Store<H>) -> Self {
+    pub(super) fn of<H: FsVerityHashValue>(store: &Store<H>) -> Self {
         let runs = store.runs().into_iter().rev();
         let head = |number| -> Option<Head> {
             let file: File = store.open_run(number).ok()?;

@@ -273,8 +273,7 @@ impl Puller<'_> {
                 store::init(path, &self.args.init.options())?.0
             }
         };
-        let history = History::of(&store);
-        with_store!(&store, store => self.pull(store, &history, &resolution, &inputs))
+        with_store!(&store, store => self.pull(store, &resolution, &inputs))
     }
 
     /// Programs get the result that they asked for also when there is nothing but failures; no repository is made.
@@ -320,7 +319,7 @@ impl Puller<'_> {
         let (mut facts, mut history) = (Facts::default(), History::default());
         if let Some(store) = store {
             facts = with_store!(store, store => pull::look(store, inputs).map(|(facts, _)| facts))?;
-            history = History::of(store);
+            history = with_store!(store, store => History::of(store));
             history.tell(&mut facts);
         }
         let plan = self.plan(resolution, inputs, &facts)?;
@@ -346,13 +345,17 @@ impl Puller<'_> {
     fn pull<H: FsVerityHashValue>(
         &self,
         store: &Arc<Store<H>>,
-        history: &History,
         resolution: &Resolution,
         inputs: &Inputs,
     ) -> Result<Exit, Problem> {
         let (mut facts, known): (Facts, Known<H>) = pull::look(store, inputs)?;
-        history.tell(&mut facts);
-        let plan = Arc::new(self.plan(resolution, inputs, &facts)?);
+        let mut plan = self.plan(resolution, inputs, &facts)?;
+        if plan.is_work() {
+            // Only for the reasons: with nothing to do there are none.
+            History::of(store).tell(&mut facts);
+            plan = self.plan(resolution, inputs, &facts)?;
+        }
+        let plan = Arc::new(plan);
         self.save(&plan, resolution)?;
         let began = SystemTime::now();
         let needed = plan.graph.node_weights().filter(|node| node.state == graph::State::Needed);
