@@ -1,7 +1,7 @@
 //! What earlier runs in a repository tell a new one: how fast this machine is, what names stood for. Knows heads of
 //! records; a record that cannot be read tells nothing.
 
-use std::{collections::BTreeMap, fs::File, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     graph::{Before, Facts, Plan, State, forecast},
@@ -23,12 +23,7 @@ pub(super) struct History {
 impl History {
     /// What the runs kept in a repository tell.
     pub(super) fn of<H: FsVerityHashValue>(store: &Store<H>) -> Self {
-        let runs = store.runs().into_iter().rev();
-        let head = |number| -> Option<Head> {
-            let file: File = store.open_run(number).ok()?;
-            Head::read(file).ok()
-        };
-        Self { heads: runs.filter_map(head).collect() }
+        Self { heads: heads(store).into_iter().map(|(_, head)| head).collect() }
     }
 
     /// Tells `facts` what the names of a request stood for when they were pulled last.
@@ -73,6 +68,12 @@ impl History {
         heads.iter().for_each(|head| rates.add(&head.rates));
         (rates, heads.len())
     }
+}
+
+/// The runs that are kept, with their numbers, newest first.
+pub(super) fn heads<H: FsVerityHashValue>(store: &Store<H>) -> Vec<(u64, Head)> {
+    let head = |number| Some((number, Head::read(store.open_run(number).ok()?).ok()?));
+    store.runs().into_iter().rev().filter_map(head).collect()
 }
 
 /// Where an image comes from, as far as it matters for speed: the registry, or the kind of local place.

@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, ValueHint};
 
-use super::{Exit, Problem, RepoArgs, plan::PlanFormat, print};
+use super::{Exit, Problem, RepoArgs, history::heads, plan::PlanFormat, print};
 use crate::{
     render::{Colour, Outlook, words},
     report::{self, Head, HeadImage, Run},
@@ -55,14 +55,14 @@ pub(super) fn run(args: &LogArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let store = repo.open()?;
     let runs = with_store!(&store, store => store.runs());
     if args.view.list {
-        print(&report::list(&heads(&store, &runs)))?;
+        print(&report::list(&with_store!(&store, store => heads(store))))?;
         return Ok(Exit::Done);
     }
     let number = choose(args.run, &runs)?;
     let run = with_store!(&store, store => open(store, number))?;
     let view = &args.view;
     if let Some(what) = &view.why {
-        let before = earlier(&store, &runs, number, &run, what);
+        let before = earlier(&store, number, &run, what);
         print(&report::why(&run, before.as_ref(), what).map_err(|error| Problem::usage(error.to_string()))?)?;
     } else if let Some(path) = &view.graph {
         let Some(format) = PlanFormat::of_file(path) else {
@@ -86,14 +86,6 @@ pub(super) fn run(args: &LogArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
         print(&report::overview(number, &run))?;
     }
     Ok(Exit::Done)
-}
-
-fn heads(store: &AnyStore, runs: &[u64]) -> Vec<(u64, Head)> {
-    let head = |number: &u64| {
-        let file = with_store!(store, store => store.open_run(*number)).ok()?;
-        Some((*number, Head::read(file).ok()?))
-    };
-    runs.iter().rev().filter_map(head).collect()
 }
 
 /// The run that is meant.
@@ -120,14 +112,14 @@ fn open<H: FsVerityHashValue>(store: &Store<H>, number: u64) -> Result<Run, Prob
 }
 
 /// The last run before `number` that had one of the images which `what` is about.
-fn earlier(store: &AnyStore, runs: &[u64], number: u64, run: &Run, what: &str) -> Option<Run> {
+fn earlier(store: &AnyStore, number: u64, run: &Run, what: &str) -> Option<Run> {
     let nodes = run.plan.find(what).ok()?;
     let images = nodes.iter().flat_map(|id| &run.plan.graph[*id].wanted_by);
     let names: HashSet<&str> = images.map(|ix| &*run.plan.images[ix.0].name).collect();
-    let before: Vec<u64> = runs.iter().copied().filter(|other| *other < number).collect();
     let planned = |image: &HeadImage| image.manifest.is_some() && names.contains(&*image.name);
     let same = |head: &Head| head.images.iter().any(planned);
-    let (number, _) = heads(store, &before).into_iter().find(|(_, head)| same(head))?;
+    let heads = with_store!(store, store => heads(store));
+    let (number, _) = heads.into_iter().find(|(other, head)| *other < number && same(head))?;
     with_store!(store, store => open(store, number)).ok()
 }
 

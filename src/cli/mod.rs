@@ -197,6 +197,11 @@ fn raise_file_limit() {
 /// Tells an error on one line, and with `verbose` what caused it, one cause a line.
 fn tell(error: &dyn Error, verbose: bool) {
     say(format_args!("cfs-dag: {error}"));
+    tell_causes(error, verbose);
+}
+
+/// Tells with `verbose` what caused an error, one cause a line.
+fn tell_causes(error: &dyn Error, verbose: bool) {
     let mut cause = error.source().filter(|_| verbose);
     while let Some(error) = cause {
         say(format_args!("  caused by: {error}"));

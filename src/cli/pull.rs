@@ -268,8 +268,10 @@ impl Puller<'_> {
         let store = match store {
             Some(store) => store,
             None => {
-                // A plan that is refused makes no repository.
-                self.plan(&resolution, &inputs, &Facts::default())?;
+                if self.planned.is_some() {
+                    // A plan that is refused makes no repository.
+                    self.plan(&resolution, &inputs, &Facts::default())?;
+                }
                 store::init(path, &self.args.init.options())?.0
             }
         };
@@ -408,11 +410,7 @@ impl Puller<'_> {
     fn report(&self, summary: &Summary, ended: &Ended) -> Result<Exit, Problem> {
         for (line, failure) in ended.images.iter().filter_map(|image| image.failure.as_ref()) {
             super::say(format_args!("cfs-dag: {line}"));
-            let mut cause = failure.0.source().filter(|_| self.verbose);
-            while let Some(error) = cause {
-                super::say(format_args!("  caused by: {error}"));
-                cause = error.source();
-            }
+            super::tell_causes(&*failure.0, self.verbose);
         }
         match self.args.format {
             Format::Json => print(&summary.json()),

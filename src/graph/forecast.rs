@@ -34,6 +34,17 @@ pub enum Bound {
     Network,
 }
 
+impl Bound {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Chain => "chain",
+            Self::Cpu => "workers",
+            Self::Network => "network",
+        }
+    }
+}
+
 /// What bounds a run, each in the unit of the costs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forecast {

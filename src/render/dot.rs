@@ -9,7 +9,7 @@ use super::{
     Marks,
     labels::{CRITICAL, Labels, Look},
     order::{OrderedImage, edges, order},
-    text::short,
+    words::short,
 };
 use crate::graph::{Edge, Kind, NodeId, Plan};
 

@@ -7,8 +7,7 @@ use std::{
 
 use super::{
     Marks, Measured,
-    text::short,
-    words::{clip, count, size, span},
+    words::{clip, count, short, size, span},
 };
 use crate::graph::{ImageIx, Kind, NodeId, Plan, State};
 

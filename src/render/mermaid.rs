@@ -15,8 +15,7 @@ use super::{
     Marks,
     labels::{self, CRITICAL, Labels, Look},
     order::{Order, OrderedImage, OrderedLayer, order},
-    text::short,
-    words::size,
+    words::{short, size},
 };
 use crate::graph::{Edge, Kind, NodeId, Plan};
 

@@ -9,7 +9,7 @@ use petgraph::Direction;
 use super::{
     Marks, Measured, Outlook, Totals,
     totals::layer_states,
-    words::{count, image_names, printable, size, span},
+    words::{count, image_names, printable, short, size, span},
 };
 use crate::graph::{Bound, Edge, ImageIx, Kind, NodeId, Plan, PlannedImage, PlannedLayer, State, Subject};
 
@@ -290,15 +290,6 @@ impl Page<'_> {
 fn heading(image: &PlannedImage) -> String {
     let (name, reference) = (printable(&image.name), printable(&image.reference));
     if name == reference { name.into_owned() } else { format!("{name}  ({reference})") }
-}
-
-/// A subject in at most a few characters; names in full.
-pub(super) fn short(subject: &Subject) -> String {
-    match subject {
-        Subject::Blob(digest) | Subject::Layer(digest) | Subject::Document(digest) => digest.short(),
-        Subject::Tree(key) => key.short(),
-        Subject::Name(name) => printable(name).into_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
-use crate::graph::{ImageIx, Plan};
+use crate::graph::{ImageIx, Plan, Subject};
 
 /// `bytes` with three digits and a decimal unit (`999 B`, `1.00 kB`, `31.2 MB`), as registries show sizes.
 pub fn size(bytes: u64) -> String {
@@ -121,6 +121,15 @@ pub fn span(time: Duration) -> String {
         _ => 0,
     };
     format!("{value:.decimals$} {unit}")
+}
+
+/// A subject in at most a few characters; names in full.
+pub fn short(subject: &Subject) -> String {
+    match subject {
+        Subject::Blob(digest) | Subject::Layer(digest) | Subject::Document(digest) => digest.short(),
+        Subject::Tree(key) => key.short(),
+        Subject::Name(name) => printable(name).into_owned(),
+    }
 }
 
 /// The names of `images`, at most three of them, and how many more there are.

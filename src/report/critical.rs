@@ -19,7 +19,7 @@ use super::{
     Run,
     timeline::{NodeTimes, Timeline},
 };
-pub(super) use text::node_name;
+pub(super) use text::{node_name, time};
 
 use crate::{
     graph::{Bound, Edge, Kind, NodeId, Plan},

@@ -15,11 +15,11 @@ use std::{
 use tracing::{Level, debug, enabled, info};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use super::{plain::short, progress::Shared};
+use super::progress::Shared;
 use crate::{
     exec::{Event, Observer},
     graph::{NodeId, Plan},
-    render::words::printable,
+    render::words::{printable, short},
 };
 
 /// The view that has stderr now.

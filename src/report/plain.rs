@@ -5,8 +5,8 @@ use std::{io::Write, time::Duration};
 use super::{ActiveLayer, Eta, News, Tracker, View, progress::Lines};
 use crate::{
     exec::Event,
-    graph::{ImageIx, Plan, Subject},
-    render::words::{clock, count, image_names, printable, size},
+    graph::{ImageIx, Plan},
+    render::words::{clock, count, image_names, printable, short, size},
 };
 
 /// The least time between two lines about bytes.
@@ -105,15 +105,6 @@ fn layer_title(plan: &Plan, layer: &ActiveLayer) -> String {
 /// A layer's short digest.
 pub(super) fn short_layer(plan: &Plan, layer: &ActiveLayer) -> String {
     short(&plan.graph[layer.finalize].subject)
-}
-
-/// A subject as short as it can be told from others.
-pub(super) fn short(subject: &Subject) -> String {
-    match subject {
-        Subject::Layer(digest) | Subject::Blob(digest) | Subject::Document(digest) => digest.short(),
-        Subject::Tree(key) => key.short(),
-        Subject::Name(name) => printable(name).into_owned(),
-    }
 }
 
 /// The time left, if it is known.

@@ -38,13 +38,11 @@ pub struct Rate {
 }
 
 /// For each node the compressed bytes of the layers that it works on: what its cost grows with.
-pub fn weights(plan: &Plan) -> Vec<u64> {
+fn weights(plan: &Plan) -> Vec<u64> {
     let mut weights: Vec<u64> = plan.graph.node_weights().map(|node| node.cost_bytes).collect();
     let mut of_layer = BTreeMap::new();
     for layer in plan.layers() {
-        let split = layer.nodes.iter().find(|node| plan.graph[**node].kind == Kind::Split);
-        let blob = split.or(layer.fetches.first()).map_or(0, |node| plan.graph[*node].cost_bytes);
-        let blob = blob.max(layer.fetches.first().map_or(0, |fetch| plan.graph[*fetch].cost_bytes));
+        let blob = layer.fetches.first().map_or(0, |fetch| plan.graph[*fetch].cost_bytes);
         for node in layer.nodes.iter().filter(|node| plan.graph[**node].kind != Kind::Fetch) {
             weights[node.index()] = blob;
         }
@@ -179,7 +177,7 @@ fn typical(kind: Kind) -> Rate {
 }
 
 /// How long at least one of these times lasted.
-fn union(mut times: Vec<(u64, u64)>) -> u64 {
+pub(super) fn union(mut times: Vec<(u64, u64)>) -> u64 {
     times.sort_unstable();
     let (mut sum, mut until) = (0, 0);
     for (start, end) in times {

@@ -12,17 +12,16 @@ use std::{
     cmp::Reverse,
     collections::HashMap,
     fmt::{self, Write},
-    time::Duration,
 };
 
 use super::{
     Run, RunOutcome,
-    critical::{CriticalPath, critical_path, node_name},
+    critical::{CriticalPath, critical_path, node_name, time},
     timeline::Timeline,
 };
 use crate::{
     graph::{Kind, NodeId},
-    render::words::{clip, count, escape, image_names, size, span},
+    render::words::{clip, count, escape, image_names, size},
 };
 
 const STYLE: &str = include_str!("timings/page.css");
@@ -116,13 +115,8 @@ impl<'a> Page<'a> {
         }
         writeln!(out, "</ul>\n<dl class=\"facts\">")?;
         let share = |part: f64| format!("{:.0} %", part * 100.0);
-        let bound = match self.path.bound {
-            crate::graph::Bound::Chain => "waiting steps",
-            crate::graph::Bound::Cpu => "workers",
-            crate::graph::Bound::Network => "network",
-        };
         let facts = [
-            ("bounded by", bound.to_owned()),
+            ("bounded by", self.path.bound.name().to_owned()),
             ("workers", format!("{}, {} busy", self.timeline.workers.len(), share(self.path.workers_busy))),
             ("network", format!("{} busy", share(self.path.network_busy))),
             ("fetched", size(head.totals.bytes_fetched)),
@@ -269,10 +263,6 @@ fn class(kind: Kind) -> &'static str {
         Kind::Manifest => "km",
         Kind::Tag => "kt",
     }
-}
-
-fn time(us: u64) -> String {
-    if us == 0 { "-".to_owned() } else { span(Duration::from_micros(us)) }
 }
 
 /// A round time with no more digits than it has.

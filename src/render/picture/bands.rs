@@ -12,19 +12,6 @@ use crate::{
     render::{LayerCounts, Marks, layer_counts},
 };
 
-/// The kinds in the order of their columns, which is the way of the bytes.
-pub(super) const COLUMNS: [Kind; 9] = [
-    Kind::Fetch,
-    Kind::Split,
-    Kind::Write,
-    Kind::Encode,
-    Kind::Finalize,
-    Kind::Image,
-    Kind::Config,
-    Kind::Manifest,
-    Kind::Tag,
-];
-
 /// More rows than this in a band fold into one: they would not fit on a screen.
 pub(super) const BAND_ROWS: usize = 24;
 
@@ -77,7 +64,7 @@ pub(super) enum What {
 
 /// One cell.
 pub(super) struct Slot {
-    /// An index into `COLUMNS`.
+    /// The place of its kind.
     pub(super) column: usize,
     /// The line within the row, from 0.
     pub(super) line: usize,
@@ -276,8 +263,7 @@ impl Band {
     }
 }
 
-/// The place of `kind` in `COLUMNS`.
+/// The column of `kind`: they are in the order of the kinds.
 pub(super) fn column(kind: Kind) -> usize {
-    // The array has all kinds; a test of the layout draws each.
-    COLUMNS.iter().position(|&column| column == kind).unwrap_or(COLUMNS.len() - 1)
+    kind as usize
 }

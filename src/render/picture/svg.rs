@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::{
-    bands::{Band, Bands, COLUMNS, Look, Row, What, bands, class},
+    bands::{Band, Bands, Look, Row, What, bands, class},
     layout::{CELL, COLUMN_NAMES, Cell, LEFT, Laid, LaidRow, Layout, Line, Scale, Style, WIDTH, scale, slot},
     palette,
 };
@@ -11,8 +11,7 @@ use crate::{
     graph::{Kind, NodeId, Plan, State},
     render::{
         LayerCounts, Marks, Totals,
-        text::short,
-        words::{clip, count, escape, size, span},
+        words::{clip, count, escape, short, size, span},
     },
 };
 
@@ -119,7 +118,7 @@ pub(super) fn sums(band: &Band, marks: &Marks) -> String {
 
 /// The names of the columns.
 pub(super) fn column_names() -> String {
-    let names = COLUMNS.iter().zip(0..).map(|(kind, column)| {
+    let names = Kind::ALL.iter().zip(0..).map(|(kind, column)| {
         let (x, _) = slot(column);
         format!("<text x=\"{x}\" y=\"16\">{}</text>", kind.name())
     });

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    bands::{ALL_ROWS, BAND_ROWS, Bands, COLUMNS, Look, What, bands},
+    bands::{ALL_ROWS, BAND_ROWS, Bands, Look, What, bands},
     html,
     layout::{Layout, Scale, Style, scale, share},
     svg,
@@ -103,7 +103,7 @@ fn blobs_beyond_a_few_share_a_cell() {
     let names = many("image ", 9);
     let plan = planned(names.iter().map(|name| (name.as_str(), vec![format!("base@{name}")])));
     let bands = bands(&plan, &Marks::default(), true);
-    let fetches = bands.bands[0].rows[0].cells.iter().filter(|cell| COLUMNS[cell.column] == Kind::Fetch);
+    let fetches = bands.bands[0].rows[0].cells.iter().filter(|cell| Kind::ALL[cell.column] == Kind::Fetch);
     let nodes: Vec<usize> = fetches.map(|cell| cell.nodes.len()).collect();
     assert_eq!(nodes, [1, 1, 1, 6]);
 }

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::HashSet};
 
 use crate::{
     graph::{Bound, Costs, Forecast, Kind, NodeId, Plan, forecast},
-    report::{Run, timeline::Timeline},
+    report::{Run, rates::union, timeline::Timeline},
 };
 
 /// What is taken off a node.
@@ -101,15 +101,8 @@ impl Gains {
 
 /// The time in which any transfer went on, without the part in which they were held up.
 fn network_us(timeline: &Timeline) -> f64 {
-    let mut times: Vec<(u64, u64)> =
-        timeline.network.iter().flatten().map(|slice| (slice.start_us, slice.end_us)).collect();
-    times.sort_unstable();
-    let (mut union, mut until) = (0, 0);
-    for (start, end) in times {
-        union += end.saturating_sub(start.max(until));
-        until = until.max(end);
-    }
     let transfers = timeline.network.iter().flatten();
+    let union = union(transfers.clone().map(|slice| (slice.start_us, slice.end_us)).collect());
     let (mut all, mut free) = (0.0, 0.0);
     for slice in transfers {
         let share = timeline.node(slice.node).map_or(1.0, |times| times.free_share);

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{CriticalPath, Link};
 use crate::{
-    graph::{Bound, Kind, NodeId, Plan, Subject},
+    graph::{Kind, NodeId, Plan, Subject},
     render::words::{clip, columns, count, size, span},
     report::Run,
 };
@@ -43,14 +43,10 @@ impl CriticalPath {
     pub fn heading(&self, run: &Run) -> String {
         let share = |part: f64| format!("{:.0} %", part * 100.0);
         let workers = count(run.head.limits.workers, "worker", "workers");
-        let bound = match self.bound {
-            Bound::Chain => "by the chain",
-            Bound::Cpu => "by the workers",
-            Bound::Network => "by the network",
-        };
         format!(
-            "{}, bounded {bound}; {workers} {} busy, network {}",
+            "{}, bounded by the {}; {workers} {} busy, network {}",
             time(self.wall_us),
+            self.bound.name(),
             share(self.workers_busy),
             share(self.network_busy)
         )
@@ -82,7 +78,8 @@ fn row(plan: &Plan, link: &Link) -> [String; 6] {
     ]
 }
 
-fn time(us: u64) -> String {
+/// A span of time for a table: nothing is a dash.
+pub(in crate::report) fn time(us: u64) -> String {
     if us == 0 { "-".to_owned() } else { span(Duration::from_micros(us)) }
 }
 
