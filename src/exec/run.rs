@@ -1,6 +1,8 @@
 //! The state machine of a run: what is ready starts, what failed takes along only what nobody else wants, and
 //! it always ends (law 6). Knows statuses and goals; how a node is done is its [`Work`]'s business.
 
+mod cancel;
+mod drain;
 mod ticket;
 
 use std::{
@@ -106,6 +108,17 @@ impl Status {
     }
 }
 
+/// What a run admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Whatever is ready.
+    Open,
+    /// What follows from what runs.
+    Draining,
+    /// Nothing.
+    Stopped,
+}
+
 struct Shared {
     graph: Graph,
     priorities: Vec<Priority>,
@@ -114,6 +127,8 @@ struct Shared {
     work: Box<dyn Work>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Raised when the run begins to drain.
+    draining: Cancel,
 }
 
 struct State {
@@ -124,7 +139,12 @@ struct State {
     goals: Vec<Option<(NodeId, Failure)>>,
     /// Tickets that are out.
     out: usize,
+    stage: Stage,
     interrupted: bool,
+    /// Why goals are not done when another one failed first, if that is to end the run.
+    fail_fast: Option<Failure>,
+    /// The same, once it has ended the run.
+    failed_fast: Option<Failure>,
     defect: Option<String>,
 }
 
@@ -157,7 +177,10 @@ impl Run {
             again: BTreeSet::new(),
             goals: vec![None; goals],
             out: 0,
+            stage: Stage::Open,
             interrupted: false,
+            fail_fast: None,
+            failed_fast: None,
             defect: None,
         };
         let shared = Shared {
@@ -168,8 +191,14 @@ impl Run {
             work: Box::new(work),
             state: Mutex::new(state),
             changed: Condvar::new(),
+            draining: Cancel::default(),
         };
         Ok(Self(Arc::new(shared)))
+    }
+
+    /// Has the first goal that fails end the run: what is not done then fails with `why`.
+    pub fn fail_fast(&self, why: impl Into<Failure>) {
+        self.0.lock().fail_fast = Some(why.into());
     }
 
     /// Runs to the end; blocks the calling thread, which must be none of the pool's.
@@ -208,6 +237,7 @@ impl Run {
             let stuck = self.describe(&state, |status| status == Status::Waiting);
             state.defect = Some(format!("nodes wait for what will never come: {stuck}"));
         }
+        self.0.fail_what_was_stopped(&mut state);
         Outcome {
             goals: std::mem::take(&mut state.goals),
             interrupted: state.interrupted,
@@ -219,14 +249,14 @@ impl Run {
     pub fn interrupt(&self) {
         let mut state = self.0.lock();
         state.interrupted = true;
-        let told = self.0.cancel(&mut state, |_, _| true);
+        let told = self.0.stop(&mut state);
         self.0.tell(state, told);
     }
 
     fn abort(&self, defect: String) {
         let mut state = self.0.lock();
         state.defect.get_or_insert(defect);
-        let told = self.0.cancel(&mut state, |_, _| true);
+        let told = self.0.stop(&mut state);
         self.0.tell(state, told);
     }
 
@@ -307,7 +337,7 @@ impl Shared {
 
     /// The tickets of those of `nodes` that can start, most urgent first.
     fn claim(self: &Arc<Self>, state: &mut State, nodes: impl Iterator<Item = NodeId>) -> Vec<Ticket> {
-        if state.interrupted || state.defect.is_some() {
+        if state.stage == Stage::Stopped {
             return Vec::new();
         }
         let mut ready: Vec<NodeId> = nodes.filter(|n| self.is_ready(state, *n)).collect();
@@ -365,7 +395,7 @@ impl Shared {
         match result {
             // Rejected by its consumer while it ran: that has been told.
             _ if !state.status[node.index()].is_active() => {}
-            Ok(()) if state.again.remove(&node) => {
+            Ok(()) if state.again.remove(&node) && state.stage != Stage::Stopped => {
                 state.status[node.index()] = Status::Waiting;
                 told.ready.push(node);
             }
@@ -377,7 +407,7 @@ impl Shared {
             Err(_) if state.cancels[node.index()].is_raised() => {
                 state.status[node.index()] = Status::Cancelled;
                 told.events.push(Event::Cancelled(node));
-                self.next_candidates(&mut state, node, &mut told);
+                self.make_up_for(&mut state, &[node], &mut told);
             }
             Err(failure) => told = self.fail(&mut state, node, failure),
         }
@@ -390,67 +420,17 @@ impl Shared {
         for goal in &self.graph[node].wanted_by {
             state.goals[*goal].get_or_insert_with(|| (node, failure.clone()));
         }
-        let mut told = self.cancel(state, |state, task| {
-            !task.wanted_by.is_empty() && task.wanted_by.iter().all(|goal| state.goals[*goal].is_some())
-        });
+        if state.stage == Stage::Open && !self.graph[node].wanted_by.is_empty() {
+            state.failed_fast = state.fail_fast.take();
+        }
+        let mut told = match state.stage {
+            Stage::Open if state.failed_fast.is_some() => self.stop(state),
+            _ => self.cancel(state, |state, task| {
+                !task.wanted_by.is_empty() && task.wanted_by.iter().all(|goal| state.goals[*goal].is_some())
+            }),
+        };
         told.events.insert(0, Event::Failed(node, failure.to_string().into()));
-        self.next_candidates(state, node, &mut told);
-        told
-    }
-
-    /// Turns to the next candidate wherever `node`, which will deliver nothing more, was the one in turn.
-    fn next_candidates(&self, state: &mut State, node: NodeId, told: &mut Told) {
-        for edge in self.graph.edges_directed(node, Direction::Outgoing) {
-            let consumer = state.status[edge.target().index()];
-            let alive = consumer == Status::Waiting || consumer.is_active();
-            if alive && matches!(edge.weight(), Edge::Candidate { .. }) {
-                self.next_candidate(state, edge.target(), told);
-            }
-        }
-    }
-
-    fn next_candidate(&self, state: &mut State, consumer: NodeId, told: &mut Told) {
-        let edges = self.graph.edges_directed(consumer, Direction::Incoming);
-        let mut ranked: Vec<(u32, NodeId)> = edges
-            .filter_map(|e| match e.weight() {
-                Edge::Candidate { rank } => Some((*rank, e.source())),
-                _ => None,
-            })
-            .collect();
-        ranked.sort();
-        let next = ranked.into_iter().find(|(_, n)| state.status[n.index()] == Status::Standby);
-        if let Some((_, next)) = next {
-            state.status[next.index()] = Status::Waiting;
-            told.ready.push(next);
-            if state.status[consumer.index()].is_active() {
-                told.events.push(Event::Restarted(consumer));
-            }
-        }
-    }
-
-    fn cancel(&self, state: &mut State, which: impl Fn(&State, &Task) -> bool) -> Told {
-        let mut told = Told::default();
-        let mut waited = Vec::new();
-        for node in self.graph.node_indices() {
-            if !which(state, &self.graph[node]) {
-                continue;
-            }
-            let status = state.status[node.index()];
-            match status {
-                Status::Waiting | Status::Standby => {
-                    state.status[node.index()] = Status::Cancelled;
-                    told.events.push(Event::Cancelled(node));
-                    told.never.push(node);
-                    waited.extend((status == Status::Waiting).then_some(node));
-                }
-                Status::Started | Status::Running => told.cancels.push(state.cancels[node.index()].clone()),
-                Status::Done | Status::Failed | Status::Cancelled => {}
-            }
-        }
-        // A candidate is wanted by fewer than its consumer is: others may have one of their own.
-        for node in waited {
-            self.next_candidates(state, node, &mut told);
-        }
+        self.make_up_for(state, &[node], &mut told);
         told
     }
 }

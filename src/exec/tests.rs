@@ -1,5 +1,7 @@
 //! The scheduler on synthetic graphs, with counters instead of bytes.
 
+mod drain;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Shared, State, Status, Told};
+use super::{Shared, Stage, State, Status, Told};
 use crate::{
     exec::{Cancel, Event, Failure, Pool, Priority},
     types::NodeId,
@@ -47,6 +47,11 @@ impl Ticket {
     /// Raised when nobody wants the node any more; then end soon, with [`Ticket::cancelled`].
     pub fn cancel(&self) -> &Cancel {
         &self.cancel
+    }
+
+    /// Raised when the run ends in good order: what has much left to do should give up, with [`Ticket::cancelled`].
+    pub fn draining(&self) -> &Cancel {
+        &self.shared.draining
     }
 
     /// Says that the work really begins: consumers of its stream may start.
@@ -98,10 +103,10 @@ impl Ticket {
     }
 
     /// Asks for the stream of `producer` once more, from its start; it has been read to its end. Nothing
-    /// happens if it has failed meanwhile.
+    /// happens if it has failed meanwhile, or if the run is being stopped.
     pub fn again(&self, producer: NodeId) {
         let mut state = self.shared.lock();
-        if !state.status[producer.index()].flows() {
+        if !state.status[producer.index()].flows() || state.stage == Stage::Stopped {
             return;
         }
         let mut told =
