@@ -82,6 +82,7 @@ pub mod cli;
 pub mod exec;
 pub mod graph;
 pub mod layer;
+pub mod list;
 pub mod pull;
 pub mod render;
 pub mod report;

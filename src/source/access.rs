@@ -1,6 +1,6 @@
 //! All sources of a run, opened with the same options. Knows which transport is read by whom; ignores how.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -28,6 +28,22 @@ pub struct Access {
 impl Default for Access {
     fn default() -> Self {
         Self { authfile: None, cert_dir: None, tls_verify: true, policy: None, skopeo: "skopeo".into() }
+    }
+}
+
+/// Who to be at a registry.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Credentials {
+    /// The user's name.
+    pub username: String,
+    /// The password or token that proves it.
+    pub password: String,
+}
+
+/// Shows no password: what is printed for diagnosis ends up in logs.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
     }
 }
 

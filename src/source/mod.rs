@@ -13,7 +13,7 @@ mod resolved;
 
 use std::{future::Future, pin::Pin};
 
-pub use access::{Access, Options, Sources};
+pub use access::{Access, Credentials, Options, Sources};
 pub use error::{ErrorKind, Result, SourceError};
 pub use layout::LayoutSource;
 pub use platform::{ParsePlatformError, Platform};

@@ -92,6 +92,28 @@ impl Reference {
         }
     }
 
+    /// The same image by digest: the tag is dropped, `docker://r/x:v1` becomes `docker://r/x@sha256:…`. `None` for
+    /// transports that know no digests.
+    pub fn pinned_to(&self, digest: Digest) -> Option<Self> {
+        let image = match self.transport {
+            Transport::Registry => {
+                let image =
+                    self.pinned().and(self.name.rsplit_once('@')).map_or(&*self.name, |(image, _)| image);
+                untagged(image).to_owned()
+            }
+            Transport::Oci => self.layout().0.to_str()?.to_owned(),
+            _ => return None,
+        };
+        let scheme = &self.text[..self.text.len() - self.name.len()];
+        let name = format!("{image}@{digest}");
+        Some(Self { text: format!("{scheme}{name}"), transport: self.transport, name })
+    }
+
+    /// What a registry calls `name`: `host/path:tag` or `host/path@digest`, which the caller has checked.
+    pub(crate) fn in_registry(name: String) -> Self {
+        Self { text: format!("docker://{name}"), transport: Transport::Registry, name }
+    }
+
     /// For `oci:`: the layout's path, and which of its images. As upstream reads it: the last colon begins a
     /// tag unless a slash follows.
     pub fn layout(&self) -> (PathBuf, Selector) {
@@ -150,11 +172,15 @@ impl Reference {
 /// `name:tag@digest` without the tag: old skopeo refuses to see both, and the digest decides anyway.
 fn without_tag_if_pinned(name: &str) -> String {
     let Some((image, digest)) = name.rsplit_once('@') else { return name.to_owned() };
-    let image = match image.rsplit_once(':') {
+    format!("{}@{digest}", untagged(image))
+}
+
+/// `host:5000/path` of `host:5000/path:tag`.
+fn untagged(image: &str) -> &str {
+    match image.rsplit_once(':') {
         Some((untagged, tag)) if !tag.contains('/') => untagged,
         _ => image,
-    };
-    format!("{image}@{digest}")
+    }
 }
 
 impl FromStr for Reference {
@@ -239,6 +265,30 @@ mod tests {
         }
         let (path, selector) = parse(&format!("oci:dir@{DIGEST}")).layout();
         assert_eq!((path, selector), ("dir".into(), Selector::Digest(DIGEST.parse().unwrap())));
+    }
+
+    #[test]
+    fn a_pinned_reference_drops_its_tag_and_keeps_its_transport() {
+        let other = format!("sha256:{}", "0".repeat(64));
+        for (text, pinned) in [
+            ("docker://r/x:v1", "docker://r/x"),
+            ("docker://r/x", "docker://r/x"),
+            ("docker://r:5000/x/y", "docker://r:5000/x/y"),
+            ("registry:r:5000/x:v1", "registry:r:5000/x"),
+            (&format!("docker://r/x:v1@{other}"), "docker://r/x"),
+            ("oci:dir:v1", "oci:dir"),
+            ("oci:/a:b/dir", "oci:/a:b/dir"),
+            ("oci:/a@b/dir:v1", "oci:/a@b/dir"),
+            (&format!("oci:dir@{other}"), "oci:dir"),
+        ] {
+            let reference = parse(text).pinned_to(DIGEST.parse().unwrap()).unwrap();
+            assert_eq!(reference.to_string(), format!("{pinned}@{DIGEST}"), "{text}");
+            assert_eq!(reference, parse(&reference.to_string()));
+            assert_eq!(reference.pinned().unwrap().to_string(), DIGEST);
+        }
+        for text in ["dir:x", "oci-archive:a.tar:v1", "docker-archive:a.tar", "containers-storage:x:v1"] {
+            assert_eq!(parse(text).pinned_to(DIGEST.parse().unwrap()), None, "{text}");
+        }
     }
 
     #[test]

@@ -1,0 +1,262 @@
+//! YAML lists, as `skopeo sync --src yaml` reads them and a little more. Knows their keys; ignores YAML's own rules.
+//!
+//! Source: skopeo-sync(1), "YAML file content". Ours are `newest`, `platform` and `immutable-tags`, of a registry or of
+//! one image, whose value is a mapping then: `nginx: {regex: '^1\.', newest: 3}`. What skopeo warns of and passes over
+//! is an error here: a mirror that lacks images without a word is found out too late.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use regex::Regex;
+
+use super::{
+    Choice, ListError, Pattern, Registry, Repository, Rule,
+    repository::{is_registry, is_tag},
+    tree::{self, Key, Node},
+};
+use crate::{
+    source::{Credentials, Platform},
+    types::Digest,
+};
+
+/// The rules of a YAML list.
+pub(super) fn parse(text: &str) -> Result<Vec<Rule>, ListError> {
+    let root = tree::read(text)?;
+    let Some(registries) = root.entries() else {
+        return Err(root.error("a list begins with the name of a registry, as in quay.io:"));
+    };
+    let mut rules = Vec::new();
+    for (name, node) in registries {
+        rules.extend(registry(name, node)?);
+    }
+    Ok(rules)
+}
+
+/// How the tags of an image are chosen: the key under which it stands, and the one that says it in a mapping.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Tags,
+    Regex,
+    Semver,
+}
+
+/// What can be said of a registry and of one of its images.
+#[derive(Clone, Default)]
+struct Settings {
+    newest: Option<NonZeroUsize>,
+    platform: Option<Platform>,
+    immutable_tags: Option<bool>,
+}
+
+/// One choice, before the registry's settings are known: they may come later in the file.
+struct Pick {
+    line: usize,
+    choice: Choice,
+    settings: Settings,
+}
+
+const REGISTRY_KEYS: &str = "images, images-by-tag-regex, images-by-semver, credentials, tls-verify, cert-dir, newest, \
+                             platform, immutable-tags";
+
+fn registry(name: &Key, node: &Node) -> Result<Vec<Rule>, ListError> {
+    if !is_registry(&name.text) {
+        let text =
+            format!("{:?} is not a registry (expected a host, as in quay.io or localhost:5000)", name.text);
+        return Err(name.error(text));
+    }
+    let mut about = Registry { name: name.text.clone(), credentials: None, tls_verify: None, cert_dir: None };
+    let mut settings = Settings::default();
+    let mut picks = Vec::new();
+    for (key, node) in entries(name, node)? {
+        match key.text.as_str() {
+            "images" => picks.extend(images(name, key, node, By::Tags)?),
+            "images-by-tag-regex" => picks.extend(images(name, key, node, By::Regex)?),
+            "images-by-semver" => picks.extend(images(name, key, node, By::Semver)?),
+            "credentials" => about.credentials = credentials(key, node)?,
+            "tls-verify" => about.tls_verify = Some(boolean(key, node)?),
+            "cert-dir" => about.cert_dir = Some(text(key, node)?.into()),
+            _ if settings.read(key, node)? => {}
+            _ => return Err(key.unknown(REGISTRY_KEYS)),
+        }
+    }
+    if picks.is_empty() {
+        let text = format!("the registry {} has no images in this list: name some, or remove it", name.text);
+        return Err(name.error(text));
+    }
+    let about = Arc::new(about);
+    Ok(picks.into_iter().map(|pick| pick.rule(&settings, &about)).collect())
+}
+
+fn images(registry: &Key, section: &Key, node: &Node, by: By) -> Result<Vec<Pick>, ListError> {
+    let mut picks = Vec::new();
+    for (name, node) in entries(section, node)? {
+        let repository = format!("{}/{}", registry.text, name.text);
+        let repository: Repository = repository.parse().map_err(|cause| name.error(cause))?;
+        let (chosen, settings) = chosen(node, by)?;
+        let choices = match by {
+            By::Tags => tags(name, chosen, &repository)?,
+            By::Regex => vec![(name.line, matching(regex(name, chosen)?, repository))],
+            By::Semver => vec![(name.line, matching(constraint(name, chosen)?, repository))],
+        };
+        let pick = |(line, choice)| Pick { line, choice, settings: settings.clone() };
+        picks.extend(choices.into_iter().map(pick));
+    }
+    Ok(picks)
+}
+
+/// What is said of an image: what chooses its tags, and its own settings if it is a mapping.
+fn chosen(node: &Node, by: By) -> Result<(Option<&Node>, Settings), ListError> {
+    let mut settings = Settings::default();
+    let entries = match node.entries() {
+        Some(entries) if !node.is_null() => entries,
+        _ => return Ok((Some(node), settings)),
+    };
+    let mut chosen = None;
+    for (key, node) in entries {
+        if key.text == by.key() {
+            chosen = Some(node);
+        } else if !settings.read(key, node)? {
+            return Err(key.unknown(&format!("{}, newest, platform, immutable-tags", by.key())));
+        }
+    }
+    let newest = entries.iter().find(|(key, _)| key.text == "newest");
+    match (newest, chosen.and_then(Node::items)) {
+        (Some((key, _)), Some([_, ..])) => {
+            Err(key.error("newest chooses none of tags that are named: remove one of both"))
+        }
+        _ => Ok((chosen, settings)),
+    }
+}
+
+/// The images of tags and digests that are listed, or all tags where none is.
+fn tags(name: &Key, node: Option<&Node>, repository: &Repository) -> Result<Vec<(usize, Choice)>, ListError> {
+    let wrong = |node: &Node| {
+        node.error(format!("the tags of {} must be a list, as in [\"1.0\", latest]", name.text))
+    };
+    let items = node.map_or(Ok(Default::default()), |node| node.items().ok_or_else(|| wrong(node)))?;
+    if items.is_empty() {
+        return Ok(vec![(name.line, matching(Pattern::All, repository.clone()))]);
+    }
+    let image = |node: &Node| {
+        let text = node.text().ok_or_else(|| node.error("a tag must be a text"))?;
+        let reference = if is_tag(text) {
+            repository.tag(text)
+        } else if text.contains(':') {
+            repository.digest(text.parse::<Digest>().map_err(|cause| node.error(cause))?)
+        } else {
+            let grammar = "letters, digits, . _ and -, 128 at most, beginning with a letter, a digit or _";
+            return Err(node.error(format!("{text:?} is not a tag ({grammar})")));
+        };
+        Ok((node.line(), Choice::Image(reference)))
+    };
+    items.iter().map(image).collect()
+}
+
+fn matching(pattern: Pattern, repository: Repository) -> Choice {
+    Choice::Tags { repository, pattern, newest: None }
+}
+
+fn regex(name: &Key, node: Option<&Node>) -> Result<Pattern, ListError> {
+    let node =
+        node.ok_or_else(|| name.error(format!("{} needs an expression for its tags: add regex", name.text)))?;
+    let text = text(name, node)?;
+    let cause = match Regex::new(text) {
+        Ok(regex) => return Ok(Pattern::Matching(regex)),
+        Err(regex::Error::CompiledTooBig(_)) => "it is too large".to_owned(),
+        // The crate draws a picture over several lines; the last one says what is wrong.
+        Err(other) => {
+            let picture = other.to_string();
+            let last = picture.lines().last().unwrap_or_default();
+            last.strip_prefix("error: ").unwrap_or(last).to_owned()
+        }
+    };
+    Err(node.error(format!("{text:?} is not a regular expression: {cause}")))
+}
+
+fn constraint(name: &Key, node: Option<&Node>) -> Result<Pattern, ListError> {
+    let node =
+        node.ok_or_else(|| name.error(format!("{} needs a constraint for its tags: add semver", name.text)))?;
+    let constraint = text(name, node)?.parse().map_err(|cause| node.error(cause))?;
+    Ok(Pattern::Version(constraint))
+}
+
+/// `None` where nothing is written, as Go has it. No message repeats a value: it could be the password.
+fn credentials(section: &Key, node: &Node) -> Result<Option<Credentials>, ListError> {
+    let (mut username, mut password) = (None, None);
+    for (key, node) in entries(section, node)? {
+        match key.text.as_str() {
+            "username" => username = Some(text(key, node)?.to_owned()),
+            "password" => password = Some(text(key, node)?.to_owned()),
+            _ => return Err(section.error("credentials must have username and password, and nothing else")),
+        }
+    }
+    match (username, password) {
+        (Some(username), Some(password)) => Ok(Some(Credentials { username, password })),
+        (None, None) => Ok(None),
+        _ => Err(section.error("credentials need both username and password")),
+    }
+}
+
+fn entries<'a>(key: &Key, node: &'a Node) -> Result<&'a [(Key, Node)], ListError> {
+    node.entries().ok_or_else(|| node.error(format!("what stands under {} must be a mapping", key.text)))
+}
+
+fn text<'a>(key: &Key, node: &'a Node) -> Result<&'a str, ListError> {
+    node.text().ok_or_else(|| match node.is_null() {
+        true => key.error(format!("nothing stands under {}, where a text must be", key.text)),
+        false => node.error(format!("what stands under {} must be a text", key.text)),
+    })
+}
+
+/// A truth as skopeo's YAML library takes it, with the words of YAML 1.1.
+fn boolean(key: &Key, node: &Node) -> Result<bool, ListError> {
+    match node.text() {
+        Some("true" | "True" | "TRUE" | "y" | "Y" | "yes" | "on") => Ok(true),
+        Some("false" | "False" | "FALSE" | "n" | "N" | "no" | "off") => Ok(false),
+        _ => Err(node.error(format!("{} must be true or false", key.text))),
+    }
+}
+
+impl By {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Tags => "tags",
+            Self::Regex => "regex",
+            Self::Semver => "semver",
+        }
+    }
+}
+
+impl Settings {
+    /// Whether `key` is one of the settings; it has taken the value then.
+    fn read(&mut self, key: &Key, node: &Node) -> Result<bool, ListError> {
+        match key.text.as_str() {
+            "newest" => {
+                let number = node.text().and_then(|text| text.parse().ok());
+                self.newest =
+                    Some(number.ok_or_else(|| node.error("newest must be a number of tags, 1 or more"))?);
+            }
+            "platform" => self.platform = Some(text(key, node)?.parse().map_err(|cause| node.error(cause))?),
+            "immutable-tags" => self.immutable_tags = Some(boolean(key, node)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+impl Pick {
+    /// The rule of this choice: what is said of the image wins over what is said of its registry.
+    fn rule(self, registry: &Settings, about: &Arc<Registry>) -> Rule {
+        let Self { line, mut choice, settings } = self;
+        if let Choice::Tags { newest, .. } = &mut choice {
+            *newest = settings.newest.or(registry.newest);
+        }
+        Rule {
+            line,
+            choice,
+            name: None,
+            platform: settings.platform.or_else(|| registry.platform.clone()),
+            immutable_tags: settings.immutable_tags.or(registry.immutable_tags).unwrap_or(false),
+            registry: Some(about.clone()),
+        }
+    }
+}
