@@ -1,4 +1,4 @@
-//! Locks: what every tag of a list stood for. Know their text; ignore who resolved the tags, and when.
+//! Locks: what every tag of a list stood for. Knows their text; ignores who resolved the tags, and when.
 //!
 //! One line an image, sorted, so that a lock can be checked in and a change reads as one:
 //!

@@ -155,6 +155,8 @@ mod tests {
         ] {
             assert_eq!(repository.tag_of(&other.parse().unwrap()), None, "{other}");
         }
+        let both = format!("docker://r.example/a:1@{}", Digest::of(b"x"));
+        assert_eq!(repository.tag_of(&both.parse().unwrap()), None);
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(super) struct Key {
 
 /// Reads the one document of `text`.
 ///
-/// Aliases are refused: expanding them lets a small file become a large list, and nobody writes such lists.
+/// Aliases are refused: expanding them lets a small file become a large list, and lists hardly need them.
 pub(super) fn read(text: &str) -> Result<Node, ListError> {
     let mut reader = Reader(Parser::new_from_str(text));
     let mut root = Node { line: 1, column: 1, value: Value::Null };

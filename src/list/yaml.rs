@@ -31,7 +31,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, ListError> {
     Ok(rules)
 }
 
-/// How the tags of an image are chosen: the key under which it stands, and the one that says it in a mapping.
+/// What chooses the tags of the images of a section.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Tags,
@@ -72,6 +72,8 @@ fn registry(name: &Key, node: &Node) -> Result<Vec<Rule>, ListError> {
             "images-by-tag-regex" => picks.extend(images(name, key, node, By::Regex)?),
             "images-by-semver" => picks.extend(images(name, key, node, By::Semver)?),
             "credentials" => about.credentials = credentials(key, node)?,
+            // As in skopeo: as if the key were not there.
+            "tls-verify" | "cert-dir" if node.is_null() => {}
             "tls-verify" => about.tls_verify = Some(boolean(key, node)?),
             "cert-dir" => about.cert_dir = Some(text(key, node)?.into()),
             _ if settings.read(key, node)? => {}
@@ -179,19 +181,22 @@ fn constraint(name: &Key, node: Option<&Node>) -> Result<Pattern, ListError> {
     Ok(Pattern::Version(constraint))
 }
 
-/// `None` where nothing is written, as Go has it. No message repeats a value: it could be the password.
+/// `None` where nothing or empty texts are written, as skopeo has it. No message repeats a value: it could be the
+/// password.
 fn credentials(section: &Key, node: &Node) -> Result<Option<Credentials>, ListError> {
     let (mut username, mut password) = (None, None);
     for (key, node) in entries(section, node)? {
         match key.text.as_str() {
-            "username" => username = Some(text(key, node)?.to_owned()),
-            "password" => password = Some(text(key, node)?.to_owned()),
-            _ => return Err(section.error("credentials must have username and password, and nothing else")),
+            "username" => username = Some(text(key, node)?),
+            "password" => password = Some(text(key, node)?),
+            _ => return Err(key.error("this key is not known here (known are username, password)")),
         }
     }
     match (username, password) {
-        (Some(username), Some(password)) => Ok(Some(Credentials { username, password })),
-        (None, None) => Ok(None),
+        (None, None) | (Some(""), Some("")) => Ok(None),
+        (Some(username), Some(password)) => {
+            Ok(Some(Credentials { username: username.to_owned(), password: password.to_owned() }))
+        }
         _ => Err(section.error("credentials need both username and password")),
     }
 }
