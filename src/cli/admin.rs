@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use super::{Exit, Problem, RepoArgs, print};
 use crate::{
     render::words,
-    store::{GcMode, ImageRow, RowDetails},
+    store::{GcMode, Holder, ImageRow, RowDetails, name_holders},
     with_store,
 };
 
@@ -148,8 +148,13 @@ pub(super) fn fsck(_: &FsckArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
 
 pub(super) fn gc(args: &GcArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let mode = if args.dry_run { GcMode::DryRun } else { GcMode::Remove };
-    let waiting =
-        || super::say(format_args!("cfs-dag: the repository is in use: waiting for the others to end"));
+    let waiting = |users: &[Holder]| match users {
+        [] => super::say(format_args!("cfs-dag: the repository is in use: waiting for the others to end")),
+        users => super::say(format_args!(
+            "cfs-dag: the repository is in use by {}: waiting for them to end",
+            name_holders(users)
+        )),
+    };
     let result = with_store!(repo.open()?, store => store.gc(mode, waiting))?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
     // Links are not counted: upstream's dry run does not know which ones go.

@@ -11,7 +11,11 @@ mod parse;
 mod plan;
 mod pull;
 
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
@@ -124,8 +128,21 @@ impl RepoArgs {
     }
 
     fn open(&self) -> Result<AnyStore, Problem> {
-        Ok(store::open(&self.path()?)?)
+        open(&self.path()?)
     }
+}
+
+/// Opens a repository, and says so if that has to wait for a garbage collection.
+fn open(path: &Path) -> Result<AnyStore, Problem> {
+    match store::locked_by(path).as_deref() {
+        None => {}
+        Some([]) => say(format_args!("cfs-dag: waiting for a garbage collection to end")),
+        Some(holders) => say(format_args!(
+            "cfs-dag: waiting for a garbage collection to end: {}",
+            store::name_holders(holders)
+        )),
+    }
+    Ok(store::open(path)?)
 }
 
 /// An error and the exit code that goes with it.

@@ -12,7 +12,8 @@ use rustix::{
 use serde::Serialize;
 
 use super::{
-    FormatVersion, Store, StoreError, StreamName, Tag,
+    FormatVersion, Holder, Store, StoreError, StreamName, Tag, claims,
+    holders::holders,
     links::{Link, TAGS},
     scratch,
     stream::Opened,
@@ -233,19 +234,23 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     /// Removes what no tag reaches, links to what is gone, and what only our own folder remembers. Waits for all
-    /// other users of the repository; `waiting` is called if there are any.
+    /// other users of the repository; `waiting` is called if there are any, with who they are as far as can be told.
     ///
     /// # Errors
     /// A repository that cannot be written or read.
-    pub fn gc(&self, mode: GcMode, waiting: impl FnOnce()) -> Result<GcResult, StoreError> {
+    pub fn gc(&self, mode: GcMode, waiting: impl FnOnce(&[Holder])) -> Result<GcResult, StoreError> {
         let failed = |error: anyhow::Error| StoreError::upstream("collecting garbage", &error);
         if mode == GcMode::DryRun {
             return self.repo.gc_dry_run(&[]).map_err(failed);
         }
         self.require_writable()?;
         if flock(self.root(), FlockOperation::NonBlockingLockExclusive).is_err() {
-            waiting();
+            // Our own lock is gone by now: changing its kind is a release first.
+            waiting(&holders(self.root()));
+            flock(self.root(), FlockOperation::LockExclusive)
+                .map_err(|errno| self.fault("locking the repository", errno))?;
         }
+        claims::sweep(self.root());
         scratch::sweep(self.root()).map_err(|errno| self.fault("cleaning cfs-dag/tmp", errno))?;
         self.release_all()?;
         let result = self.repo.gc(&[]).map_err(failed)?;

@@ -17,6 +17,7 @@ use composefs::fsverity::FsVerityHashValue;
 use super::{
     Content, Store, StoreError, StreamName, Tag,
     barrier::Durable,
+    claims,
     law::Op,
     layers::Examined,
     links::{IMAGES, Link, Made, STREAMS, TAGS},
@@ -105,6 +106,7 @@ impl<H: FsVerityHashValue> Commit<H> {
     pub fn start(store: &Arc<Store<H>>) -> Result<Self, StoreError> {
         store.require_writable()?;
         scratch::sweep(store.root()).map_err(|errno| store.fault("cleaning cfs-dag/tmp", errno))?;
+        claims::sweep(store.root());
         store.release_all()?;
         let queue = Arc::new(Queue::default());
         let thread = thread::Builder::new().name("commit".into()).spawn({

@@ -7,10 +7,12 @@
 mod admin;
 mod barrier;
 mod cache;
+mod claims;
 mod commit;
 mod documents;
 mod error;
 mod filesystem;
+mod holders;
 mod images;
 mod kept;
 mod known;
@@ -30,6 +32,7 @@ mod tests;
 
 pub use admin::{FsImageRow, GcMode, ImageDetails, ImageRow, RowDetails};
 pub use cache::{Output, Record};
+pub use claims::{Claim, ClaimGuard};
 pub use commit::{Commit, DocumentLink, LayerLink, LinkSet, Notify, Outcome};
 pub use composefs::{
     erofs::format::{FormatConfig, FormatVersion},
@@ -39,12 +42,13 @@ pub use composefs_oci::tar::{TarEntry, TarItem};
 pub use documents::{DOCUMENT_LIMIT, Document, FsImages, StoredDocument};
 pub use error::StoreError;
 pub use filesystem::{Filesystem, FilesystemBuilder, FilesystemError};
+pub use holders::{Holder, name_holders};
 pub use images::{Image, Outdated, OutdatedImage, StoredImage};
 pub use layers::{Fault, StoredLayer};
 pub use links::{Content, StreamName, Tag};
 pub use objects::Put;
 pub use open::{
-    InitOptions, Meta, Target, init, is_locked, locate, open, parse_algorithm, parse_formats, probe,
+    InitOptions, Meta, Target, init, locate, locked_by, open, parse_algorithm, parse_formats, probe,
 };
 pub use repository::{AnyStore, Store};
 pub use runs::RUNS_KEPT;

@@ -24,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{AnyStore, Store, StoreError, seal::reopen_read_only};
+use super::{AnyStore, Holder, Store, StoreError, holders::holders, seal::reopen_read_only};
 
 /// The path that `--repo`, `--user` or `--system` mean; without any, the system's repository for root and the
 /// user's for everyone else, as in `cfsctl` (its `resolve_repo_path`).
@@ -157,12 +157,15 @@ pub fn open(path: &Path) -> Result<AnyStore, StoreError> {
     }
 }
 
-/// Whether a garbage collection holds the repository now, so that [`open`] would wait.
-pub fn is_locked(path: &Path) -> bool {
+/// Who has the repository for themselves now (a garbage collection), so that [`open`] would wait; `None` if nobody
+/// has. Empty if it cannot be told who.
+pub fn locked_by(path: &Path) -> Option<Vec<Holder>> {
     // A descriptor of our own: closing it releases this lock alone.
-    open_dir(path).is_ok_and(|dir| {
-        fs::flock(dir, FlockOperation::NonBlockingLockShared).is_err_and(|errno| errno == Errno::WOULDBLOCK)
-    })
+    let dir = open_dir(path).ok()?;
+    match fs::flock(&dir, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => Some(holders(dir.as_fd())),
+        _ => None,
+    }
 }
 
 /// Makes a repository as `cfsctl init` does, or opens the one that is there if it has this configuration; the

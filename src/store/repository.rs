@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -36,6 +36,8 @@ pub struct Store<H: FsVerityHashValue> {
     pub(super) reached: Mutex<Option<HashSet<H>>>,
     path: PathBuf,
     scratch: Mutex<Option<Arc<Scratch>>>,
+    /// The folder of claims, once it is needed.
+    pub(super) claims: OnceLock<Arc<OwnedFd>>,
     recorder: OnceLock<Arc<dyn Recorder>>,
     pub(super) barriers: AtomicU64,
 }
@@ -68,6 +70,7 @@ impl<H: FsVerityHashValue> Store<H> {
             reached: Mutex::new(None),
             path: path.to_owned(),
             scratch: Mutex::new(None),
+            claims: OnceLock::new(),
             recorder: OnceLock::new(),
             barriers: AtomicU64::new(0),
         })
@@ -120,7 +123,7 @@ impl<H: FsVerityHashValue> Store<H> {
             return Err(StoreError::ReadOnly(self.path.clone()));
         }
         // Through a link we would sweep someone else's folder.
-        for own in [scratch::OWN_DIR, scratch::TMP_DIR, scratch::NODES_DIR] {
+        for own in scratch::ALL_DIRS {
             match fs::statat(root, own, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if !FileType::from_raw_mode(stat.st_mode).is_dir() => {
                     return Err(StoreError::Refused(format!("{shown}/{own} is not a folder: remove it")));

@@ -23,6 +23,10 @@ pub(super) const TMP_DIR: &str = "cfs-dag/tmp";
 pub(super) const NODES_DIR: &str = "cfs-dag/nodes";
 /// Records of runs.
 pub(super) const RUNS_DIR: &str = "cfs-dag/runs";
+/// Claims of layers.
+pub(super) const CLAIMS_DIR: &str = "cfs-dag/claims";
+/// All of them.
+pub(super) const ALL_DIRS: [&str; 5] = [OWN_DIR, TMP_DIR, NODES_DIR, RUNS_DIR, CLAIMS_DIR];
 /// How often a folder may be swept away before it is locked: each time takes another run that starts just then.
 const ATTEMPTS: usize = 16;
 

@@ -55,9 +55,9 @@ fn gc_removes_what_no_tag_reaches_and_nothing_else() {
     scene.stored_image(2, "goes");
     scene.store.put_bytes(&[0x66; 900]).unwrap();
     scene.store.untag("goes").unwrap();
-    let would = scene.store.gc(GcMode::DryRun, || ()).unwrap();
+    let would = scene.store.gc(GcMode::DryRun, |_| ()).unwrap();
     assert!(would.objects_removed > 3);
-    let gone = scene.store.gc(GcMode::Remove, || ()).unwrap();
+    let gone = scene.store.gc(GcMode::Remove, |_| ()).unwrap();
     assert_eq!(gone.objects_removed, would.objects_removed);
     assert_eq!(scene.names().into_iter().filter(|name| name.len() > 10).collect::<Vec<_>>(), {
         names.into_iter().filter(|name| name.len() > 10).collect::<Vec<_>>()
@@ -74,9 +74,11 @@ fn gc_waits_for_another_user_and_says_so() {
     let (sender, receiver) = mpsc::channel();
     std::thread::scope(|scope| {
         let store = &scene.store;
-        let collector = scope.spawn(move || store.gc(GcMode::Remove, || sender.send(()).unwrap()));
-        receiver.recv().unwrap();
-        assert!(!is_locked(scene.store.path()), "a waiting gc does not hold it yet");
+        let collector =
+            scope.spawn(move || store.gc(GcMode::Remove, |who| sender.send(who.to_vec()).unwrap()));
+        let users: Vec<Option<u32>> = receiver.recv().unwrap().iter().map(|holder| holder.pid).collect();
+        assert_eq!(users, [Some(std::process::id())]);
+        assert_eq!(locked_by(scene.store.path()), None, "a waiting gc does not hold it yet");
         drop(other);
         collector.join().unwrap().unwrap();
     });
@@ -123,12 +125,12 @@ fn a_record_counts_while_its_outputs_are_there() {
     scene.store.remember(&key, &record).unwrap();
     assert!(scene.store.remember("../../etc", &record).is_err());
     // A gc knows nothing of records: they end with their outputs.
-    scene.store.gc(GcMode::Remove, || ()).unwrap();
+    scene.store.gc(GcMode::Remove, |_| ()).unwrap();
     assert_eq!(scene.store.remembered(&key), None);
     assert!(scene.store.is_recorded(&key), "a pull can still say that it was made");
     let old = SystemTime::now() - Duration::from_secs(31 * 24 * 3600);
     fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
-    scene.store.gc(GcMode::Remove, || ()).unwrap();
+    scene.store.gc(GcMode::Remove, |_| ()).unwrap();
     assert!(!file.exists() && !scene.store.is_recorded(&key));
     scene.fsck_is_clean();
 }

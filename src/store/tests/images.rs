@@ -30,7 +30,7 @@ fn our_image_is_whole_in_every_format_and_upstream_reads_it() {
             assert_eq!(theirs.image_ref(version), image.images.get(version));
         }
         scene.fsck_is_clean();
-        let gone = scene.store.gc(GcMode::Remove, || ()).unwrap();
+        let gone = scene.store.gc(GcMode::Remove, |_| ()).unwrap();
         assert_eq!((gone.objects_removed, gone.streams_pruned, gone.images_pruned), (0, 0, 0));
         is_whole(&scene, &manifest);
     }
@@ -145,7 +145,7 @@ fn an_upgraded_config_keeps_boot_images_and_old_manifests_alive_all_the_while() 
     assert_eq!(scene.commit(set), Outcome::Linked);
     let scene = reopen(scene);
     assert_eq!(outdated(&scene, &manifest), Outdated::ConfigReplaced);
-    scene.store.gc(GcMode::Remove, || ()).unwrap();
+    scene.store.gc(GcMode::Remove, |_| ()).unwrap();
     let theirs = composefs_oci::OciImage::open_ref(scene.store.upstream(), "app").unwrap();
     assert_eq!(theirs.read_config_json(scene.store.upstream()).unwrap(), config.json, "still readable");
 
@@ -309,7 +309,7 @@ fn artifacts_share_a_config_and_keep_their_layers() {
     }
     assert!(is_whole(&scene, &first).images.iter().next().is_none());
     scene.fsck_is_clean();
-    assert_eq!(scene.store.gc(GcMode::Remove, || ()).unwrap().objects_removed, 0);
+    assert_eq!(scene.store.gc(GcMode::Remove, |_| ()).unwrap().objects_removed, 0);
     for row in scene.store.list_images().unwrap() {
         let RowDetails::Read(details) = row.details else { panic!() };
         assert!(details.stored_bytes > 0);

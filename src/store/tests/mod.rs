@@ -1,6 +1,7 @@
 //! Tests of the store, and the helpers that they read like sentences with. Upstream is the oracle.
 
 mod admin;
+mod claims;
 mod commit;
 mod documents;
 mod images;

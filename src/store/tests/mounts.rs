@@ -56,7 +56,7 @@ fn a_read_only_disk_is_refused_early_and_can_be_read() {
         Commit::start(&store).err().unwrap(),
         store.put_bytes(b"something").unwrap_err(),
         store.untag("app").unwrap_err(),
-        store.gc(GcMode::Remove, || ()).unwrap_err(),
+        store.gc(GcMode::Remove, |_| ()).unwrap_err(),
         probe(&path.join("below"), &insecure()).unwrap_err(),
     ];
     for error in errors {

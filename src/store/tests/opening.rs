@@ -167,3 +167,20 @@ fn a_folder_of_ours_that_leads_elsewhere_is_refused() {
     assert!(refused.ends_with("cfs-dag is not a folder: remove it"), "{refused}");
     assert!(elsewhere.join("tmp/precious").exists());
 }
+
+#[test]
+fn who_has_the_repository_for_themselves_is_told() {
+    let scene = repo::<Sha256HashValue>();
+    let path = scene.store.path().to_owned();
+    drop(scene.store);
+    assert_eq!(locked_by(&path), None);
+    assert_eq!(locked_by(Path::new("/nothing/here")), None);
+    let collector = fs::File::open(&path).unwrap();
+    collector.lock().unwrap();
+    let [holder] = &locked_by(&path).unwrap()[..] else { panic!("one process holds it") };
+    assert_eq!(holder.pid, Some(std::process::id()));
+    let program = std::env::current_exe().unwrap();
+    assert!(holder.what.starts_with(program.file_name().unwrap().to_str().unwrap()), "{holder}");
+    drop(collector);
+    assert_eq!(locked_by(&path), None);
+}
