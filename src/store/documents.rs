@@ -158,6 +158,22 @@ impl<H: FsVerityHashValue> Store<H> {
         self.document(StreamName::Manifest(*digest), Content::Manifest, digest)
     }
 
+    /// The very bytes of the stored config `digest`: they have it. `None` if there is none that is right.
+    ///
+    /// # Errors
+    /// Failures that say nothing about it.
+    pub fn config_bytes(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        bytes_of(self.config(digest), digest)
+    }
+
+    /// The very bytes of the stored manifest `digest`: they have it. `None` if there is none that is right.
+    ///
+    /// # Errors
+    /// Failures that say nothing about it.
+    pub fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        bytes_of(self.manifest(digest), digest)
+    }
+
     /// Completes a config's object and stream; gives the stream's id. `layers` in the order of the config's
     /// `diff_ids` (a repeated one is legal); none for an artifact, since artifacts share configs.
     ///
@@ -269,12 +285,31 @@ impl<H: FsVerityHashValue> Store<H> {
         file.take(DOCUMENT_LIMIT + 1)
             .read_to_end(&mut json)
             .map_err(|cause| StoreError::Io { what: super::objects::object_path(object), cause })?;
+        if json.len() as u64 > DOCUMENT_LIMIT {
+            return Ok(Err(format!("it has more than {DOCUMENT_LIMIT} bytes")));
+        }
         if Digest::of(&json) != *digest {
             return Ok(Err("its bytes do not have its digest".into()));
         }
         let refs = stream.into_named_refs().into_iter().map(|(name, id)| (name.into(), id)).collect();
         Ok(Ok((json, refs)))
     }
+}
+
+/// What a reader who can fetch the document as well needs to know.
+fn bytes_of<H>(
+    stored: Result<StoredDocument<H>, StoreError>,
+    digest: &Digest,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let why = match stored {
+        Ok(StoredDocument::Whole(document)) => return Ok(Some(document.json)),
+        Ok(StoredDocument::Missing) => return Ok(None),
+        Ok(StoredDocument::Broken { why, .. }) => why,
+        Err(error @ StoreError::Damaged { .. }) => error.to_string(),
+        Err(error) => return Err(error),
+    };
+    tracing::debug!("{digest} is stored, but not as it should be: {why}");
+    Ok(None)
 }
 
 fn layer_refs<H: Clone>(layers: &[(Digest, H)]) -> Vec<(String, H)> {

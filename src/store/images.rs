@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use serde::Deserialize;
 
 use super::{
-    Document, FormatVersion, FsImages, Store, StoreError, StoredDocument, StoredLayer, StreamName,
+    Document, FormatVersion, FsImages, Store, StoreError, StoredDocument, StoredLayer, StreamName, Tag,
     objects::object_path,
 };
 use crate::types::{Digest, LayerKind};
@@ -52,6 +52,19 @@ pub struct OutdatedImage<H> {
     pub manifest: StoredDocument<H>,
     /// The config that is linked now; `Missing` also if the manifest cannot be read.
     pub config: StoredDocument<H>,
+}
+
+/// The documents of an image that has a name here and of which nothing is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaggedImage {
+    /// The manifest's digest.
+    pub manifest_digest: Digest,
+    /// Its very bytes.
+    pub manifest: Vec<u8>,
+    /// The config's digest.
+    pub config_digest: Digest,
+    /// Its very bytes.
+    pub config: Vec<u8>,
 }
 
 /// Why a stored image is not as it should be.
@@ -158,6 +171,32 @@ impl<H: FsVerityHashValue> Store<H> {
             }
             Err(why) => outdated(why, StoredDocument::Whole(manifest), StoredDocument::Whole(config)),
         }
+    }
+
+    /// The documents of the image that has this name, if it is whole; `None` also if the name is broken. Writes
+    /// nothing.
+    ///
+    /// # Errors
+    /// Failures that say nothing about the image.
+    pub fn tagged_image(&self, tag: &Tag) -> Result<Option<TaggedImage>, StoreError> {
+        let stored = || {
+            let Some(manifest_digest) = self.tagged(tag)? else { return Ok(None) };
+            Ok(Some((manifest_digest, self.image(&manifest_digest)?)))
+        };
+        let why = match stored() {
+            Ok(None) => return Ok(None),
+            Ok(Some((manifest_digest, StoredImage::Whole(image)))) => {
+                let Image { manifest, config, config_digest, .. } = image;
+                let (manifest, config) = (manifest.json, config.json);
+                return Ok(Some(TaggedImage { manifest_digest, manifest, config_digest, config }));
+            }
+            Ok(Some((_, StoredImage::Missing))) => "its manifest is missing".to_owned(),
+            Ok(Some((_, StoredImage::Outdated(image)))) => image.why.to_string(),
+            Err(error @ StoreError::Damaged { .. }) => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        tracing::debug!("{tag:?} is here, but not as it should be: {why}");
+        Ok(None)
     }
 
     /// The manifests, other than `except`, that are tagged and name this config: if the config's stream is

@@ -43,7 +43,7 @@ pub use documents::{DOCUMENT_LIMIT, Document, FsImages, StoredDocument};
 pub use error::StoreError;
 pub use filesystem::{Filesystem, FilesystemBuilder, FilesystemError};
 pub use holders::{Holder, name_holders};
-pub use images::{Image, Outdated, OutdatedImage, StoredImage};
+pub use images::{Image, Outdated, OutdatedImage, StoredImage, TaggedImage};
 pub use layers::{Fault, StoredLayer};
 pub use links::{Content, StreamName, Tag};
 pub use objects::Put;

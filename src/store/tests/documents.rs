@@ -117,3 +117,73 @@ fn a_document_with_other_bytes_is_broken() {
     scene.commit(set);
     assert!(matches!(scene.store.config(&wrong).unwrap(), StoredDocument::Broken { .. }));
 }
+
+/// Property: whatever is done to a repository, the bytes that are given have the digest that was asked for.
+#[test]
+fn bytes_that_are_given_have_the_digest_that_was_asked_for() {
+    let scene = repo::<Sha512HashValue>();
+    let (manifest, _) = scene.stored_image(1, "app");
+    let (other, _) = scene.stored_image(2, "other");
+    let whole = scene.store.manifest_bytes(&manifest).unwrap().expect("it is stored");
+    assert_eq!(Digest::of(&whole), manifest);
+    let StoredImage::Whole(image) = scene.store.image(&manifest).unwrap() else { panic!() };
+    assert_eq!(scene.store.config_bytes(&image.config_digest).unwrap(), Some(image.config.json.clone()));
+    assert_eq!(scene.store.config_bytes(&manifest).unwrap(), None);
+    assert_eq!(scene.store.manifest_bytes(&Digest::of(b"absent")).unwrap(), None);
+
+    let link = scene.path(&format!("streams/{}", image.manifest.name));
+    let target = fs::read_link(&link).unwrap();
+    let other = scene.path(&format!("streams/{}", StreamName::Manifest(other)));
+    let to_config = fs::read_link(scene.path(&format!("streams/{}", image.config.name))).unwrap();
+    for elsewhere in [&*fs::read_link(other).unwrap(), &to_config, Path::new("/etc/passwd"), Path::new("x")] {
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(elsewhere, &link).unwrap();
+        assert_eq!(scene.store.manifest_bytes(&manifest).unwrap(), None, "{}", elsewhere.display());
+    }
+    fs::remove_file(&link).unwrap();
+    fs::write(&link, &whole).unwrap();
+    assert_eq!(scene.store.manifest_bytes(&manifest).unwrap(), None, "no link at all");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(target, &link).unwrap();
+
+    let json = scene.object(&compute_verity(&whole));
+    let longer = [&whole[..], b" "].concat();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    for bytes in [&longer[..], &flipped, &whole[1..], b""] {
+        fs::write(&json, bytes).unwrap();
+        assert_eq!(scene.store.manifest_bytes(&manifest).unwrap(), None);
+    }
+    fs::write(&json, &whole).unwrap();
+    let stream = scene.object(&image.manifest.id);
+    let bytes = fs::read(&stream).unwrap();
+    for length in (0..bytes.len()).step_by(7) {
+        fs::write(&stream, &bytes[..length]).unwrap();
+        assert_eq!(scene.store.manifest_bytes(&manifest).unwrap(), None, "{length}");
+    }
+    for at in 0..bytes.len() {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 0x40;
+        fs::write(&stream, bytes).unwrap();
+        // Not every bit of a stream counts.
+        let found = scene.store.manifest_bytes(&manifest).unwrap();
+        assert!(found.is_none_or(|found| found == whole), "{at}");
+    }
+    fs::write(&stream, &bytes).unwrap();
+    assert_eq!(scene.store.manifest_bytes(&manifest).unwrap(), Some(whole));
+    fs::remove_file(&json).unwrap();
+    assert_eq!(scene.store.manifest_bytes(&manifest).unwrap(), None);
+}
+
+#[test]
+fn a_document_above_the_limit_is_not_read() {
+    let scene = repo::<Sha256HashValue>();
+    for (size, is_read) in [(DOCUMENT_LIMIT, true), (DOCUMENT_LIMIT + 1, false)] {
+        let json = vec![b' '; size as usize];
+        let digest = Digest::of(&json);
+        let id = scene.store.put_config(&json, &[], &FsImages::default(), &BTreeMap::new()).unwrap();
+        let link = DocumentLink { name: StreamName::Config(digest), id, seen: None };
+        scene.commit(LinkSet { documents: vec![link], ..LinkSet::default() });
+        assert_eq!(scene.store.config_bytes(&digest).unwrap().is_some(), is_read, "{size}");
+    }
+}

@@ -316,3 +316,53 @@ fn artifacts_share_a_config_and_keep_their_layers() {
         assert_eq!(details.is_container, row.name == "app");
     }
 }
+
+#[test]
+fn a_name_gives_its_documents_only_while_its_image_is_whole() {
+    let scene = repo::<Sha256HashValue>();
+    let tag = |name: &str| Tag::new(name).unwrap();
+    let documents = |scene: &Scene<_>| scene.store.tagged_image(&tag("app")).unwrap();
+    assert_eq!(documents(&scene), None);
+    let (manifest, layer) = scene.stored_image(1, "app");
+    let scene = reopen(scene);
+    let image = is_whole(&scene, &manifest);
+    let expected = TaggedImage {
+        manifest_digest: manifest,
+        manifest: image.manifest.json.clone(),
+        config_digest: image.config_digest,
+        config: image.config.json.clone(),
+    };
+    assert_eq!(documents(&scene), Some(expected.clone()));
+    assert_eq!(scene.store.tagged_image(&tag("other")).unwrap(), None);
+    let name = StreamName::Layer(layer.diff_id);
+    let documents_without = |path: PathBuf| {
+        let aside = scene.dir.path().join("aside");
+        fs::rename(&path, &aside).unwrap();
+        let found = documents(&scene);
+        fs::rename(&aside, &path).unwrap();
+        found
+    };
+    let erofs = image.images.iter().next().unwrap();
+    let parts = [
+        scene.path(&format!("streams/{name}")),
+        scene.path(&format!("streams/{}", image.config.name)),
+        scene.path(&format!("streams/{}", image.manifest.name)),
+        scene.path(&format!("images/{}", erofs.to_hex())),
+        scene.object(&layer.id),
+        scene.object(&image.config.id),
+        scene.object(&image.manifest.id),
+        scene.object(&compute_verity(&image.config.json)),
+        scene.object(erofs),
+    ];
+    for part in parts {
+        assert_eq!(documents_without(part.clone()), None, "{}", part.display());
+    }
+    assert_eq!(documents(&scene), Some(expected));
+    // A tag that leads elsewhere is no name of an image, and no reason to end a run.
+    let link = scene.path("streams/refs/oci/app");
+    for target in ["../../oci-config-x", "/etc/passwd"] {
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        assert_eq!(documents(&scene), None, "{target}");
+    }
+}
