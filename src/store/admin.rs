@@ -202,13 +202,43 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// No such tag, or a repository that cannot be written.
     pub fn untag(&self, name: &str) -> Result<(), StoreError> {
-        // A name that could not be stored cannot be there either.
-        let Ok(tag) = Tag::new(name) else { return Err(self.unknown(name)) };
         self.require_writable()?;
+        if !self.remove_tag(name)? {
+            return Err(self.unknown(name));
+        }
+        self.sync_dir(TAGS)
+    }
+
+    /// Takes several tags away, and gives those that were there. Durable when it returns.
+    ///
+    /// # Errors
+    /// A repository that cannot be written; some may be gone then.
+    pub fn untag_all<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<String>, StoreError> {
+        self.require_writable()?;
+        let mut removed = Vec::new();
+        let remove_all = || {
+            for name in names {
+                if self.remove_tag(name)? {
+                    removed.push(name.to_owned());
+                }
+            }
+            Ok(())
+        };
+        let result = remove_all();
+        if !removed.is_empty() {
+            self.sync_dir(TAGS)?;
+        }
+        result.map(|()| removed)
+    }
+
+    /// Whether there was such a tag, which is gone now.
+    fn remove_tag(&self, name: &str) -> Result<bool, StoreError> {
+        // A name that could not be stored cannot be there either.
+        let Ok(tag) = Tag::new(name) else { return Ok(false) };
         let path = Link::tag(&tag, &Digest::of(b"")).path();
         match unlinkat(self.root(), &*path, AtFlags::empty()) {
-            Ok(()) => self.sync_dir(TAGS),
-            Err(Errno::NOENT) => Err(self.unknown(name)),
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.fault(path, errno)),
         }
     }

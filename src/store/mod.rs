@@ -19,6 +19,7 @@ mod known;
 pub mod law;
 mod layers;
 mod links;
+mod mirrored;
 mod objects;
 mod open;
 mod repository;

@@ -25,8 +25,10 @@ pub(super) const NODES_DIR: &str = "cfs-dag/nodes";
 pub(super) const RUNS_DIR: &str = "cfs-dag/runs";
 /// Claims of layers.
 pub(super) const CLAIMS_DIR: &str = "cfs-dag/claims";
+/// What mirrors have named.
+pub(super) const MIRRORS_DIR: &str = "cfs-dag/mirrors";
 /// All of them.
-pub(super) const ALL_DIRS: [&str; 5] = [OWN_DIR, TMP_DIR, NODES_DIR, RUNS_DIR, CLAIMS_DIR];
+pub(super) const ALL_DIRS: [&str; 6] = [OWN_DIR, TMP_DIR, NODES_DIR, RUNS_DIR, CLAIMS_DIR, MIRRORS_DIR];
 /// How often a folder may be swept away before it is locked: each time takes another run that starts just then.
 const ATTEMPTS: usize = 16;
 

@@ -5,6 +5,7 @@ mod claims;
 mod commit;
 mod documents;
 mod images;
+mod mirrored;
 mod mounts;
 mod objects;
 mod opening;

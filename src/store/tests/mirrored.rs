@@ -1,0 +1,80 @@
+//! Records of mirrors, and taking several tags away.
+
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt};
+
+use super::{law::Op, *};
+
+const LIST: &str = "/etc/images.list";
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// The only record there is.
+fn record<H: FsVerityHashValue>(scene: &Scene<H>) -> PathBuf {
+    let files: Vec<PathBuf> =
+        fs::read_dir(scene.path("cfs-dag/mirrors")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [file] = &files[..] else { panic!("{files:?}") };
+    file.clone()
+}
+
+#[test]
+fn what_a_mirror_has_named_is_known_to_the_next_one() {
+    let scene = repo::<Sha256HashValue>();
+    assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&[]));
+    assert!(!scene.path("cfs-dag").exists(), "asking makes nothing");
+    scene.store.set_mirrored(LIST, &names(&["b", "a"])).unwrap();
+    let scene = reopen(scene);
+    assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&["a", "b"]));
+    let text = fs::read_to_string(record(&scene)).unwrap();
+    assert_eq!(text, r#"{"schema":1,"list":"/etc/images.list","names":["a","b"]}"#);
+    assert_eq!(fs::metadata(record(&scene)).unwrap().permissions().mode() & 0o777, 0o600);
+    scene.store.set_mirrored(LIST, &names(&["c"])).unwrap();
+    scene.store.set_mirrored("another list", &names(&["d"])).unwrap();
+    assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&["c"]));
+    // A gc has nothing to say about it.
+    scene.store.gc(GcMode::Remove, |_| ()).unwrap();
+    assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&["c"]));
+    scene.fsck_is_clean();
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_never_taken_for_an_empty_one() {
+    let scene = repo::<Sha256HashValue>();
+    scene.store.set_mirrored(LIST, &names(&["a"])).unwrap();
+    let (file, whole) = (record(&scene), fs::read_to_string(record(&scene)).unwrap());
+    let damaged = [
+        (String::new(), "is damaged"),
+        (whole[..whole.len() - 1].to_owned(), "is damaged"),
+        (whole.replace("\"a\"", "7"), "is damaged"),
+        (whole.replace("\"schema\":1", "\"schema\":2,\"new\":[]"), "is of version 2, and we know 1"),
+        (whole.replace("images", "other"), "is that of \"/etc/other.list\""),
+    ];
+    for (text, why) in damaged {
+        fs::write(&file, &text).unwrap();
+        let error = scene.store.mirrored(LIST).unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains(": remove it"), "{error}");
+        assert!(error.starts_with(&file.display().to_string()) && !error.contains('\n'), "{error}");
+    }
+    fs::remove_file(&file).unwrap();
+    assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&[]));
+}
+
+#[test]
+fn several_tags_go_at_once_and_for_good() {
+    let scene = repo::<Sha256HashValue>();
+    scene.stored_image(1, "stays");
+    for tag in ["one", "docker://example.com/two:1"] {
+        scene.store.tag("stays", tag).unwrap();
+    }
+    let scene = reopen(scene);
+    let gone = scene.store.untag_all(["one", "never was", "docker://example.com/two:1", "@bad"]).unwrap();
+    assert_eq!(gone, ["one", "docker://example.com/two:1"]);
+    let synced =
+        |scene: &Scene<_>| scene.journal.ops().iter().filter(|op| matches!(op, Op::DirSynced(_))).count();
+    assert_eq!(synced(&scene), 1, "one sync serves all");
+    let left: Vec<String> = scene.store.tags().unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(left, ["stays"]);
+    assert!(scene.store.untag_all(["one"]).unwrap().is_empty());
+    assert!(repo::<Sha256HashValue>().store.untag_all(["one"]).unwrap().is_empty(), "no tag was ever made");
+}
