@@ -12,7 +12,7 @@ use std::{
 
 use support::{
     image::{Image, Layout, layout},
-    moments::{Strike, count, moments, prepare, strike},
+    moments::{Strike, count, moments, prepare, reach, strike},
     oracle::{self, DEFAULT_KIND, Stored},
     pulls::*,
     repo::{Running, Scratch, assert_same_lines, cfs_dag, command, repo_manifest, scratch},
@@ -150,14 +150,30 @@ fn both_pull_at_the_same_time() {
     let [a, b, c] = &images().all;
     let plans: [([&Wanted; 2], [&Wanted; 2]); 4] =
         [([a, b], [a, b]), ([a, b], [b, a]), ([a, c], [b, c]), ([c, b], [c, a])];
-    for (round, (ours, theirs)) in plans.iter().cycle().take(8).enumerate() {
+    let start = |repo: &Path, images: &[&Wanted; 2], jobs: &str| {
+        pull(repo, &images.map(Wanted::reference)).arg("-j").arg(jobs).start()
+    };
+    let (_scratch, repo) = fresh();
+    let (events, finished) = count(&repo, || start(&repo, &[a, b], "2"));
+    finished.assert_code(0);
+    // One begins when the other is so far.
+    let moments = [0, 0, 0, 0].into_iter().chain(moments(4, 6, events));
+    for (round, ((ours, theirs), at)) in plans.iter().cycle().zip(moments).enumerate() {
         let (_scratch, repo) = fresh();
         let jobs = ["1", "2", "8"][round % 3];
-        let running = pull(&repo, &ours.map(Wanted::reference)).arg("-j").arg(jobs).start();
-        for image in theirs {
-            image.theirs(&repo);
+        if round % 4 == 3 {
+            let upstream = reach(&repo, at, || start_upstream(&repo, theirs[0].reference()));
+            let running = start(&repo, ours, jobs);
+            upstream.wait().assert_code(0);
+            theirs[1].theirs(&repo);
+            running.wait().assert_code(0);
+        } else {
+            let running = reach(&repo, at, || start(&repo, ours, jobs));
+            for image in theirs {
+                image.theirs(&repo);
+            }
+            running.wait().assert_code(0);
         }
-        running.wait().assert_code(0);
         oracle::assert_clean(&repo);
         let mut all: Vec<&Wanted> = ours.iter().chain(theirs).copied().collect();
         all.sort_by_key(|image| image.reference());
@@ -167,17 +183,80 @@ fn both_pull_at_the_same_time() {
 }
 
 #[test]
-fn two_of_us_pull_at_the_same_time() {
+fn two_of_us_pull_at_the_same_time_and_leave_what_one_would() {
     let [a, b, c] = &images().all;
-    for _ in 0..4 {
+    let start =
+        |repo: &Path, one: &Wanted, two: &Wanted| pull(repo, &[one.reference(), two.reference()]).start();
+    let (_clean, clean) = fresh();
+    let (events, finished) = count(&clean, || start(&clean, a, b));
+    finished.assert_code(0);
+    start(&clean, b, c).wait().assert_code(0);
+    let records = |repo: &Path| fs::read_dir(repo.join("cfs-dag/runs")).unwrap().count();
+    for at in [0, 0, 0].into_iter().chain(moments(5, 5, events)) {
         let (_scratch, repo) = fresh();
-        let one = pull(&repo, &[a.reference(), b.reference()]).start();
-        let two = pull(&repo, &[b.reference(), c.reference()]).start();
+        let one = reach(&repo, at, || start(&repo, a, b));
+        let two = start(&repo, b, c);
         one.wait().assert_code(0);
         two.wait().assert_code(0);
         oracle::assert_clean(&repo);
+        assert_eq!(records(&repo), 2);
         assert_whole(&repo, &[a, b, c]);
+        assert_same_when_swept(&clean, &repo);
     }
+}
+
+#[test]
+fn two_of_us_pull_the_same_at_the_same_time() {
+    let [a, b, _] = &images().all;
+    let start = |repo: &Path| pull(repo, &[a.reference(), b.reference()]).start();
+    let (_clean, clean) = fresh();
+    let (events, finished) = count(&clean, || start(&clean));
+    finished.assert_code(0);
+    for at in [0, 0].into_iter().chain(moments(6, 3, events)) {
+        let (_scratch, repo) = fresh();
+        // Three, so that two of them wait for the same one.
+        let first = reach(&repo, at, || start(&repo));
+        let others = [start(&repo), start(&repo)];
+        first.wait().assert_code(0);
+        for running in others {
+            running.wait().assert_code(0);
+        }
+        oracle::assert_clean(&repo);
+        assert_whole(&repo, &[a, b]);
+        assert_same_when_swept(&clean, &repo);
+    }
+}
+
+/// This process, as a message names it.
+fn this_process() -> String {
+    let program = std::env::current_exe().unwrap();
+    format!("process {} ({}", std::process::id(), program.file_name().unwrap().display())
+}
+
+#[test]
+fn a_command_that_waits_for_a_gc_says_whose_it_is() {
+    let (_scratch, repo) = fresh();
+    let collector = fs::File::open(&repo).unwrap();
+    collector.lock().unwrap();
+    let mut waiting = cfs_dag(["images"]).repo(&repo).start();
+    waiting.until_it_says(&["waiting for a garbage collection to end", &this_process()]);
+    drop(collector);
+    waiting.wait().assert_code(0);
+    let quiet = cfs_dag(["images"]).repo(&repo).expect_success();
+    assert_eq!(quiet.stderr, "");
+}
+
+#[test]
+fn a_gc_that_waits_for_others_says_who_they_are() {
+    let (_scratch, repo) = fresh();
+    let user = fs::File::open(&repo).unwrap();
+    user.lock_shared().unwrap();
+    let mut waiting = cfs_dag(["gc"]).repo(&repo).start();
+    waiting.until_it_says(&["the repository is in use by", &this_process(), "waiting for them to end"]);
+    // While it waits, others are not kept out.
+    cfs_dag(["images"]).repo(&repo).expect_success();
+    drop(user);
+    waiting.wait().assert_code(0);
 }
 
 #[test]

@@ -49,14 +49,20 @@ pub fn count(repo: &Path, start: impl FnOnce() -> Running) -> (usize, Finished) 
     (seen + watch.events(), running.wait())
 }
 
-/// Starts a program and strikes at event number `at`; it may be faster.
-pub fn strike(how: Strike, repo: &Path, at: usize, start: impl FnOnce() -> Running) -> Finished {
+/// Starts a program and gives it back at event number `at`; it may have ended by then.
+pub fn reach(repo: &Path, at: usize, start: impl FnOnce() -> Running) -> Running {
     let watch = Watch::new(repo);
     let mut running = start();
     let mut seen = 0;
     while seen < at && running.is_running() {
         seen += watch.events();
     }
+    running
+}
+
+/// Starts a program and strikes at event number `at`; it may be faster.
+pub fn strike(how: Strike, repo: &Path, at: usize, start: impl FnOnce() -> Running) -> Finished {
+    let mut running = reach(repo, at, start);
     match how {
         Strike::Kill => running.kill(),
         Strike::Interrupt => {

@@ -144,6 +144,23 @@ impl Running {
         }
     }
 
+    /// Comes back as soon as one line of stderr has all of `words`.
+    ///
+    /// # Panics
+    /// When it ends without, or the time limit is reached.
+    #[track_caller]
+    pub fn until_it_says(&mut self, words: &[&str]) {
+        let fits = |line: &str| words.iter().all(|word| line.contains(word));
+        while !self.stderr().lines().any(fits) {
+            assert!(
+                self.is_running() && Instant::now() < self.deadline,
+                "no {words:?} in:\n{}",
+                self.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Kills the process group as a crash would (SIGKILL) and waits.
     pub fn kill(mut self) -> Finished {
         self.signal(Signal::KILL);
