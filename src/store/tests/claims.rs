@@ -61,15 +61,18 @@ fn what_dead_processes_have_claimed_is_swept_and_living_claims_stay() {
     let living = ours(scene.store.claim(&name()));
     let dead = StreamName::Layer(Digest::of(b"dead"));
     let file = scene.path(&format!("cfs-dag/claims/{dead}"));
-    let note = r#"{"pid":1,"what":"cfs-dag pull","since":0}"#;
-    fs::write(&file, note).unwrap();
+    // Longer than any of ours, so that no part of it may stay.
+    let note = format!(r#"{{"pid":1,"what":"{}","since":0}}"#, "dead ".repeat(100));
+    fs::write(&file, &note).unwrap();
     drop(Commit::start(&scene.store).unwrap());
     assert!(!file.exists());
     theirs(scene.store.claim(&name()));
     // And without a sweep it is free as well, and its note is never taken for the new holder's.
     fs::write(&file, note).unwrap();
     let guard = ours(scene.store.claim(&dead));
-    assert_eq!(theirs(scene.store.claim(&dead)).pid, Some(std::process::id()));
+    let holder = theirs(scene.store.claim(&dead));
+    assert_eq!(holder.pid, Some(std::process::id()));
+    assert!(holder.what.ends_with(", for 0 s"), "{holder}");
     drop((guard, living));
     assert_eq!(claims(&scene), 0);
     scene.fsck_is_clean();
