@@ -295,6 +295,7 @@ fn a_token_is_needed_given_and_expires() {
         )
     );
     assert_eq!(get(&registry, "/v2/").unwrap().status, 401);
+    assert_eq!(get(&registry, "/v1/_ping").unwrap().status, 404, "skopeo takes a 401 for a registry of old");
     let token = || {
         let given = get(&registry, "/token?service=scripted&scope=repository:app:pull").unwrap();
         format!("Authorization: Bearer {}\r\n", given.json()["token"].as_str().unwrap())
@@ -355,6 +356,8 @@ fn a_layout_on_disk_is_served_from_where_it_is() {
     // Not copied: what changes there changes here.
     std::fs::write(layout.blob_path(&own), b"changed").unwrap();
     assert_eq!(get(&registry, &blob).unwrap().body, b"changed");
+    std::fs::remove_file(layout.blob_path(&own)).unwrap();
+    assert_eq!(get(&registry, &blob).unwrap().status, 404);
     let config = manifest["config"]["digest"].as_str().unwrap().to_owned();
     get(&registry, &format!("/v2/app0/blobs/{config}"));
     assert_eq!(registry.counts().requests(Kind::Config), 1);

@@ -1,17 +1,19 @@
-//! What can go wrong at a source, and which kind of wrong it is. Knows the texts of skopeo and of registries;
-//! ignores which image they were about: the caller names it.
+//! What can go wrong at a source, and what may be done about it. Knows kinds; ignores which image it was about: the
+//! caller names it. Which text is of which kind stands in `texts`.
+
+mod texts;
 
 /// What a caller may do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The registry wants other credentials (401, 403).
     Unauthorized,
-    /// No such image, tag, platform or blob.
+    /// No such image, tag, platform or blob (404).
     NotFound,
-    /// A network or a server in trouble (429, 5xx, refused or reset connections, names that do not resolve,
-    /// skopeo gone): trying again may help.
+    /// A network or a server in trouble (408, 429, 5xx, refused, reset or garbled connections, answers that end
+    /// early, names that do not resolve, skopeo gone): trying again may help.
     Transient,
-    /// The bytes are not what their name or descriptor says.
+    /// The bytes are all there and not what their name or descriptor says.
     Corrupt,
     /// Nothing came for the length of the stall timeout.
     Stalled,
@@ -19,7 +21,7 @@ pub enum ErrorKind {
     TooOld,
     /// Something on this machine: a path, a missing program, a read error.
     Local,
-    /// Anything else.
+    /// Anything else: a signature policy that says no, a certificate that is not trusted, other statuses (400).
     Other,
 }
 
@@ -28,6 +30,7 @@ pub enum ErrorKind {
 #[error("{message}")]
 pub struct SourceError {
     kind: ErrorKind,
+    throttled: bool,
     message: String,
 }
 
@@ -37,7 +40,7 @@ pub type Result<T> = std::result::Result<T, SourceError>;
 impl SourceError {
     /// An error of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self::told_by(kind, message.into(), None)
     }
 
     /// The kind.
@@ -50,9 +53,21 @@ impl SourceError {
         matches!(self.kind, ErrorKind::Transient | ErrorKind::Stalled)
     }
 
+    /// Whether the registry asked for less, or cannot take what it gets (429, 503): who tries again should be slower
+    /// and fewer. Such an error is retryable. How long to wait is not known: skopeo keeps `Retry-After` to itself.
+    pub fn is_throttled(&self) -> bool {
+        self.throttled
+    }
+
     /// The same error, with what was being done in front: `context: message`.
+    ///
+    /// Where the two together say that bytes are missing, a wrong digest is no wonder and trying again may help.
     pub(super) fn within(self, context: impl std::fmt::Display) -> Self {
-        Self { message: format!("{context}: {}", self.message), ..self }
+        let message = format!("{context}: {}", self.message);
+        match self.kind {
+            ErrorKind::Corrupt if texts::is_short(&message) => Self::new(ErrorKind::Transient, message),
+            _ => Self { message, ..self },
+        }
     }
 
     pub(super) fn corrupt(message: impl Into<String>) -> Self {
@@ -69,203 +84,19 @@ impl SourceError {
 
     /// What skopeo said, on one line, with its kind told from the text and a remedy where we know one.
     pub(super) fn from_skopeo(text: &str) -> Self {
-        let message = condense(text);
-        let kind = classify(&message);
-        match remedy(kind, &message) {
-            Some(remedy) => Self::new(kind, format!("{message}: {remedy}")),
-            None => Self::new(kind, message),
-        }
-    }
-}
-
-/// Longest message kept from another program, in characters: an HTML page in an error is not for people.
-const LONGEST: usize = 600;
-
-/// One line of `text`: white space collapsed, control characters out, the proxy protocol's own words off.
-fn condense(text: &str) -> String {
-    let words: Vec<&str> =
-        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
-    let mut line = words.join(" ");
-    for frame in ["proxy request returned error: ", "other error: ", "retryable error: "] {
-        if let Some(rest) = line.strip_prefix(frame) {
-            line = rest.to_owned();
-        }
-    }
-    if let Some(rest) = line.strip_prefix("failed to invoke method ")
-        && let Some((_, cause)) = rest.split_once(": ")
-    {
-        line = cause.to_owned();
-    }
-    if let Some((cut, _)) = line.char_indices().nth(LONGEST) {
-        line.truncate(cut);
-        line.push('…');
-    }
-    line
-}
-
-/// Texts of containers/image, of Go's net and http packages, and of registries (distribution-spec, error codes).
-///
-/// The first row that matches decides, so the particular stands before the general.
-const TEXTS: &[(ErrorKind, &[&str])] = &[
-    (
-        ErrorKind::Transient,
-        &["toomanyrequests", "too many requests", "status: 429", "registry 429", "tls handshake timeout"],
-    ),
-    (
-        ErrorKind::Corrupt,
-        &[
-            "corrupted blob",
-            "bytes in blob, got",
-            "blob size mismatch",
-            "digest mismatch",
-            "does not match provided manifest digest",
-            "does not match the digest",
-            "invalid checksum digest",
-        ],
-    ),
-    (
-        ErrorKind::Unauthorized,
-        &[
-            "unauthorized",
-            "authentication required",
-            "invalid username/password",
-            "denied:",
-            "access denied",
-            "access to the resource is denied",
-            "forbidden",
-            "status code from registry 401",
-            "status code from registry 403",
-        ],
-    ),
-    (
-        ErrorKind::Transient,
-        &[
-            "http status: 5",
-            "status code from registry 5",
-            "service unavailable",
-            "bad gateway",
-            "gateway timeout",
-            "internal server error",
-        ],
-    ),
-    (ErrorKind::Local, &["permission denied", "no space left on device", "too many open files"]),
-    (
-        ErrorKind::NotFound,
-        &[
-            "manifest unknown",
-            "manifest_unknown",
-            "name unknown",
-            "name_unknown",
-            "blob unknown",
-            "blob_unknown",
-            "not found",
-            "status code from registry 404",
-            "no image found in manifest list",
-            "no image found in image index",
-            "no such file or directory",
-            "does not exist",
-            "no descriptor found",
-        ],
-    ),
-    (
-        ErrorKind::Transient,
-        &[
-            "connection refused",
-            "connection reset",
-            "broken pipe",
-            "no such host",
-            "server misbehaving",
-            "temporary failure in name resolution",
-            "i/o timeout",
-            "no route to host",
-            "network is unreachable",
-            "unexpected eof",
-            "deadline exceeded",
-            "client.timeout",
-            "server closed idle connection",
-            "goaway",
-        ],
-    ),
-];
-
-fn classify(message: &str) -> ErrorKind {
-    let text = message.to_lowercase();
-    let hit = TEXTS.iter().find(|(_, marks)| marks.iter().any(|mark| text.contains(mark)));
-    match hit {
-        Some((kind, _)) => *kind,
-        // Go says plainly "EOF" when a server hangs up before its first byte.
-        None if text.ends_with(": eof") => ErrorKind::Transient,
-        None => ErrorKind::Other,
-    }
-}
-
-fn remedy(kind: ErrorKind, message: &str) -> Option<&'static str> {
-    if message.contains("server gave HTTP response to HTTPS client") {
-        return Some("for a registry without TLS, say --tls-verify=false");
-    }
-    if message.contains("x509:") {
-        return Some("give the registry's CA with --cert-dir, or say --tls-verify=false");
-    }
-    match kind {
-        ErrorKind::Unauthorized => {
-            Some("log in with `skopeo login`, or name a file of credentials with --authfile")
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn skopeos_texts_are_told_apart() {
-        use ErrorKind::*;
-        for (text, kind) in [
-            ("reading manifest latest in r:5000/x: manifest unknown: manifest unknown", NotFound),
-            (
-                "reading manifest v9 in docker.io/library/x: errors:\ndenied: access\nunauthorized: no",
-                Unauthorized,
-            ),
-            ("fetching blob: invalid status code from registry 404 (Not Found)", NotFound),
-            ("reading blob sha256:00: fetching blob: toomanyrequests: rate exceeded", Transient),
-            ("fetching blob: received unexpected HTTP status: 502 Bad Gateway", Transient),
-            (
-                "pinging container registry 127.0.0.1:1: Get \"…\": dial tcp 127.0.0.1:1: connect: connection refused",
-                Transient,
-            ),
-            ("dial tcp: lookup nowhere.invalid: no such host", Transient),
-            ("Get \"https://r/v2/\": net/http: TLS handshake timeout", Transient),
-            ("Get \"https://r/v2/\": EOF", Transient),
-            ("Get \"https://r/v2/\": x509: certificate signed by unknown authority", Other),
-            ("corrupted blob, expecting sha256:00", Corrupt),
-            ("expected 12 bytes in blob, got 13", Corrupt),
-            ("open /nowhere/manifest.json: no such file or directory", NotFound),
-            ("open /nowhere/manifest.json: permission denied", Local),
-            ("reading manifest sha256:42900429: something new", Other),
-        ] {
-            assert_eq!(SourceError::from_skopeo(text).kind(), kind, "{text}");
-        }
+        let line = texts::one_line(text);
+        let kind = texts::kind(&line);
+        let message = texts::shortened(&line);
+        let message = match texts::remedy(kind, &line) {
+            Some(remedy) => format!("{message}: {remedy}"),
+            None => message,
+        };
+        Self::told_by(kind, message, Some(&line))
     }
 
-    #[test]
-    fn a_message_is_one_line_without_the_protocols_own_words() {
-        let error = SourceError::from_skopeo(
-            "failed to invoke method OpenImage: errors:\n\tdenied: no\n\tunauthorized: no\n",
-        );
-        assert_eq!(
-            error.to_string(),
-            "errors: denied: no unauthorized: no: log in with `skopeo login`, or name a file of credentials with --authfile"
-        );
-        let page = format!("<html>{}", "x ".repeat(10_000));
-        assert!(SourceError::from_skopeo(&page).to_string().chars().count() <= LONGEST + 1);
-    }
-
-    #[test]
-    fn a_remedy_is_named_where_one_is_known() {
-        let plain = SourceError::from_skopeo("http: server gave HTTP response to HTTPS client");
-        assert!(plain.to_string().ends_with("say --tls-verify=false"), "{plain}");
-        let unknown_ca = SourceError::from_skopeo("x509: certificate signed by unknown authority");
-        assert!(unknown_ca.to_string().contains("--cert-dir"), "{unknown_ca}");
+    /// An error of `kind`, of which `text` may say more than the message does.
+    fn told_by(kind: ErrorKind, message: String, text: Option<&str>) -> Self {
+        let throttled = kind == ErrorKind::Transient && texts::is_throttled(text.unwrap_or(&message));
+        Self { kind, throttled, message }
     }
 }

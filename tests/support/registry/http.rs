@@ -135,7 +135,7 @@ fn look_up(state: &State, request: &Request, kind: Kind, host: &str) -> Answer {
         let token = token.unwrap_or_default();
         return Answer::json(format!(r#"{{"token":"{token}","access_token":"{token}","expires_in":300}}"#));
     }
-    if token.is_some() && request.token != token {
+    if token.is_some() && request.token != token && kind != Kind::Other {
         let scope = request.repository().map(|name| format!(",scope=\"repository:{name}:pull\""));
         let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"scripted\"");
         let header = ("WWW-Authenticate".into(), challenge + &scope.unwrap_or_default());

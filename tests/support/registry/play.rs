@@ -68,7 +68,11 @@ impl<'a> Sending<'a> {
 
     /// Sends the answer, or what the fault makes of it.
     pub fn play(mut self, answer: Answer, fault: Option<Fault>, only_head: bool) -> io::Result<After> {
-        let bytes = answer.body.read()?;
+        let Ok(bytes) = answer.body.read() else {
+            // Its file is gone.
+            let missing = Answer::error(404, self.kind);
+            return self.instead(&missing);
+        };
         if only_head && !matches!(fault, Some(Fault::Reset | Fault::Silence | Fault::Raw(_))) {
             let answer = match fault {
                 Some(Fault::Status(status, _)) | Some(Fault::Answer { status, .. }) => {
