@@ -7,7 +7,10 @@ mod support;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use cfs_dag::{graph::Kind, render::dot};
+use cfs_dag::{
+    graph::{self, Facts, ImageInput, ImageIx, Inputs, Kind, Plan, Selection},
+    render::{Colour, Marks, Outlook, dot, html, json, mermaid, svg, text},
+};
 use support::{
     image::{ImageBuilder, Layout, layout},
     plans::{assert_is_plan, image as image_of, layer as layer_of, planned, run_of},
@@ -38,9 +41,15 @@ const FORMATS: [(&str, &str); 6] =
 
 /// Draws the plan for these tags in every format, and compares each with `graphs/NAME.ENDING`.
 fn compare(name: &str, layout: &Layout, repo: &Path, tags: &[&str]) {
-    for (format, ending) in FORMATS {
+    compare_drawn(name, |format| {
         let dry = pull(layout, repo, tags).arg(format!("--dry-run={format}"));
-        let drawn = on_any_machine(&dry.expect_success().stdout);
+        on_any_machine(&dry.expect_success().stdout)
+    });
+}
+
+fn compare_drawn(name: &str, draw: impl Fn(&str) -> String) {
+    for (format, ending) in FORMATS {
+        let drawn = draw(format);
         match format {
             "dot" => check_dot(name, &drawn),
             "json" => assert_is_plan(name, &drawn),
@@ -133,10 +142,58 @@ fn an_artifact_beside_an_image() {
     compare("artifact", &layout, &scratch.path("repo"), &["app", "sbom"]);
 }
 
+/// Two rules of a list over three images, one of them for another platform, and a name that the list no longer has.
+#[test]
+fn a_list_with_a_platform_and_a_name_that_goes() {
+    let layers = |own: &str| vec![layer_of("base", ".zst", 28_000_000), layer_of(own, ".zst", 4_000_000)];
+    let for_arm =
+        ImageInput { platform: Some("linux/arm64".into()), ..image_of("tools/jq:1.7-arm64", vec![]) };
+    let images = vec![
+        image_of("app:v1.1", layers("app")),
+        image_of("app:v1.2", layers("newer app")),
+        ImageInput { layers: vec![layer_of("jq", ".zst", 900_000)], ..for_arm },
+    ];
+    let rule = |rule: &str, images: &[usize]| Selection {
+        rule: rule.to_owned(),
+        images: images.iter().copied().map(ImageIx).collect(),
+    };
+    let inputs = Inputs {
+        images,
+        repository: "fsverity-sha512-12 erofs 1".into(),
+        selections: vec![
+            rule("registry.example/app, semver >=1.1 <2", &[0, 1]),
+            rule("registry.example/tools/jq:1.7", &[2]),
+        ],
+        untag: vec!["app:v1.0".into()],
+        ..Inputs::default()
+    };
+    let plan = graph::plan(&inputs, &Facts::default());
+    let read = Plan::from_json(&json(&plan, &Marks::default())).unwrap();
+    for plan in [&plan, &read] {
+        compare_drawn("list", |format| drawn(plan, format));
+    }
+}
+
+fn drawn(plan: &Plan, format: &str) -> String {
+    let marks = Marks::default();
+    match format {
+        "text" => text(plan, &marks, &Outlook::default(), Colour::Off),
+        "dot" => dot(plan, &marks),
+        "mermaid" => mermaid(plan, &marks),
+        "json" => json(plan, &marks),
+        "svg" => svg(plan, &marks),
+        "html" => html(plan, &marks),
+        unknown => panic!("{unknown}"),
+    }
+}
+
 #[test]
 fn hostile_names_are_only_text_to_graphviz() {
     let name = "a\"];} </title> &lt;b&gt; <b> \\N \\";
-    let plan = planned(vec![image_of(name, vec![layer_of("base", ".gz", 7)]), image_of("b\n]", vec![])]);
+    let mut plan = planned(vec![image_of(name, vec![layer_of("base", ".gz", 7)]), image_of("b\n]", vec![])]);
+    plan.images[1].platform = Some(name.to_owned());
+    plan.selections = vec![Selection { rule: format!("{name}l"), images: vec![ImageIx(0)] }];
+    plan.untag = vec![name.to_owned()];
     let scratch = scratch();
     let file = scratch.path("plan.dot");
     let drawn = dot(&plan, &run_of(&plan, Some(Kind::Split)));
@@ -145,6 +202,11 @@ fn hostile_names_are_only_text_to_graphviz() {
     let picture = command("dot", ["-Tsvg", file.to_str().unwrap()]).expect_success().stdout;
     let escaped = "a&quot;];} &lt;/title&gt; &amp;lt;b&amp;gt; &lt;b&gt; \\N \\</text>";
     assert!(picture.contains(escaped), "{picture}");
+    for note in
+        ["1 name; a&quot;];} &lt;/title&gt;", "&amp;lt;b&amp;gt; &lt;b&gt; \\N \\l: 1 image; a&quot;];}"]
+    {
+        assert!(picture.contains(note), "{note}: {picture}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod support;
 use std::{fmt::Write as _, fs, panic::catch_unwind, path::PathBuf};
 
 use cfs_dag::{
-    graph::{Kind, Plan},
+    graph::{Kind, Plan, Selection},
     render::{Marks, mermaid},
 };
 use support::{browser::check, plans::*, repo::scratch};
@@ -79,7 +79,11 @@ fn hostile_names_are_only_text() {
         "größe 🐧 \\ | ; : end",
     ];
     let images = names.iter().map(|name| image(name, vec![layer(name, ".gz", 5)])).collect();
-    let plan = planned(images);
+    let mut plan = planned(images);
+    plan.selections =
+        names.iter().map(|name| Selection { rule: (*name).to_owned(), images: Vec::new() }).collect();
+    plan.untag = names.iter().map(|name| (*name).to_owned()).collect();
+    plan.images[0].platform = Some(names[1].to_owned());
     draw(&[before(&plan), mermaid(&plan, &run_of(&plan, Some(Kind::Fetch)))]);
 }
 

@@ -117,6 +117,21 @@ fn a_plan_for_another_repository_is_refused_and_what_is_no_plan_too() {
 }
 
 #[test]
+fn a_plan_for_a_list_is_refused() {
+    let (scratch, layout) = (scratch(), layout());
+    let reference = image(&layout, "a", &[1]);
+    let (repo, plan) = (scratch.path("repo"), scratch.path("plan.json"));
+    saved(&repo, &reference, &plan);
+    let saved = fs::read_to_string(&plan).unwrap();
+    for of_a_list in ["\"untag\": [\"old\"]", "\"selections\": [{\"rule\": \"a\", \"images\": []}]"] {
+        fs::write(&plan, saved.replacen("\"images\"", &format!("{of_a_list}, \"images\""), 1)).unwrap();
+        let refused = pull(&repo).arg("--plan").arg(&plan).expect_failure(2);
+        refused.says(&["this plan was made for a list: run `cfs-dag mirror` again"]);
+    }
+    assert!(!repo.exists());
+}
+
+#[test]
 fn the_exit_code_tells_whether_there_is_work() {
     let (scratch, layout) = (scratch(), layout());
     let reference = image(&layout, "a", &[1]);

@@ -75,6 +75,11 @@ pub(super) fn read(path: &Path) -> Result<Plan, Problem> {
     let text = std::fs::read_to_string(path).map_err(|error| Problem::usage(format!("{place}: {error}")))?;
     let plan = Plan::from_json(&text);
     let plan = plan.map_err(|error| Problem::usage(format!("{place}: this is no plan: {error}")))?;
+    if !plan.selections.is_empty() || !plan.untag.is_empty() {
+        return Err(Problem::usage(format!(
+            "{place}: this plan was made for a list: run `cfs-dag mirror` again"
+        )));
+    }
     if plan.images.is_empty() {
         return Err(Problem::usage(format!("{place}: this plan has no images")));
     }

@@ -23,7 +23,7 @@ impl Plan {
 
     /// Whether there is anything to do.
     pub fn is_work(&self) -> bool {
-        self.graph.node_weights().any(|node| node.state == State::Needed)
+        !self.untag.is_empty() || self.graph.node_weights().any(|node| node.state == State::Needed)
     }
 
     /// What keeps `now`, made of the same references, from being this plan: another image behind a reference, a
@@ -91,6 +91,7 @@ mod tests {
             config: (digest("config"), 1),
             layers: vec![LayerInput { name: digest("layer"), kind: LayerKind::Tar, blob }],
             container: true,
+            platform: None,
         };
         Inputs { images: vec![image], repository: "sha512".into(), ..Inputs::default() }
     }
@@ -104,6 +105,19 @@ mod tests {
         facts.configs.insert(digest("config"), false);
         assert_eq!(then.moved(&plan(&inputs(), &facts)), None);
         assert!(then.is_work() && !then.is_forced());
+    }
+
+    #[test]
+    fn a_name_that_goes_is_work() {
+        let mut facts = Facts::default();
+        facts.layers.insert((digest("layer"), LayerKind::Tar));
+        facts.configs.insert(digest("config"), true);
+        facts.manifests.insert(digest("manifest"), true);
+        facts.tags.insert("a".into(), digest("manifest"));
+        facts.trees.insert(crate::graph::tree_key("sha512", [&digest("layer")]));
+        assert!(!plan(&inputs(), &facts).is_work());
+        let untag = vec!["old".to_owned()];
+        assert!(plan(&Inputs { untag, ..inputs() }, &facts).is_work());
     }
 
     #[test]

@@ -119,6 +119,17 @@ pub struct PlannedImage {
     pub tag: NodeId,
     /// The manifest that its name points to before the run, if it does.
     pub named: Option<Digest>,
+    /// The platform that was asked for, if this image has one of its own.
+    pub platform: Option<String>,
+}
+
+/// Which images one rule of a list chose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// The rule as the user wrote it.
+    pub rule: String,
+    /// The images, in the order of the plan; none if nothing matches.
+    pub images: Vec<ImageIx>,
 }
 
 /// Everything that will be done for a request: each step once, however many images want it.
@@ -132,6 +143,10 @@ pub struct Plan {
     pub repository: String,
     /// The platform that was asked for, if one was.
     pub platform: Option<String>,
+    /// Which images each rule of a list chose; empty for a pull.
+    pub selections: Vec<Selection>,
+    /// Names that will be taken away after everything else succeeded.
+    pub untag: Vec<String>,
 }
 
 impl Kind {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
-    Edge, ImageIx, Key, Kind, Node, NodeId, Part, Plan, PlannedImage, Reason, State, Subject,
+    Edge, ImageIx, Key, Kind, Node, NodeId, Part, Plan, PlannedImage, Reason, Selection, State, Subject,
     key::FORMAT,
     parts::{self, Parts},
 };
@@ -39,6 +39,8 @@ pub struct ImageInput {
     pub layers: Vec<LayerInput>,
     /// Whether it has a filesystem: false for artifacts.
     pub container: bool,
+    /// The platform that was asked for, if this image has one of its own.
+    pub platform: Option<String>,
 }
 
 /// What a plan is made from.
@@ -52,6 +54,10 @@ pub struct Inputs {
     pub platform: Option<String>,
     /// Everything is to be made again, also what is stored.
     pub force: bool,
+    /// Which images each rule of a list chose; empty for a pull.
+    pub selections: Vec<Selection>,
+    /// Names to be taken away after everything else succeeded.
+    pub untag: Vec<String>,
 }
 
 /// What the repository holds, looked up before planning.
@@ -100,7 +106,8 @@ pub struct Before {
 /// Makes the plan for `inputs` in a repository that holds `facts`.
 pub fn plan(inputs: &Inputs, facts: &Facts) -> Plan {
     let (repository, platform) = (inputs.repository.clone(), inputs.platform.clone());
-    let plan = Plan { repository, platform, ..Plan::default() };
+    let (selections, untag) = (inputs.selections.clone(), inputs.untag.clone());
+    let plan = Plan { repository, platform, selections, untag, ..Plan::default() };
     let mut builder = Builder { inputs, facts, plan, interned: HashMap::new() };
     for (index, image) in inputs.images.iter().enumerate() {
         builder.image(ImageIx(index), image);
@@ -160,6 +167,7 @@ impl Builder<'_> {
             layers,
             tag,
             named: self.facts.tags.get(&image.name).copied(),
+            platform: image.platform.clone(),
         });
     }
 

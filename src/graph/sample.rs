@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Edge, ImageIx, Key, Kind, Node, NodeId, Plan, PlannedImage, Reason, State, Subject};
+use super::{Edge, ImageIx, Key, Kind, Node, NodeId, Plan, PlannedImage, Reason, Selection, State, Subject};
 use crate::types::{Digest, LayerKind};
 
 /// A digest by a word.
@@ -83,6 +83,7 @@ impl Sample {
             layers,
             tag,
             named: None,
+            platform: None,
         });
         self
     }
@@ -157,4 +158,18 @@ pub(crate) fn two_candidates() -> Plan {
         .image("a:v1", State::Needed, &["libs"])
         .image("b:v1", State::Needed, &["libs"])
         .plan()
+}
+
+/// The same as a list asks for it, the second image for a platform of its own; one rule chose nothing, and a name goes.
+pub(crate) fn of_a_list() -> Plan {
+    let mut plan = two_images();
+    plan.images[1].platform = Some("linux/arm64".to_owned());
+    let rule = |rule: &str, images: &[usize]| Selection {
+        rule: rule.to_owned(),
+        images: images.iter().copied().map(ImageIx).collect(),
+    };
+    plan.selections =
+        vec![rule("registry.example/*:latest", &[0, 1]), rule("registry.example/gone:<b>\n", &[])];
+    plan.untag = vec!["webapp:\"old\" & so".to_owned()];
+    plan
 }

@@ -107,6 +107,7 @@ impl ResolvedImage {
             config: (resolved.config_digest, resolved.config.len() as u64),
             layers: layers.collect(),
             container: resolved.is_container,
+            platform: None,
         }
     }
 }

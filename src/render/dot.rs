@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use super::{
     Marks,
     labels::{CRITICAL, Labels, Look},
+    list,
     order::{OrderedImage, edges, order},
     words::short,
 };
@@ -18,7 +19,7 @@ use crate::graph::{Edge, Kind, NodeId, Plan};
 /// Nodes have the names that records and JSON give them. Shapes are kinds, fills are states, a double outline is work
 /// that several images want. Solid edges are `Needs`, dashed ones `Streams`, dotted ones `Candidate` with its rank.
 /// Bold nodes and edges decide how long the run takes. Tooltips tell why a node is there, who wants it, and what
-/// became of it.
+/// became of it. A note says what the list says.
 pub fn dot(plan: &Plan, marks: &Marks) -> String {
     let ids = plan.graph.node_indices().map(|node| plan.id(node)).collect();
     let mut out = String::new();
@@ -40,6 +41,7 @@ impl Drawing<'_> {
         writeln!(out, "  graph [fontname=\"sans-serif\", fontsize=10];")?;
         writeln!(out, "  node [style=filled, fontname=\"sans-serif\", fontsize=10];")?;
         writeln!(out, "  edge [color=\"#606060\", arrowsize=0.7, fontname=\"sans-serif\", fontsize=9];")?;
+        self.note(out)?;
         let order = order(self.labels.plan);
         for image in &order.images {
             self.image(image, out)?;
@@ -53,11 +55,22 @@ impl Drawing<'_> {
         writeln!(out, "}}")
     }
 
+    /// What the list says; nothing for a pull.
+    fn note(&self, out: &mut String) -> fmt::Result {
+        let lines = list::note(self.labels.plan);
+        if lines.is_empty() {
+            return Ok(());
+        }
+        // Each line ends to the left.
+        let text: String = lines.iter().map(|line| escaped(line) + "\\l").collect();
+        writeln!(out, "  \"list\" [label=\"{text}\", shape=note, fillcolor=\"#ffffff\", color=\"#808080\"];")
+    }
+
     fn image(&self, image: &OrderedImage, out: &mut String) -> fmt::Result {
         let plan = self.labels.plan;
         let planned = &plan.images[image.image.0];
         writeln!(out, "  subgraph \"cluster_{}\" {{", self.id(planned.tag))?;
-        let name = quoted(&[self.labels.image(image.image)]);
+        let name = quoted(&[self.labels.heading(image.image)]);
         writeln!(out, "    label={name}; labeljust=l; color=\"#808080\";")?;
         for layer in &image.layers {
             writeln!(out, "    subgraph \"cluster_{}\" {{", self.id(layer.finalize))?;
@@ -134,15 +147,21 @@ fn quoted(lines: &[String]) -> String {
         if place > 0 {
             text.push_str("\\n");
         }
-        for c in line.chars() {
-            match c {
-                '"' | '\\' => text.extend(['\\', c]),
-                '&' => text.push_str("&amp;"),
-                c => text.push(c),
-            }
-        }
+        text += &escaped(line);
     }
     text.push('"');
+    text
+}
+
+fn escaped(line: &str) -> String {
+    let mut text = String::new();
+    for c in line.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            '&' => text.push_str("&amp;"),
+            c => text.push(c),
+        }
+    }
     text
 }
 
@@ -152,6 +171,14 @@ mod tests {
 
     use super::*;
     use crate::render::{Measured, json, sample};
+
+    #[test]
+    fn a_list_is_a_note() {
+        let drawn = dot(&sample::of_a_list(), &Marks::default());
+        let note = r##"  "list" [label="untagged after everything else succeeded: 1 name; webapp:\"old\" &amp; so\lrule registry.example/*:latest: 2 images; webapp:latest, node:latest\lrule registry.example/gone:<b> : no images\l", shape=note, fillcolor="#ffffff", color="#808080"];"##;
+        assert!(drawn.lines().any(|line| line == note), "{drawn}");
+        assert!(drawn.contains(r#"label="node:latest, linux/arm64"; labeljust=l"#), "{drawn}");
+    }
 
     #[test]
     fn two_images_that_share_a_layer_through_two_blobs() {

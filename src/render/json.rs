@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Marks, Measured, Totals};
 use crate::{
-    graph::{Edge, Node, NodeId, Plan, PlannedImage, Subject},
+    graph::{Edge, Node, NodeId, Plan, PlannedImage, Selection, Subject},
     types::Digest,
 };
 
@@ -37,6 +37,12 @@ pub struct PlanJson {
     /// The platform that was asked for; absent if none was.
     #[serde(default)]
     pub platform: Option<String>,
+    /// The names that will be taken away after everything else succeeded; absent if there are none.
+    #[serde(default)]
+    pub untag: Vec<String>,
+    /// Which images each rule of a list chose; absent from plans of pulls.
+    #[serde(default)]
+    pub selections: Vec<SelectionJson>,
     /// The images in the order of the request: the first that wants a node does its work.
     pub images: Vec<ImageJson>,
     /// The steps, sorted by `node`.
@@ -63,6 +69,18 @@ pub struct ImageJson {
     /// Digest of the manifest that its name points to before the run; absent if the name is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named: Option<Digest>,
+    /// The platform that was asked for, where the image has one of its own; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+}
+
+/// Which images one rule of a list chose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelectionJson {
+    /// The rule as the user wrote it.
+    pub rule: String,
+    /// The names of the images, in the order of the request.
+    pub images: Vec<String>,
 }
 
 /// One step of a plan.
@@ -162,6 +180,13 @@ pub fn json(plan: &Plan, marks: &Marks) -> String {
     edges.sort_unstable();
     let mut fields = vec![("schema", text(&SCHEMA)), ("repository", text(&plan.repository))];
     fields.extend(plan.platform.as_ref().map(|platform| ("platform", text(platform))));
+    if !plan.untag.is_empty() {
+        fields.push(("untag", lines(plan.untag.iter().map(text))));
+    }
+    if !plan.selections.is_empty() {
+        let selections = plan.selections.iter().map(|selection| text(&selection_json(plan, selection)));
+        fields.push(("selections", lines(selections)));
+    }
     fields.push(("images", lines(plan.images.iter().map(|image| text(&image_json(&ids, image))))));
     let nodes = node_lines(plan, marks, &ids, &nodes);
     fields.push(("nodes", lines(nodes.into_iter())));
@@ -228,7 +253,13 @@ fn image_json(ids: &[String], image: &PlannedImage) -> ImageJson {
         layers: image.layers.iter().map(|layer| ids[layer.index()].clone()).collect(),
         tag: ids[image.tag.index()].clone(),
         named: image.named,
+        platform: image.platform.clone(),
     }
+}
+
+fn selection_json(plan: &Plan, selection: &Selection) -> SelectionJson {
+    let images = selection.images.iter().filter_map(|image| plan.images.get(image.0));
+    SelectionJson { rule: selection.rule.clone(), images: images.map(|image| image.name.clone()).collect() }
 }
 
 fn node_json(plan: &Plan, id: String, node: &Node) -> NodeJson {
@@ -303,6 +334,18 @@ mod tests {
         assert!(ids.is_sorted() && edges.is_sorted());
         assert_eq!(text.matches("\"rank\":1").count(), 1);
         assert_eq!(text.matches("\n    {").count(), 2 + ids.len() + edges.len());
+    }
+
+    #[test]
+    fn what_a_list_says_is_there_and_absent_from_pulls() {
+        let value = parsed(&sample::of_a_list());
+        assert_eq!(value["untag"], json!(["webapp:\"old\" & so"]));
+        let chosen = json!({"rule": "registry.example/*:latest", "images": ["webapp:latest", "node:latest"]});
+        assert_eq!(value["selections"][0], chosen);
+        assert_eq!(value["images"][1]["platform"], "linux/arm64");
+        assert_eq!(value["images"][0].get("platform"), None);
+        let pull = parsed(&sample::two_images());
+        assert!(pull.get("untag").is_none() && pull.get("selections").is_none());
     }
 
     #[test]

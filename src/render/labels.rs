@@ -120,6 +120,13 @@ impl<'a> Labels<'a> {
         self.plan.images.get(image.0).map_or_else(String::new, |image| clip(&image.name, NAME))
     }
 
+    /// The name of an image and its platform, if it has one of its own.
+    pub(super) fn heading(&self, image: ImageIx) -> String {
+        let platform = self.plan.images.get(image.0).and_then(|image| image.platform.as_ref());
+        let platform = platform.map_or_else(String::new, |platform| format!(", {}", clip(platform, NAME)));
+        self.image(image) + &platform
+    }
+
     /// What stands in the node: kind, subject, size, and what was measured.
     pub(super) fn lines(&self, id: NodeId) -> Vec<String> {
         let node = &self.plan.graph[id];

@@ -14,6 +14,7 @@ use std::{
 use super::{
     Marks,
     labels::{self, CRITICAL, Labels, Look},
+    list,
     order::{Order, OrderedImage, OrderedLayer, order},
     words::{short, size},
 };
@@ -31,7 +32,7 @@ const CHARACTERS: usize = 50_000;
 /// Images are subgraphs, and so is what several images want, with the layers as subgraphs inside. Colours are states;
 /// work that several images want has its sides doubled, too. `-->` is `Needs`, `-.->` is `Streams`, `-.-o` is `Candidate` (with its rank
 /// unless it is tried first), `==>` is the chain that decides how long the run takes. A plan that would be too large
-/// is folded; a comment says how.
+/// is folded; a comment says how. A note says what the list says.
 pub fn mermaid(plan: &Plan, marks: &Marks) -> String {
     let (labels, order) = (Labels::new(plan, marks), order(plan));
     let mut detail = Detail::Steps;
@@ -96,6 +97,11 @@ impl<'a> Chart<'a> {
             Detail::Layers => chart.out += "%% folded: one node for a layer, not for each of its steps\n",
             Detail::Images(_) => chart.out += "%% folded: one node for an image, not for each of its steps\n",
         }
+        let note = list::note(labels.plan);
+        if !note.is_empty() {
+            chart.line(format_args!("  list[\"{}\"]:::list", escaped(&note)));
+            chart.line(format_args!("  classDef list fill:#ffffff,color:#1f2328,stroke:#808080"));
+        }
         match detail {
             Detail::Images(number) => chart.whole_images(order, number)?,
             Detail::Steps | Detail::Layers => chart.images(order, detail)?,
@@ -114,7 +120,7 @@ impl<'a> Chart<'a> {
         for image in &order.images {
             let mut own = Group {
                 id: format!("of_{}", id(plan, plan.images[image.image.0].tag)),
-                name: format!("image {}", self.labels.image(image.image)),
+                name: format!("image {}", self.labels.heading(image.image)),
                 ..Group::default()
             };
             for layer in &image.layers {
@@ -176,7 +182,7 @@ impl<'a> Chart<'a> {
         for image in shown {
             let planned = &plan.images[image.image.0];
             let nodes: Vec<NodeId> = image.nodes().collect();
-            let name = format!("image {}", self.labels.image(image.image));
+            let name = format!("image {}", self.labels.heading(image.image));
             let lines = self.sums(vec![name, labels::layers(planned.layers.len())], &nodes);
             self.node("  ", id(plan, planned.tag), &lines, &nodes);
             if self.out.len() > CHARACTERS {
@@ -408,10 +414,25 @@ flowchart LR
 
     #[test]
     fn a_plan_read_back_is_drawn_the_same() {
-        for plan in [sample::two_images(), sample::twice_the_same_layer(), sample::two_candidates()] {
+        for plan in [sample::two_images(), sample::two_candidates(), sample::of_a_list()] {
             let read = Plan::from_json(&json(&plan, &Marks::default())).unwrap();
             assert_eq!(mermaid(&read, &Marks::default()), mermaid(&plan, &Marks::default()));
         }
+    }
+
+    #[test]
+    fn a_list_is_a_note_and_never_too_large() {
+        let mut plan = sample::of_a_list();
+        let drawn = mermaid(&plan, &Marks::default());
+        let note =
+            "  list[\"untagged after everything else succeeded#58;#32;1 name#59;#32;webapp#58;#34;old#34;";
+        assert!(drawn.lines().any(|line| line.starts_with(note)), "{drawn}");
+        assert!(drawn.contains("[\"image node#58;latest#44;#32;linux/arm64\"]"), "{drawn}");
+        let hostile = "\u{10fffd}".repeat(200);
+        plan.selections.iter_mut().for_each(|selection| selection.rule = hostile.clone());
+        plan.selections = plan.selections.iter().cycle().take(5000).cloned().collect();
+        plan.untag = vec![hostile; 5000];
+        assert!(mermaid(&plan, &Marks::default()).contains("  list[\""));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod dot;
 mod json;
 mod labels;
+mod list;
 mod marks;
 mod mermaid;
 mod order;
@@ -15,7 +16,7 @@ mod totals;
 pub mod words;
 
 pub use dot::dot;
-pub use json::{EdgeJson, ImageJson, NoPlan, NodeJson, PlanJson, RanJson, SubjectJson, json};
+pub use json::{EdgeJson, ImageJson, NoPlan, NodeJson, PlanJson, RanJson, SelectionJson, SubjectJson, json};
 pub use marks::{Marks, Measured};
 pub use mermaid::mermaid;
 pub use outlook::{ExpectedTime, Outlook};

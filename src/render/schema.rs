@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Marks, json, sample};
 use crate::{
-    graph::{Kind, Part, Plan, Reason, State},
+    graph::{Kind, Part, Plan, Reason, Selection, State},
     types::LayerKind,
 };
 
@@ -30,9 +30,13 @@ fn accept(schema: &Validator, plan: &Plan) {
 #[test]
 fn what_is_written_is_accepted() {
     let schema = schema();
-    for plan in
-        [sample::two_images(), sample::twice_the_same_layer(), sample::two_candidates(), Plan::default()]
-    {
+    for plan in [
+        sample::two_images(),
+        sample::twice_the_same_layer(),
+        sample::two_candidates(),
+        sample::of_a_list(),
+        Plan::default(),
+    ] {
         accept(&schema, &plan);
     }
 }
@@ -108,7 +112,11 @@ fn every_field_is_described() {
 #[test]
 fn a_broken_plan_is_refused() {
     let schema = schema();
-    let good = value(&sample::two_candidates());
+    let good = value(&Plan {
+        untag: vec!["old".to_owned()],
+        selections: vec![Selection { rule: "*".to_owned(), images: Vec::new() }],
+        ..sample::two_candidates()
+    });
     let place = |of: &str, is: &dyn Fn(&Value) -> bool| {
         let at = good[of].as_array().unwrap().iter().position(is).unwrap();
         format!("/{of}/{at}")
@@ -119,6 +127,12 @@ fn a_broken_plan_is_refused() {
     for (parent, field, bad) in [
         (String::new(), "schema", json!(2)),
         (String::new(), "platform", json!(7)),
+        (String::new(), "untag", json!([])),
+        (String::new(), "untag", json!([7])),
+        (String::new(), "selections", json!({})),
+        ("/selections/0".into(), "rule", json!(7)),
+        ("/selections/0".into(), "images", json!([0])),
+        ("/images/0".into(), "platform", json!(["linux"])),
         ("/images/0".into(), "manifest", json!("sha512:00")),
         ("/images/0".into(), "layers", json!(["split-0000000000000000"])),
         ("/images/0".into(), "tag", json!(3)),
@@ -152,6 +166,7 @@ fn a_broken_plan_is_refused() {
     for (parent, field) in [
         (String::new(), "totals"),
         ("/images/0".into(), "reference"),
+        ("/selections/0".into(), "images"),
         (finalize, "storage"),
         (fetch, "reason"),
         (edge("candidate"), "rank"),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use petgraph::Direction;
 
 use super::{
-    Marks, Measured, Outlook, Totals,
+    Marks, Measured, Outlook, Totals, list,
     totals::layer_states,
     words::{count, image_names, printable, short, size, span},
 };
@@ -22,14 +22,15 @@ const OTHERS: usize = 36;
 /// Where chains begin.
 const INDENT: &str = "     ";
 
-/// `plan` as text: a headline, every image with its layers and their nodes as a drawn chain, the critical path. Ends
+/// `plan` as text: what its list says, a headline, every image with its layers and their nodes as a drawn chain, the critical path. Ends
 /// with a newline; the same input gives the same text.
 ///
 /// Work that several images want is shown under the first of them; the others refer to it.
 pub fn text(plan: &Plan, marks: &Marks, outlook: &Outlook, colour: Colour) -> String {
     let layers = plan.layers().into_iter().map(|layer| (layer.finalize, layer)).collect();
     let page = Page { plan, marks, colour, layers };
-    let mut out = headline(plan, outlook);
+    let mut out = page.list();
+    out += &headline(plan, outlook);
     for ix in (0..plan.images.len()).map(ImageIx) {
         out.push('\n');
         page.image(ix, &mut out);
@@ -79,6 +80,18 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
+    /// What the list says; nothing for a pull.
+    fn list(&self) -> String {
+        let mut out = String::new();
+        for entry in list::entries(self.plan) {
+            out += &format!("{}\n", self.colour.strong(&entry.title()));
+            for line in entry.lines(WIDTH - INDENT.len()) {
+                out += &format!("{INDENT}{line}\n");
+            }
+        }
+        if out.is_empty() { out } else { out + "\n" }
+    }
+
     fn image(&self, ix: ImageIx, out: &mut String) {
         let image = &self.plan.images[ix.0];
         *out += &format!("{}\n", self.colour.strong(&heading(image)));
@@ -289,7 +302,11 @@ impl Page<'_> {
 
 fn heading(image: &PlannedImage) -> String {
     let (name, reference) = (printable(&image.name), printable(&image.reference));
-    if name == reference { name.into_owned() } else { format!("{name}  ({reference})") }
+    let heading = if name == reference { name.into_owned() } else { format!("{name}  ({reference})") };
+    match &image.platform {
+        Some(platform) => format!("{heading}  {}", printable(platform)),
+        None => heading,
+    }
 }
 
 #[cfg(test)]

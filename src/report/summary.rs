@@ -21,6 +21,9 @@ pub struct Summary {
     pub schema: u32,
     /// The images in the order of the request.
     pub images: Vec<ImageResult>,
+    /// The names that were taken away, since the list no longer has them; absent if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untagged: Vec<String>,
     /// The sums.
     pub totals: Totals,
 }
@@ -98,7 +101,7 @@ impl Summary {
             objects_present: counted("objects_present"),
             ..Totals::default()
         };
-        let mut summary = Self { schema: 1, images, totals };
+        let mut summary = Self { schema: 1, images, untagged: Vec::new(), totals };
         summary.add_up();
         summary
     }
@@ -122,9 +125,11 @@ impl Summary {
         self.totals = totals;
     }
 
-    /// One block for each image, without a blank line between; all that people get on stdout.
+    /// One block for each image, without a blank line between, and a line for each name that was taken away; all that
+    /// people get on stdout.
     pub fn text(&self) -> String {
-        self.images.iter().map(ImageResult::text).collect()
+        let images = self.images.iter().map(ImageResult::text);
+        images.chain(self.untagged.iter().map(|name| format!("{}: untagged\n", printable(name)))).collect()
     }
 
     /// The whole as indented JSON with a newline at its end.
@@ -321,6 +326,17 @@ node:latest: failed
         let summary = summary(&plan, []);
         assert_eq!(summary.images[0].outcome, Outcome::Ok);
         assert_eq!(summary.images[0].layers, LayerCounts { total: 1, stored: 1, shared: 0, new: 0 });
+    }
+
+    #[test]
+    fn a_name_that_was_taken_away_is_told() {
+        let mut summary = one_of_two();
+        assert!(!summary.json().contains("untagged"), "nothing to tell of");
+        summary.untagged = vec!["old:v1".into(), "older\n:v1".into()];
+        assert!(summary.text().ends_with("\nold:v1: untagged\nolder :v1: untagged\n"), "{}", summary.text());
+        let value: serde_json::Value = serde_json::from_str(&summary.json()).unwrap();
+        assert_eq!(value["untagged"][0], "old:v1");
+        assert_eq!(serde_json::from_value::<Summary>(value).unwrap(), summary);
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn image(name: &str, layers: Vec<LayerInput>) -> ImageInput {
         config: (digest(&format!("config {name}")), 20),
         layers,
         container: true,
+        platform: None,
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use petgraph::{algo::is_cyclic_directed, graph::DiGraph};
 
-use super::{EdgeJson, ImageJson, NodeJson, PlanJson, SCHEMA, SubjectJson};
+use super::{EdgeJson, ImageJson, NodeJson, PlanJson, SCHEMA, SelectionJson, SubjectJson};
 use crate::{
-    graph::{Edge, ImageIx, Key, Kind, Node, NodeId, Plan, PlannedImage, Reason, State, Subject},
+    graph::{Edge, ImageIx, Key, Kind, Node, NodeId, Plan, PlannedImage, Reason, Selection, State, Subject},
     types::LayerKind,
 };
 
@@ -60,14 +60,14 @@ impl TryFrom<PlanJson> for Plan {
         if json.schema != SCHEMA {
             return Err(NoPlan::Schema(json.schema));
         }
-        let mut images: HashMap<&str, Vec<ImageIx>> = HashMap::new();
+        let mut names: HashMap<&str, Vec<ImageIx>> = HashMap::new();
         for (place, image) in json.images.iter().enumerate() {
-            images.entry(&image.name).or_default().push(ImageIx(place));
+            names.entry(&image.name).or_default().push(ImageIx(place));
         }
         let mut graph = DiGraph::default();
         let mut ids = HashMap::new();
         for node in &json.nodes {
-            let id = graph.add_node(self::node(node, &images)?);
+            let id = graph.add_node(self::node(node, &names)?);
             if ids.insert(&*node.node, id).is_some() {
                 return Err(no_sense("node", &node.node));
             }
@@ -80,7 +80,10 @@ impl TryFrom<PlanJson> for Plan {
             return Err(no_sense("edge", "in a circle"));
         }
         let images = json.images.iter().map(|image| planned(image, &ids)).collect::<Result<_, _>>()?;
-        let plan = Self { graph, images, repository: json.repository, platform: json.platform };
+        let selections =
+            json.selections.iter().map(|json| selection(json, &names)).collect::<Result<_, _>>()?;
+        let (repository, platform, untag) = (json.repository, json.platform, json.untag);
+        let plan = Self { graph, images, repository, platform, selections, untag };
         plan.check(&json.nodes)?;
         Ok(plan)
     }
@@ -152,6 +155,13 @@ fn edge_kind(json: &EdgeJson) -> Result<Edge, NoPlan> {
     }
 }
 
+/// A rule's images by their names; of several with one name the first.
+fn selection(json: &SelectionJson, images: &HashMap<&str, Vec<ImageIx>>) -> Result<Selection, NoPlan> {
+    let first = |name: &String| images.get(&**name).and_then(|images| images.first()).copied();
+    let images = json.images.iter().map(|name| first(name).ok_or_else(|| no_sense("selections", name)));
+    Ok(Selection { rule: json.rule.clone(), images: images.collect::<Result<_, _>>()? })
+}
+
 fn planned(json: &ImageJson, ids: &HashMap<&str, NodeId>) -> Result<PlannedImage, NoPlan> {
     Ok(PlannedImage {
         name: json.name.clone(),
@@ -161,6 +171,7 @@ fn planned(json: &ImageJson, ids: &HashMap<&str, NodeId>) -> Result<PlannedImage
         layers: json.layers.iter().map(|id| find(ids, "layers", id)).collect::<Result<_, _>>()?,
         tag: find(ids, "tag", &json.tag)?,
         named: json.named,
+        platform: json.platform.clone(),
     })
 }
 
@@ -171,10 +182,16 @@ mod tests {
 
     #[test]
     fn a_plan_survives_its_file_and_looks_the_same() {
-        for plan in [sample::two_images(), sample::twice_the_same_layer(), sample::two_candidates()] {
+        for plan in [
+            sample::two_images(),
+            sample::twice_the_same_layer(),
+            sample::two_candidates(),
+            sample::of_a_list(),
+        ] {
             let written = json(&plan, &Marks::default());
             let read = Plan::from_json(&written).unwrap();
             assert_eq!(json(&read, &Marks::default()), written);
+            assert_eq!((&read.selections, &read.untag), (&plan.selections, &plan.untag));
             let text = |plan| text(plan, &Marks::default(), &Outlook::default(), Colour::Off);
             assert_eq!(text(&read), text(&plan));
             assert_eq!(dot(&read, &Marks::default()), dot(&plan, &Marks::default()));
@@ -183,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_is_no_plan_is_refused() {
-        let good = json(&sample::two_images(), &Marks::default());
+        let good = json(&sample::of_a_list(), &Marks::default());
         assert!(Plan::from_json(&good).is_ok());
         for (old, new, words) in [
             ("\"schema\": 1", "\"schema\": 2", "format 2"),
@@ -195,7 +212,8 @@ mod tests {
             ("\"from\":\"", "\"from\":\"x", "edge \"x"),
             ("\"tag\":\"tag", "\"tag\":\"x", "tag \"x"),
             ("\"wanted_by\":[\"", "\"wanted_by\":[\"x", "wanted_by \"x"),
-            ("\"images\"", "\"pictures\"", "images"),
+            ("\"images\": ", "\"pictures\": ", "images"),
+            ("*:latest\",\"images\":[\"", "*:latest\",\"images\":[\"x", "selections \"x"),
         ] {
             let broken = good.replacen(old, new, 1);
             assert_ne!(broken, good, "{old}");

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     graph::Plan,
     render::{
-        Marks,
+        Marks, list,
         words::{count, escape},
     },
 };
@@ -77,6 +77,7 @@ fn write_page(plan: &Plan, marks: &Marks, out: &mut String) -> fmt::Result {
          <button id=\"theme\" type=\"button\">Dark</button></div>"
     )?;
     writeln!(out, "<p>{lead}</p></header>\n<main>")?;
+    out.push_str(&listed(plan));
     for (band, number) in bands.bands.iter().zip(0..) {
         let laid = layout.band(band);
         let open = !crowded && band.rows.len() <= BAND_ROWS;
@@ -117,12 +118,27 @@ fn write_page(plan: &Plan, marks: &Marks, out: &mut String) -> fmt::Result {
     writeln!(out, "<script>\n{SCRIPT}</script>\n</body>\n</html>")
 }
 
+/// What the list says: the names that go, and what each rule chose; nothing for a pull.
+fn listed(plan: &Plan) -> String {
+    let entries = list::entries(plan);
+    let mut out = String::new();
+    for entry in &entries {
+        out += &format!("<p><b>{}</b>", escape(&entry.title()));
+        entry.all().iter().for_each(|line| out += &format!("<br>{}", escape(line)));
+        out += "</p>\n";
+    }
+    if entries.is_empty() { out } else { format!("<section aria-label=\"List\">\n{out}</section>\n") }
+}
+
 /// The line that opens and closes a band: name, sums, and the states of its steps as one bar.
 fn summary(plan: &Plan, marks: &Marks, band: &Band, out: &mut String) -> fmt::Result {
     let image = &plan.images[band.image.0];
     write!(out, "<summary><b>{}</b>", escape(&image.name))?;
     if image.reference != image.name {
         write!(out, " <i>{}</i>", escape(&image.reference))?;
+    }
+    if let Some(platform) = &image.platform {
+        write!(out, " <i>{}</i>", escape(platform))?;
     }
     write!(out, "<em></em><span>{}</span>", sums(band, marks))?;
     let steps = band.nodes.len();

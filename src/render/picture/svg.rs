@@ -10,7 +10,7 @@ use super::{
 use crate::{
     graph::{Kind, NodeId, Plan, State},
     render::{
-        LayerCounts, Marks, Totals,
+        LayerCounts, Marks, Totals, list,
         words::{clip, count, escape, short, size, span},
     },
 };
@@ -19,6 +19,8 @@ const HEAD: i32 = 84;
 const NAME: i32 = 34;
 const GAP: i32 = 14;
 const LEGEND: i32 = 44;
+/// From one line of a note to the next.
+const LINE: i32 = 16;
 
 /// `plan` as one SVG image that follows the reader's light or dark; the same plan gives the same text.
 ///
@@ -35,7 +37,8 @@ fn write_svg(plan: &Plan, marks: &Marks, out: &mut String) -> fmt::Result {
     let bands = bands(plan, marks, true);
     let layout = Layout::new(plan, marks);
     let pen = Pen { plan, marks, bands: &bands, layout: &layout, titles: true };
-    let (mut body, mut y) = (String::new(), HEAD + COLUMN_NAMES);
+    let (note, head) = note(plan);
+    let (mut body, mut y) = (String::new(), head + COLUMN_NAMES);
     for band in &bands.bands {
         let laid = layout.band(band);
         let name = if band.is_folded() { 0 } else { NAME };
@@ -65,10 +68,21 @@ fn write_svg(plan: &Plan, marks: &Marks, out: &mut String) -> fmt::Result {
     writeln!(out, "<rect class=\"ground\" width=\"{WIDTH}\" height=\"{height}\"/>")?;
     writeln!(out, "<text class=\"title\" x=\"{LEFT}\" y=\"40\">{title}</text>")?;
     writeln!(out, "<text class=\"lead\" x=\"{LEFT}\" y=\"63\">{lead}</text>")?;
-    writeln!(out, "<g transform=\"translate(0 {HEAD})\">{}</g>", column_names())?;
+    out.push_str(&note);
+    writeln!(out, "<g transform=\"translate(0 {head})\">{}</g>", column_names())?;
     out.push_str(&body);
     writeln!(out, "<g transform=\"translate(0 {})\">{}</g>", y + 4, legend(plan, marks))?;
     writeln!(out, "</svg>")
+}
+
+/// What the list says, as markup; and where the bands begin below it.
+fn note(plan: &Plan) -> (String, i32) {
+    let (mut out, mut y) = (String::new(), HEAD);
+    for line in list::note(plan) {
+        out += &format!("<text class=\"ink\" x=\"{LEFT}\" y=\"{y}\">{}</text>\n", escape(&line));
+        y += LINE;
+    }
+    (out, y)
 }
 
 /// What a picture says first, as markup: what it is of, and what that comes to.
@@ -183,6 +197,9 @@ impl Pen<'_> {
         write!(out, "<text class=\"name\" x=\"{LEFT}\" y=\"24\">{}", escape(&name))?;
         if image.reference != image.name {
             write!(out, "<tspan dx=\"10\" class=\"soft\">{}</tspan>", escape(&clip(&image.reference, 60)))?;
+        }
+        if let Some(platform) = &image.platform {
+            write!(out, "<tspan dx=\"10\" class=\"soft\">{}</tspan>", escape(&clip(platform, 30)))?;
         }
         write!(
             out,

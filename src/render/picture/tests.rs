@@ -23,6 +23,7 @@ fn planned<'a>(images: impl IntoIterator<Item = (&'a str, Vec<String>)>) -> Plan
         config: (sample::digest(&format!("{name} config")), 700),
         layers: layers.iter().map(|layer| self::layer(layer)).collect(),
         container: true,
+        platform: None,
     });
     plan(&Inputs { images: images.collect(), ..Inputs::default() }, &Facts::default())
 }
@@ -207,4 +208,20 @@ fn nothing_asked_is_an_empty_picture() {
     assert!(svg(&plan, &Marks::default()).contains("0 images"));
     assert!(html(&plan, &Marks::default()).contains("0 images"));
     assert!(bands(&plan, &Marks::default(), true).bands.is_empty());
+}
+
+#[test]
+fn a_list_is_told_before_its_images() {
+    let plan = sample::of_a_list();
+    for drawn in [svg(&plan, &Marks::default()), html(&plan, &Marks::default())] {
+        for part in [
+            "untagged after everything else succeeded: 1 name",
+            "webapp:&quot;old&quot; &amp; so",
+            "rule registry.example/*:latest: 2 images",
+            "rule registry.example/gone:&lt;b&gt; : no images",
+            ">linux/arm64<",
+        ] {
+            assert!(drawn.contains(part), "{part}: {drawn}");
+        }
+    }
 }

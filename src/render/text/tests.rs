@@ -42,6 +42,26 @@ critical path  no record yet of how fast this machine is
 }
 
 #[test]
+fn a_list_is_told_first() {
+    let drawn = drawn(&sample::of_a_list());
+    let expected = "\
+untagged after everything else succeeded: 1 name
+     webapp:\"old\" & so
+rule registry.example/*:latest: 2 images
+     webapp:latest
+     node:latest
+rule registry.example/gone:<b> : no images
+
+2 images, 4 layers: 2 stored, 1 shared, 1 to fetch
+";
+    assert!(drawn.starts_with(expected), "{drawn}");
+    assert!(
+        drawn.contains("\nnode:latest  (docker://registry.example/node:latest)  linux/arm64\n"),
+        "{drawn}"
+    );
+}
+
+#[test]
 fn an_image_that_uses_a_layer_twice_fetches_it_once() {
     let expected = "\
 1 image, 2 layers: 0 stored, 1 shared, 1 to fetch
@@ -76,6 +96,7 @@ fn the_planner_makes_what_is_drawn_here() {
         config: (sample::digest(&format!("{name} config")), 700),
         layers: vec![layer],
         container: true,
+        platform: None,
     };
     let images = vec![image("a:v1", layer("libs.gz", 1000)), image("b:v1", layer("libs.zst", 800))];
     let expected = "\
