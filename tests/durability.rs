@@ -269,7 +269,7 @@ impl<'a> Pull<'a> {
         let plan = graph::plan(&inputs, &facts);
         let task =
             Task { store: store.clone(), resolution: &resolution, inputs: &inputs, plan: &plan, known };
-        let settings = Settings { jobs: self.jobs, downloads: 6, memory: 64 << 20 };
+        let settings = Settings { jobs: self.jobs, downloads: 6, memory: 64 << 20, fail_fast: false };
         let handle = runtime.handle().clone();
         let recorder = Arc::new(Recorder::new(&plan));
         let ended = pull::run(task, settings, handle, recorder.clone(), &Interrupt::default()).unwrap();

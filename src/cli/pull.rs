@@ -228,6 +228,7 @@ impl PullArgs {
             jobs: self.jobs.map_or(cores, usize::from),
             downloads: usize::from(self.downloads),
             memory: self.memory,
+            fail_fast: false,
         }
     }
 }
@@ -403,7 +404,7 @@ impl Puller<'_> {
     }
 
     fn limits(&self) -> report::Limits {
-        let Settings { jobs, downloads, memory } = self.args.settings();
+        let Settings { jobs, downloads, memory, .. } = self.args.settings();
         report::Limits { workers: jobs, downloads, memory_bytes: memory }
     }
 

@@ -16,6 +16,7 @@ use super::{
     context::Context,
     flow::BLOB_BUFFER,
     layer::{Attempt, LIMIT, Layer, RESERVE},
+    pace::Pace,
 };
 use crate::{
     exec::{Failure, Ticket},
@@ -23,11 +24,15 @@ use crate::{
     types::{Account, Buffer, Descriptor},
 };
 
+/// When the run drains, a blob whose rest takes longer is given up: what follows its last byte takes time too.
+const NEARLY_WHOLE: Duration = Duration::from_secs(4);
+
 /// One blob and the places that have it.
 pub(super) struct Fetch<H: FsVerityHashValue> {
     pub(super) layer: Arc<Layer<H>>,
     pub(super) blob: Descriptor,
     pub(super) places: Arc<Places>,
+    pub(super) pace: Pace,
 }
 
 /// The places that have a blob, in the order of the request; each is tried until one delivers.
@@ -63,6 +68,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
         let result = tokio::select! {
             biased;
             () = cancel.raised() => None,
+            () = self.too_far(&ticket) => None,
             result = self.transfer(&context, &ticket) => Some(result),
         };
         match result {
@@ -76,6 +82,14 @@ impl<H: FsVerityHashValue> Fetch<H> {
                 self.abandon();
                 ticket.cancelled();
             }
+        }
+    }
+
+    /// Ends when the run drains and the rest of the blob would take too long.
+    async fn too_far(&self, ticket: &Ticket) {
+        ticket.draining().raised().await;
+        while self.pace.rest().is_some_and(|rest| rest <= NEARLY_WHOLE) {
+            tokio::time::sleep(NEARLY_WHOLE / 20).await;
         }
     }
 
@@ -131,6 +145,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
         memory: &Notify,
         ticket: &Ticket,
     ) -> Result<(), SourceError> {
+        self.pace.begin(self.blob.size);
         let mut blob = place.open_blob(&self.blob).await?;
         let mut left = self.blob.size;
         let mut held = Duration::ZERO;
@@ -144,6 +159,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
                 break;
             }
             left = left.saturating_sub(filled as u64);
+            self.pace.came(filled as u64);
             self.layer.counts.fetched_bytes.fetch_add(filled as u64, Ordering::Relaxed);
             ticket.progress(filled as u64);
             attempt.flow.push(buffer.freeze(filled));

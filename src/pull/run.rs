@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use composefs::fsverity::FsVerityHashValue;
@@ -17,6 +18,7 @@ use super::{
     lane::Lane,
     layer::{Layer, RESERVE},
     look::{Known, KnownLayer},
+    pace::Pace,
     report::{self, ImageEnd},
     resolve::Resolution,
     tag::Name,
@@ -32,6 +34,9 @@ use crate::{
 /// The least memory with which a run makes progress, in bytes.
 pub const MEMORY_MIN: u64 = 2 * RESERVE as u64;
 
+/// How long a run that is interrupted may still finish what is nearly whole.
+pub const GRACE: Duration = Duration::from_secs(5);
+
 /// What a run may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -41,7 +46,14 @@ pub struct Settings {
     pub downloads: usize,
     /// Bytes in flight; at least [`MEMORY_MIN`].
     pub memory: u64,
+    /// Whether the first image that fails ends the run. What is visible by then stays.
+    pub fail_fast: bool,
 }
+
+/// An image that was given up because of another one.
+#[derive(Debug, thiserror::Error)]
+#[error("not done: another image failed first (--fail-fast)")]
+struct NotDone;
 
 /// Why a run could not even begin, or was not finished as it should.
 #[derive(Debug, thiserror::Error)]
@@ -75,17 +87,35 @@ pub struct Interrupt(Arc<Interruptible>);
 #[derive(Default)]
 struct Interruptible {
     raised: Cancel,
+    cut: Cancel,
     run: Mutex<Option<Run>>,
 }
 
 impl Interrupt {
-    /// Tells the run to stop admitting work.
+    /// Tells the run to end in good order: it starts nothing new, and has [`GRACE`] to finish what is nearly whole.
     pub fn raise(&self) {
+        self.0.raised.raise();
+        let run = self.run().clone();
+        if let Some(run) = run {
+            run.drain();
+        }
+    }
+
+    /// Tells the run to end now. What is committed stays.
+    pub fn cut(&self) {
+        self.0.cut.raise();
         self.0.raised.raise();
         let run = self.run().clone();
         if let Some(run) = run {
             run.interrupt();
         }
+    }
+
+    /// Cuts the run when its time is over after it was raised.
+    async fn cut_in_time(self) {
+        self.raised().await;
+        tokio::time::sleep(GRACE).await;
+        self.cut();
     }
 
     /// Whether it was raised.
@@ -100,8 +130,10 @@ impl Interrupt {
 
     fn attach(&self, run: &Run) {
         *self.run() = Some(run.clone());
-        if self.is_raised() {
+        if self.0.cut.is_raised() {
             run.interrupt();
+        } else if self.is_raised() {
+            run.drain();
         }
     }
 
@@ -139,7 +171,7 @@ pub fn run<H: FsVerityHashValue>(
     observer: Arc<dyn Observer>,
     interrupt: &Interrupt,
 ) -> Result<Ended, RunError> {
-    let pool = Pool::new(settings.jobs, runtime)?;
+    let pool = Pool::new(settings.jobs, runtime.clone())?;
     let (plan, inputs) = (task.plan, task.inputs);
     let budget = Budget::new(usize::try_from(settings.memory).unwrap_or(usize::MAX));
     let context = Arc::new(Context {
@@ -155,8 +187,13 @@ pub fn run<H: FsVerityHashValue>(
     let jobs = Jobs { context: context.clone(), jobs: built.jobs };
     let run = Run::new(scheduled(plan), plan.images.len(), pool, observer, jobs)
         .map_err(|cycle| RunError::Defect(cycle.to_string()))?;
+    if settings.fail_fast {
+        run.fail_fast(NotDone);
+    }
     interrupt.attach(&run);
+    let cut = runtime.spawn(interrupt.clone().cut_in_time());
     let outcome = run.go();
+    cut.abort();
     interrupt.detach();
     drop(run);
     let ended = Ended {
@@ -333,7 +370,8 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
                 let images = graph[node].wanted_by.iter();
                 let sources = images.map(|ix| self.task.resolution.images[ix.0].source.clone()).collect();
                 let places = Arc::new(Places::new(sources));
-                Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places }))
+                let pace = Pace::default();
+                Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places, pace }))
             }
             Kind::Split => Job::Split(layer),
             Kind::Write => {

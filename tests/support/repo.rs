@@ -173,6 +173,11 @@ impl Running {
         rustix::process::kill_process(self.pid(), Signal::INT).unwrap();
     }
 
+    /// Sends SIGTERM to the program alone.
+    pub fn terminate(&self) {
+        rustix::process::kill_process(self.pid(), Signal::TERM).unwrap();
+    }
+
     /// Whether it runs still.
     pub fn is_running(&mut self) -> bool {
         self.poll().is_none()
