@@ -62,6 +62,9 @@
 //! its `diff_id` fails the images that named it, the next candidate starts over, and objects that the liar left
 //! behind have no name.
 //!
+//! A run that is interrupted drains: nothing new begins, and what runs has five seconds, with what follows from nothing
+//! else; a fetch with more left than that gives up at once. Then the rest is cut.
+//!
 //! # The rooms
 //!
 //! Dependencies point downwards only. `graph`, `exec`, `source`, `layer` and `store` do not know one another; what

@@ -1,22 +1,32 @@
-//! Pulls that are told to end: what is nearly whole is finished, the rest is given up, the repository is clean, and
+//! Pulls that end before their end: what is nearly whole is finished, the rest is given up, the repository is clean, and
 //! the next pull goes on from there.
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use cfs_dag::{
+    exec::Silent,
+    graph,
+    pull::{self, Asked, Interrupt, Settings, Task},
+    source::{Access, Options, Sources},
+    store::{self, InitOptions},
+    with_store,
+};
 use support::{
     image::layout,
     oracle,
     pulls::*,
     registry::{Fault, Registry},
-    repo::{Finished, Running, Scratch, scratch},
+    repo::{Finished, Running, Scratch, fix_umask, scratch},
     tar::*,
 };
 
-/// A layer of two megabytes.
+/// A layer of a little more than this.
+const SIZE: usize = 6_000_000;
+
 fn large(seed: u64) -> Vec<u8> {
-    tar([dir("usr"), file(format!("usr/{seed}"), noise(seed, 2_000_000))])
+    tar([dir("usr"), file(format!("usr/{seed}"), noise(seed, SIZE))])
 }
 
 /// A pull of three images. `app` and `lib` share a layer of which the last bytes do not come until they are released;
@@ -44,17 +54,20 @@ impl Halted {
         ];
         let blobs = [&app.layers[0], &app.layers[1], &other.layers[0]].map(|layer| layer.blob.clone());
         let [shared, silent, cut] = blobs.each_ref().map(|blob| blob.parse().unwrap());
-        released.fault("app", shared, Fault::StallAfter(2_000_000));
+        released.fault("app", shared, Fault::StallAfter(SIZE));
         released.fault("app", silent, Fault::StallAfter(0));
-        never.fault("other", cut, Fault::StallAfter(2_000_000));
+        never.fault("other", cut, Fault::StallAfter(SIZE));
         let shared_diff_id = app.layers[0].diff_id.clone();
         Self { released, never, references, blobs, shared_diff_id, scratch: scratch() }
     }
 
     fn pull(&self) -> support::repo::Invocation {
         let references: Vec<&str> = self.references.iter().map(|reference| &**reference).collect();
-        // Nothing ends because it is silent for too long.
-        pull_showing("json", &self.scratch.path("repo"), &references).arg("--stall-timeout=1h")
+        // Far below the times after which the silence would end by itself, and what stalls would be no more nearly whole.
+        let limit = Duration::from_secs(60);
+        pull_showing("json", &self.scratch.path("repo"), &references)
+            .arg("--stall-timeout=1h")
+            .time_limit(limit)
     }
 
     /// The pull, once both large layers are nearly there.
@@ -63,7 +76,7 @@ impl Halted {
         self.released.wait_for(&self.blobs[1]);
         until(&mut running, |events| {
             let came =
-                |event: &serde_json::Value| event["bytes"].as_u64().is_some_and(|bytes| bytes > 1_500_000);
+                |event: &serde_json::Value| event["bytes"].as_u64().is_some_and(|bytes| bytes > 5_000_000);
             let fetches =
                 events.iter().filter(|event| came(event)).filter_map(|event| event["node"].as_str());
             let fetches = fetches.filter(|node| node.starts_with("fetch-"));
@@ -158,4 +171,40 @@ fn a_pull_of_which_nothing_has_come_ends_when_it_is_interrupted() {
     running.wait().assert_code(130);
     assert_no_leftovers(&repo);
     oracle::assert_clean(&repo);
+}
+
+#[test]
+fn the_first_image_that_fails_ends_a_pull_that_is_to_fail_fast() {
+    let (layout, registry, scratch) = (layout(), Registry::start(), scratch());
+    let bad = layout.image("bad").layer(large(1)).plain().wrong_diff_id().write();
+    let other = layout.image("other").layer(large(2)).plain().write();
+    let references = [bad.reference.clone(), serve(&registry, &layout, &other, "other")];
+    // It would never end by itself.
+    registry.fault("other", other.layers[0].blob.parse().unwrap(), Fault::StallAfter(SIZE));
+    let ask =
+        |text: &String| Asked { reference: text.parse().unwrap(), text: text.clone(), name: text.clone() };
+
+    fix_umask();
+    let insecure = InitOptions { insecure: true, ..InitOptions::default() };
+    let (store, _) = store::init(&scratch.path("repo"), &insecure).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let access = Access { tls_verify: false, ..Access::default() };
+    let stall_timeout = Duration::from_secs(3600);
+    let sources = Sources::new(Options { access, stall_timeout, ..Options::default() });
+    let resolution = runtime.block_on(pull::resolve(references.iter().map(ask).collect(), &sources, 2));
+    let inputs = resolution.inputs("the tests'".to_owned());
+    let settings = Settings { jobs: 2, downloads: 2, memory: 64 << 20, fail_fast: true };
+    let ended = with_store!(&store, store => {
+        let (facts, known) = pull::look(store, &inputs).unwrap();
+        let plan = graph::plan(&inputs, &facts);
+        let task = Task { store: store.clone(), resolution: &resolution, inputs: &inputs, plan: &plan, known };
+        pull::run(task, settings, runtime.handle().clone(), Arc::new(Silent), &Interrupt::default()).unwrap()
+    });
+    runtime.block_on(sources.close());
+    let failures: Vec<&str> =
+        ended.images.iter().map(|image| image.failure.as_ref().map_or("", |(line, _)| line)).collect();
+    assert!(failures[0].contains("does not match its diff_id"), "{failures:?}");
+    let why = format!("{}: not done: another image failed first (--fail-fast)", references[1]);
+    assert_eq!(failures[1], why);
+    assert!(!ended.interrupted);
 }

@@ -6,25 +6,29 @@ mod support;
 use std::{path::Path, process::Command, time::Duration};
 
 use cfs_dag::{
-    source::{Access, ErrorKind, Options, Resolved, Source, Sources},
+    source::{Access, ErrorKind, NoDocuments, Resolved, Site, Source},
     types::{Descriptor, Digest},
 };
 use serde_json::json;
 use support::{
     layout::*,
     registry::{Fault, Registry},
-    source::{failure, host, read, read_part},
+    source::{AlikeSources, failure, host, read, read_part},
 };
 
 /// Long enough for a busy machine, short enough for the tests that wait for it.
 const STALL: Duration = Duration::from_secs(20);
 
-fn sources(stall_timeout: Duration) -> Sources {
+fn sources(stall: Duration) -> AlikeSources {
     let access = Access { tls_verify: false, ..Access::default() };
-    Sources::new(Options { platform: None, access, stall_timeout })
+    AlikeSources::new(Site { access, ..Site::default() }, stall)
 }
 
-fn open(sources: &Sources, reference: &str) -> std::sync::Arc<dyn Source> {
+fn reached_by(access: Access) -> AlikeSources {
+    AlikeSources::new(Site { access, ..Site::default() }, STALL)
+}
+
+fn open(sources: &AlikeSources, reference: &str) -> std::sync::Arc<dyn Source> {
     sources.open(&reference.parse().unwrap())
 }
 
@@ -70,11 +74,11 @@ async fn archives_and_directories_give_the_image_that_was_copied_into_them() {
     let from = format!("oci:{}:v1", layout.path.display());
     let at = |name: &str| dir.path().join(name).display().to_string();
     let sources = sources(STALL);
-    let direct = open(&sources, &from).resolve().await.unwrap();
+    let direct = open(&sources, &from).resolve(&NoDocuments).await.unwrap();
     for reference in [format!("oci-archive:{}:v1", at("oci.tar")), format!("dir:{}", at("dir"))] {
         skopeo(&["copy", "-q", &from, &reference]);
         let source = open(&sources, &reference);
-        let resolved = source.resolve().await.unwrap();
+        let resolved = source.resolve(&NoDocuments).await.unwrap();
         assert_eq!(resolved.diff_ids, direct.diff_ids, "{reference}");
         assert!(resolved.original_digest.is_none() && resolved.is_container);
         check_layers(&*source, &resolved).await;
@@ -95,7 +99,7 @@ async fn schema_2_is_converted_and_both_digests_are_kept() {
     let sources = sources(STALL);
     for reference in [archive, plain] {
         let source = open(&sources, &reference);
-        let resolved = source.resolve().await.unwrap();
+        let resolved = source.resolve(&NoDocuments).await.unwrap();
         assert!(resolved.is_container, "{reference}");
         assert_eq!(resolved.manifest_digest, Digest::of(&resolved.manifest));
         assert_eq!(resolved.config_digest, Digest::of(&resolved.config));
@@ -120,9 +124,9 @@ async fn an_archive_leaves_nothing_behind_in_the_temporary_directory() {
         .unwrap();
     skopeo_script(&script);
     let access = Access { skopeo: script, ..Access::default() };
-    let sources = Sources::new(Options { access, ..Options::default() });
+    let sources = reached_by(access);
     let source = open(&sources, &archive);
-    source.resolve().await.unwrap();
+    source.resolve(&NoDocuments).await.unwrap();
     let unpacked = || std::fs::read_dir(&temporary).unwrap().count();
     assert_eq!(unpacked(), 1, "skopeo unpacks elsewhere now: this test needs another look");
     drop(source);
@@ -157,24 +161,23 @@ async fn a_registry_serves_by_tag_by_digest_and_by_platform() {
         ":multi".to_owned(),
         format!("@{index}"),
     ] {
-        let resolved = open(&sources_here, &at(suffix.clone())).resolve().await.unwrap();
+        let resolved = open(&sources_here, &at(suffix.clone())).resolve(&NoDocuments).await.unwrap();
         assert_eq!((resolved.manifest_digest, resolved.original_digest), (image.manifest, None), "{suffix}");
         assert_eq!((resolved.config_digest, resolved.layers[0].digest), (image.config, image.layers[0]));
     }
     let access = Access { tls_verify: false, ..Access::default() };
-    let options = |platform: &str| Options {
-        platform: Some(platform.parse().unwrap()),
-        access: access.clone(),
-        ..Options::default()
+    let on = |platform: &str| {
+        let site = Site { platform: Some(platform.parse().unwrap()), access: access.clone() };
+        AlikeSources::new(site, STALL)
     };
-    let s390x = Sources::new(options("linux/s390x"));
-    let resolved = open(&s390x, &at(":multi".into())).resolve().await.unwrap();
+    let s390x = on("linux/s390x");
+    let resolved = open(&s390x, &at(":multi".into())).resolve(&NoDocuments).await.unwrap();
     assert_eq!(resolved.manifest_digest, other.manifest);
     // A single image is what it is, whatever was asked for; that is not what was asked for.
-    let single = open(&s390x, &at(":v1".into())).resolve().await;
+    let single = open(&s390x, &at(":v1".into())).resolve(&NoDocuments).await;
     failure(single, ErrorKind::NotFound, &format!("the image is for linux/{}, not for linux/s390x", host()));
-    let mips = Sources::new(options("linux/mips64"));
-    failure(open(&mips, &at(":multi".into())).resolve().await, ErrorKind::NotFound, "mips64");
+    let mips = on("linux/mips64");
+    failure(open(&mips, &at(":multi".into())).resolve(&NoDocuments).await, ErrorKind::NotFound, "mips64");
 }
 
 #[tokio::test]
@@ -185,7 +188,7 @@ async fn many_images_resolve_at_once_and_one_failure_is_its_own() {
     let mut references: Vec<_> = names.iter().map(|n| registry.reference(n, "v1").parse().unwrap()).collect();
     references.push(registry.reference("absent", "v1").parse().unwrap());
     let sources = sources(STALL);
-    let mut resolved = sources.resolve_all(&references, 6).await;
+    let mut resolved = sources.resolve_all(&references).await;
     failure(resolved.pop().unwrap().1, ErrorKind::NotFound, "manifest unknown");
     for (ix, (source, result)) in resolved.iter().enumerate() {
         let result = result.as_ref().unwrap();
@@ -211,12 +214,12 @@ async fn what_a_registry_says_is_told_apart() {
     ] {
         let name = format!("app{status}");
         registry.fault_always(&format!("{name}/manifests/v1"), Fault::Status(status, header.clone()));
-        failure(open(&sources, &registry.reference(&name, "v1")).resolve().await, kind, part);
+        failure(open(&sources, &registry.reference(&name, "v1")).resolve(&NoDocuments).await, kind, part);
 
         let image = registry.image(&name, "blob", &host(), &[b"layer"]);
         registry.fault_always(&format!("{name}/blobs/{}", image.layers[0]), Fault::Status(status, header));
         let source = open(&sources, &registry.reference(&name, "blob"));
-        let layer = source.resolve().await.unwrap().layers.remove(0);
+        let layer = source.resolve(&NoDocuments).await.unwrap().layers.remove(0);
         let error = source.open_blob(&layer).await.map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
     }
@@ -227,16 +230,24 @@ async fn a_registry_that_is_not_there_is_transient() {
     let registry = Registry::start();
     let reference = registry.reference("app", "v1");
     drop(registry);
-    failure(open(&sources(STALL), &reference).resolve().await, ErrorKind::Transient, "connection refused");
+    failure(
+        open(&sources(STALL), &reference).resolve(&NoDocuments).await,
+        ErrorKind::Transient,
+        "connection refused",
+    );
     let nowhere = "docker://nowhere.invalid/app:v1";
-    failure(open(&sources(STALL), nowhere).resolve().await, ErrorKind::Transient, "nowhere.invalid");
+    failure(
+        open(&sources(STALL), nowhere).resolve(&NoDocuments).await,
+        ErrorKind::Transient,
+        "nowhere.invalid",
+    );
 }
 
 #[tokio::test]
 async fn plain_http_needs_the_flag_and_says_so() {
     let registry = Registry::start();
-    let strict = Sources::new(Options::default());
-    let resolved = open(&strict, &registry.reference("app", "v1")).resolve().await;
+    let strict = reached_by(Access::default());
+    let resolved = open(&strict, &registry.reference("app", "v1")).resolve(&NoDocuments).await;
     failure(resolved, ErrorKind::Other, "--tls-verify=false");
 }
 
@@ -248,34 +259,37 @@ async fn wrong_documents_are_refused() {
     let path = format!("app/manifests/{}", image.manifest);
     registry.fault_always(&path, Fault::Bytes(br#"{"schemaVersion":2}"#.to_vec()));
     let pinned = format!("docker://{}/app@{}", registry.host(), image.manifest);
-    failure(open(&sources, &pinned).resolve().await, ErrorKind::Corrupt, "digest");
+    failure(open(&sources, &pinned).resolve(&NoDocuments).await, ErrorKind::Corrupt, "digest");
 
     let image = registry.image("config", "v1", &host(), &[b"layer"]);
     registry.fault("config", image.config, Fault::Bytes(b"{}".to_vec()));
-    let short = open(&sources, &registry.reference("config", "v1")).resolve().await;
+    let short = open(&sources, &registry.reference("config", "v1")).resolve(&NoDocuments).await;
     failure(short, ErrorKind::Transient, "the config: the blob ends after 2 of ");
 
     let config = config(&host(), &[b"layer"]);
     let manifest = manifest(&config, &[]);
     registry.blob("counts", &config);
     registry.manifest("counts", Some("v1"), OCI_MANIFEST, &manifest);
-    let counts = open(&sources, &registry.reference("counts", "v1")).resolve().await;
+    let counts = open(&sources, &registry.reference("counts", "v1")).resolve(&NoDocuments).await;
     failure(counts, ErrorKind::Corrupt, "1 diff_ids, the manifest 0 layers");
 
     let huge = json!({"mediaType": OCI_CONFIG, "digest": Digest::of(b""), "size": 5 << 20});
     let manifest =
         json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": huge, "layers": []}).to_string();
     registry.manifest("huge", Some("v1"), OCI_MANIFEST, manifest.as_bytes());
-    let huge = open(&sources, &registry.reference("huge", "v1")).resolve().await;
+    let huge = open(&sources, &registry.reference("huge", "v1")).resolve(&NoDocuments).await;
     failure(huge, ErrorKind::Corrupt, "the config has 5242880 bytes");
 }
 
 /// A registry with one image of one layer, resolved.
-async fn one_layer(sources: &Sources, layer: &[u8]) -> (Registry, std::sync::Arc<dyn Source>, Descriptor) {
+async fn one_layer(
+    sources: &AlikeSources,
+    layer: &[u8],
+) -> (Registry, std::sync::Arc<dyn Source>, Descriptor) {
     let registry = Registry::start();
     registry.image("app", "v1", &host(), &[layer]);
     let source = open(sources, &registry.reference("app", "v1"));
-    let blob = source.resolve().await.unwrap().layers.remove(0);
+    let blob = source.resolve(&NoDocuments).await.unwrap().layers.remove(0);
     (registry, source, blob)
 }
 
@@ -312,21 +326,21 @@ async fn a_blob_that_goes_wrong_is_reported_and_the_next_try_succeeds() {
 
 #[tokio::test]
 async fn a_stalled_transfer_is_cut_and_others_go_on() {
-    let stall = Duration::from_millis(2500);
+    let stall = Duration::from_secs(1);
     let sources = sources(stall);
     let layer = noise(3_000_000);
     let (registry, source, blob) = one_layer(&sources, &layer).await;
     // A reader that was already receiving on the same skopeo.
     let healthy = registry.image("other", "v1", &host(), &[&noise(4_000_000)]);
     let other = open(&sources, &registry.reference("other", "v1"));
-    let other_blob = other.resolve().await.unwrap().layers.remove(0);
+    let other_blob = other.resolve(&NoDocuments).await.unwrap().layers.remove(0);
     assert_eq!(other_blob.digest, healthy.layers[0]);
     let mut receiving = other.open_blob(&other_blob).await.unwrap();
     let first = read_part(&mut *receiving, 1_000_000).await.unwrap();
 
     registry.fault("app", blob.digest, Fault::StallAfter(100_000));
     let stalled = read(&*source, &blob, 1 << 20).await;
-    failure(stalled, ErrorKind::Stalled, "nothing came for 2.5s after 100000 of 3000000 bytes");
+    failure(stalled, ErrorKind::Stalled, "nothing came for 1s after 100000 of 3000000 bytes");
 
     let rest = read_part(&mut *receiving, 4_000_000).await.unwrap();
     assert_eq!([first, rest].concat(), noise(4_000_000));
@@ -381,26 +395,22 @@ async fn a_cancelled_transfer_leaves_skopeo_usable() {
 
 #[tokio::test]
 async fn a_silent_registry_stalls_only_its_own_image() {
-    let sources = sources(Duration::from_millis(2500));
+    let sources = sources(Duration::from_secs(1));
     let (silent, healthy) = (Registry::start(), Registry::start());
     silent.fault_always("", Fault::Silence);
     healthy.image("app", "v1", &host(), &[b"layer"]);
     let references = [silent.reference("app", "v1"), healthy.reference("app", "v1")]
         .map(|reference| reference.parse().unwrap());
-    let mut resolved = sources.resolve_all(&references, 2).await;
+    let mut resolved = sources.resolve_all(&references).await;
     resolved.pop().unwrap().1.unwrap();
-    failure(
-        resolved.pop().unwrap().1,
-        ErrorKind::Stalled,
-        "skopeo took longer than 2.5s to answer OpenImage",
-    );
+    failure(resolved.pop().unwrap().1, ErrorKind::Stalled, "skopeo took longer than 3s to answer OpenImage");
 }
 
 #[tokio::test]
 async fn a_missing_skopeo_says_what_to_install() {
     let access = Access { skopeo: "no-such-skopeo".into(), ..Access::default() };
-    let sources = Sources::new(Options { access, ..Options::default() });
-    let resolved = open(&sources, "docker://127.0.0.1:1/app").resolve().await;
+    let sources = reached_by(access);
+    let resolved = open(&sources, "docker://127.0.0.1:1/app").resolve(&NoDocuments).await;
     failure(resolved, ErrorKind::Local, "no-such-skopeo is not installed: install it");
 }
 
@@ -412,15 +422,15 @@ async fn what_this_skopeo_cannot_do_is_refused_with_both_versions() {
         return;
     }
     let access = Access { policy: Some("/dev/null".into()), ..Access::default() };
-    let strict = Sources::new(Options { access, ..Options::default() });
+    let strict = reached_by(access);
     for reference in ["docker://127.0.0.1:1/app", "oci:/nowhere"] {
         failure(
-            open(&strict, reference).resolve().await,
+            open(&strict, reference).resolve(&NoDocuments).await,
             ErrorKind::TooOld,
             "protocol 0.2.6, this one speaks 0.2.3",
         );
     }
-    let stored = open(&sources(STALL), "containers-storage:localhost/app").resolve().await;
+    let stored = open(&sources(STALL), "containers-storage:localhost/app").resolve(&NoDocuments).await;
     if rustix::process::geteuid().is_root() {
         failure(
             stored,
@@ -434,6 +444,10 @@ async fn what_this_skopeo_cannot_do_is_refused_with_both_versions() {
 async fn a_missing_file_is_not_found() {
     let sources = sources(STALL);
     for reference in ["dir:/nowhere", "docker-archive:/nowhere.tar", "oci-archive:/nowhere.tar"] {
-        failure(open(&sources, reference).resolve().await, ErrorKind::NotFound, "no such file or directory");
+        failure(
+            open(&sources, reference).resolve(&NoDocuments).await,
+            ErrorKind::NotFound,
+            "no such file or directory",
+        );
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use cfs_dag::source::{
     Access,
     ErrorKind::{self, *},
-    Options, Result, SourceError, Sources,
+    NoDocuments, Result, Site, SourceError,
 };
 use support::{
     registry::{Fault, Kind, Registry},
-    source::{host, read},
+    source::{AlikeSources, host, read},
     tar::noise,
 };
 
@@ -46,19 +46,19 @@ impl Stage {
     }
 }
 
-fn sources(tls_verify: bool, stall_timeout: Duration) -> Sources {
+fn sources(tls_verify: bool, stall: Duration) -> AlikeSources {
     let access = Access { tls_verify, ..Access::default() };
-    Sources::new(Options { platform: None, access, stall_timeout })
+    AlikeSources::new(Site { access, ..Site::default() }, stall)
 }
 
-async fn pull(sources: &Sources, reference: &str) -> Result<()> {
+async fn pull(sources: &AlikeSources, reference: &str) -> Result<()> {
     let source = sources.open(&reference.parse().unwrap());
-    let layer = source.resolve().await?.layers.remove(0);
+    let layer = source.resolve(&NoDocuments).await?.layers.remove(0);
     read(&*source, &layer, 1 << 20).await.map(drop)
 }
 
 /// What comes of a pull from a registry where each request of `stage` goes wrong.
-async fn outcome(sources: &Sources, stage: Stage, fault: &Fault) -> Result<()> {
+async fn outcome(sources: &AlikeSources, stage: Stage, fault: &Fault) -> Result<()> {
     let registry = Registry::start();
     let image = registry.image(REPOSITORY, TAG, &host(), &[&noise(1, LAYER_SIZE)]);
     registry.index(REPOSITORY, "503", &[(&image, &host())]);
@@ -214,7 +214,7 @@ async fn every_silence_is_a_stall() {
             // Nobody reads what a ping answers.
             if (stage, &fault) != (Ping, &Fault::StallAfter(100)) {
                 running.spawn(async move {
-                    let sources = sources(false, Duration::from_millis(2500));
+                    let sources = sources(false, Duration::from_secs(1));
                     (format!("{stage:?}, {fault:?}"), outcome(&sources, stage, &fault).await)
                 });
             }

@@ -5,13 +5,13 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use cfs_dag::{
-    source::{Access, ErrorKind, Options, Platform, Source, Sources},
+    source::{Access, ErrorKind, NoDocuments, Platform, Site, Source},
     types::{Descriptor, Digest},
 };
 use support::{
     layout::Layout,
     skopeo::{FakeSkopeo, Trouble, is_alive},
-    source::{failure, host, read, read_part},
+    source::{AlikeSources, failure, host, read, read_part},
 };
 
 /// Not a test: this program is started again as skopeo, see `support/skopeo.rs`.
@@ -44,13 +44,13 @@ impl Scene {
         Access { skopeo: self.skopeo.program(), ..Access::default() }
     }
 
-    fn sources(&self, stall_timeout: Duration) -> Sources {
-        Sources::new(Options { platform: None, access: self.access(), stall_timeout })
+    fn sources(&self, stall: Duration) -> AlikeSources {
+        AlikeSources::new(Site { access: self.access(), ..Site::default() }, stall)
     }
 
-    async fn image(&self, sources: &Sources) -> (Arc<dyn Source>, Descriptor) {
+    async fn image(&self, sources: &AlikeSources) -> (Arc<dyn Source>, Descriptor) {
         let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
-        let blob = source.resolve().await.unwrap().layers.remove(0);
+        let blob = source.resolve(&NoDocuments).await.unwrap().layers.remove(0);
         (source, blob)
     }
 }
@@ -108,11 +108,11 @@ async fn a_blob_that_breaks_is_told_apart_in_both_protocols() {
 async fn a_stall_is_cut_in_both_protocols() {
     for version in ["0.2.3", "0.2.8"] {
         let scene = scene(version);
-        let sources = scene.sources(Duration::from_millis(2500));
+        let sources = scene.sources(Duration::from_secs(1));
         let (source, blob) = scene.image(&sources).await;
         scene.skopeo.trouble(Trouble::StallAfter(100_000));
         let stalled = read(&*source, &blob, 1 << 20).await;
-        failure(stalled, ErrorKind::Stalled, "nothing came for 2.5s after 100000 of 3000000 bytes");
+        failure(stalled, ErrorKind::Stalled, "nothing came for 1s after 100000 of 3000000 bytes");
         assert_eq!(read(&*source, &blob, 1 << 20).await.unwrap(), scene.layer, "{version}");
     }
 }
@@ -121,13 +121,13 @@ async fn a_stall_is_cut_in_both_protocols() {
 async fn a_skopeo_that_dies_or_hangs_at_a_request_fails_that_request_only() {
     for method in ["OpenImage", "GetManifest", "GetBlob", "FinishPipe"] {
         let scene = scene("0.2.3");
-        let sources = scene.sources(Duration::from_millis(2500));
+        let sources = scene.sources(Duration::from_secs(1));
         for (trouble, kind) in
             [(Trouble::DieAt(method), ErrorKind::Transient), (Trouble::HangAt(method), ErrorKind::Stalled)]
         {
             scene.skopeo.trouble(trouble);
             let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
-            let error = source.resolve().await.map(|_| ()).expect_err(method);
+            let error = source.resolve(&NoDocuments).await.map(|_| ()).expect_err(method);
             assert_eq!(error.kind(), kind, "{method}: {error}");
             assert!(
                 error.to_string().contains("skopeo") || error.to_string().contains("nothing came"),
@@ -144,7 +144,7 @@ async fn many_requests_survive_the_death_of_their_skopeo() {
     let sources = scene.sources(STALL);
     let reference = "docker://registry.example/app:v1".parse().unwrap();
     scene.skopeo.trouble(Trouble::DieAt("GetManifest"));
-    let resolved = sources.resolve_all(&vec![reference; 20], 20).await;
+    let resolved = sources.resolve_all(&vec![reference; 20]).await;
     let failed: Vec<_> = resolved.iter().filter_map(|(_, result)| result.as_ref().err()).collect();
     // Whoever asked it at that moment, or was told so before; nobody panics and nobody waits.
     assert!((1..=5).contains(&failed.len()), "{failed:?}");
@@ -155,9 +155,13 @@ async fn many_requests_survive_the_death_of_their_skopeo() {
 async fn a_skopeo_that_does_not_start_is_killed() {
     let scene = scene("0.2.3");
     scene.skopeo.trouble(Trouble::HangAt("Initialize"));
-    let sources = scene.sources(Duration::from_millis(2500));
+    let sources = scene.sources(Duration::from_secs(1));
     let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
-    failure(source.resolve().await, ErrorKind::Stalled, "skopeo took longer than 2.5s to be started");
+    failure(
+        source.resolve(&NoDocuments).await,
+        ErrorKind::Stalled,
+        "skopeo took longer than 3s to be started",
+    );
     let pid = scene.skopeo.pids()[0];
     while is_alive(pid) {
         tokio::task::yield_now().await;
@@ -171,7 +175,7 @@ async fn a_skopeo_that_ends_at_once_says_why() {
     let script = "#!/bin/sh\necho 'Error: unknown command' >&2\nexit 3\n";
     std::fs::write(scene.skopeo.program(), script).unwrap();
     let source = scene.sources(STALL).open(&"docker://registry.example/app:v1".parse().unwrap());
-    let error = source.resolve().await.unwrap_err();
+    let error = source.resolve(&NoDocuments).await.unwrap_err();
     assert!(error.to_string().contains("skopeo"), "{error}");
 }
 
@@ -179,7 +183,7 @@ async fn a_skopeo_that_ends_at_once_says_why() {
 async fn an_old_protocol_is_refused_with_both_versions() {
     let scene = scene("0.2.1");
     let source = scene.sources(STALL).open(&"docker://registry.example/app:v1".parse().unwrap());
-    failure(source.resolve().await, ErrorKind::TooOld, "0.2.1");
+    failure(source.resolve(&NoDocuments).await, ErrorKind::TooOld, "0.2.1");
 }
 
 #[tokio::test]
@@ -193,13 +197,11 @@ async fn options_reach_skopeo_and_a_policy_only_one_that_enforces_it() {
         policy: Some(policy.into()),
         ..modern.access()
     };
-    let options =
-        |platform: Option<Platform>| Options { platform, access: access.clone(), ..Options::default() };
     let arm: Platform = "linux/arm/v6".parse().unwrap();
     for platform in [None, Some(Platform::host()), Some(arm)] {
-        let sources = Sources::new(options(platform));
+        let sources = AlikeSources::new(Site { platform, access: access.clone() }, STALL);
         let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
-        let _ = source.resolve().await;
+        let _ = source.resolve(&NoDocuments).await;
     }
     let rest = format!("experimental-image-proxy --authfile {auth} --cert-dir {certs} --tls-verify=false");
     let plain = format!("--policy {policy} {rest}");
@@ -208,10 +210,10 @@ async fn options_reach_skopeo_and_a_policy_only_one_that_enforces_it() {
 
     let old = scene("0.2.5");
     let access = Access { policy: Some(policy.into()), ..old.access() };
-    let sources = Sources::new(Options { access, ..Options::default() });
+    let sources = AlikeSources::new(Site { access, ..Site::default() }, STALL);
     let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
     failure(
-        source.resolve().await,
+        source.resolve(&NoDocuments).await,
         ErrorKind::TooOld,
         "--policy needs a skopeo that speaks proxy protocol 0.2.6",
     );
@@ -227,7 +229,7 @@ async fn stored_layers_come_uncompressed() {
         let scene = scene(version);
         let sources = scene.sources(STALL);
         let source = sources.open(&"containers-storage:localhost/app".parse().unwrap());
-        let resolved = source.resolve().await.unwrap();
+        let resolved = source.resolve(&NoDocuments).await.unwrap();
         assert_eq!(resolved.diff_ids.as_deref(), Some(&[Digest::of(&scene.layer)][..]));
         assert_eq!(resolved.layers[0].digest, Digest::of(&scene.layer));
         assert_eq!(read(&*source, &resolved.layers[0], 1 << 20).await.unwrap(), scene.layer);
@@ -240,7 +242,8 @@ async fn skopeo_outlives_the_thread_that_asked_for_it() {
     let sources = scene.sources(STALL);
     let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
     let (runtime, asking) = (tokio::runtime::Handle::current(), source.clone());
-    let first = std::thread::spawn(move || runtime.block_on(asking.resolve()).unwrap().layers.remove(0));
+    let first =
+        std::thread::spawn(move || runtime.block_on(asking.resolve(&NoDocuments)).unwrap().layers.remove(0));
     let blob = tokio::task::spawn_blocking(move || first.join().unwrap()).await.unwrap();
     assert_eq!(read(&*source, &blob, 1 << 20).await.unwrap(), scene.layer);
     assert_eq!(scene.skopeo.pids().len(), 1);

@@ -7,9 +7,12 @@ mod generate;
 mod history;
 mod init;
 mod log;
+mod options;
 mod parse;
 mod plan;
 mod pull;
+mod request;
+mod session;
 
 use std::{
     error::Error,
@@ -230,6 +233,27 @@ fn tell_causes(error: &dyn Error, verbose: bool) {
 fn say(line: std::fmt::Arguments<'_>) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Writes a file that was asked for, whole or not at all.
+fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Problem> {
+    let fault = |error: std::io::Error| {
+        Problem::from(format!("{}: {what} cannot be written: {error}", path.display()))
+    };
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        // A pipe or /dev/stderr is written as it is.
+        return std::fs::write(path, text).map_err(fault);
+    }
+    // Beside it, so that it can take its place; a link stays one.
+    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let beside = PathBuf::from(name);
+    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&beside);
+        fault(error)
+    })
 }
 
 /// Prints to stdout. A reader that has gone away is no error; a result that is lost otherwise (a full disk) is.

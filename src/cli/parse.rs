@@ -18,6 +18,14 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
 }
 
+/// A number of bytes a second: a size, `/s` allowed, and not nothing.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    match bytes(text.trim_end_matches("/s"))? {
+        0 => Err("at that rate nothing would ever come".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
 /// A duration from seconds with an optional unit: `60`, `60s`, `2m`, `500ms`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

@@ -65,8 +65,7 @@ pub(super) fn colour() -> Colour {
 
 /// Saves a plan for `--plan`.
 pub(super) fn save(plan: &Plan, path: &Path) -> Result<(), Problem> {
-    let saved = std::fs::write(path, render::json(plan, &Marks::default()));
-    saved.map_err(|error| Problem::from(format!("{}: the plan cannot be saved: {error}", path.display())))
+    super::write_file(path, "the plan", &render::json(plan, &Marks::default()))
 }
 
 /// Reads a plan that was saved.
@@ -82,6 +81,11 @@ pub(super) fn read(path: &Path) -> Result<Plan, Problem> {
     }
     if plan.images.is_empty() {
         return Err(Problem::usage(format!("{place}: this plan has no images")));
+    }
+    if !plan.selections.is_empty() || !plan.untag.is_empty() {
+        return Err(Problem::usage(format!(
+            "{place}: this plan was made for a list: run `cfs-dag mirror` again"
+        )));
     }
     Ok(plan)
 }

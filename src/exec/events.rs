@@ -64,6 +64,9 @@ pub trait Observer: Send + Sync {
 
     /// Takes note that `number` more of `what` were counted in a node.
     fn counted(&self, _: NodeId, _what: &'static str, _number: u64) {}
+
+    /// Takes a line for people about a node: what it waits for, what is tried again.
+    fn noted(&self, _: NodeId, _text: &str) {}
 }
 
 /// Listens to nothing.

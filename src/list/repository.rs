@@ -29,6 +29,11 @@ impl Repository {
         Reference::in_registry(format!("{}:{tag}", self.0))
     }
 
+    /// The repository itself, as one asks a registry about it.
+    pub fn reference(&self) -> Reference {
+        Reference::in_registry(self.0.clone())
+    }
+
     /// The image of this digest.
     pub fn digest(&self, digest: Digest) -> Reference {
         Reference::in_registry(format!("{}@{digest}", self.0))

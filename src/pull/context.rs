@@ -6,11 +6,12 @@ use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Semaphore;
 
 use crate::{
+    source::Retries,
     store::{Commit, Store},
     types::Budget,
 };
 
-use super::lane::Lane;
+use super::{lane::Lane, rate_limit::RateLimit};
 
 /// What all steps of a run share.
 pub(super) struct Context<H: FsVerityHashValue> {
@@ -18,6 +19,12 @@ pub(super) struct Context<H: FsVerityHashValue> {
     pub(super) commit: Commit<H>,
     pub(super) budget: Budget,
     pub(super) downloads: Semaphore,
+    /// What is stored is made again.
+    pub(super) force: bool,
+    /// When a transfer that failed is tried again.
+    pub(super) retries: Retries,
+    /// For transfers from registries.
+    pub(super) rate_limit: Option<RateLimit>,
     /// For image builds: a filesystem's tree is not in the budget.
     pub(super) builds: Arc<Lane>,
     /// For frames that need an unusual window.

@@ -187,6 +187,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::source::Retries;
     use crate::{
         pull::{lane::Lane, look::KnownLayer},
         store::{
@@ -202,6 +203,9 @@ mod tests {
             panic!("cfsctl's default is SHA-512")
         };
         Context {
+            force: false,
+            retries: Retries::default(),
+            rate_limit: None,
             commit: Commit::start(&store).unwrap(),
             store,
             budget: Budget::new(1 << 20),

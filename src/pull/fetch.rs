@@ -1,29 +1,29 @@
-//! The fetch step: a blob from the first place that gives it, into its layer's flow. Knows slots, memory and
-//! places; ignores what the bytes are.
+//! The fetch step: a blob from the first place that gives it, into its layer's flow. Knows slots, memory, limits and
+//! pauses; ignores what the bytes are.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use composefs::fsverity::FsVerityHashValue;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SemaphorePermit};
 
 use super::{
     context::Context,
     flow::BLOB_BUFFER,
-    layer::{Attempt, LIMIT, Layer, RESERVE},
+    layer::{Attempt, Claimed, LIMIT, Layer, RESERVE},
     pace::Pace,
+    places::{Next, Places},
 };
 use crate::{
     exec::{Failure, Ticket},
-    source::{Source, SourceError},
+    source::{HostSlot, Source, SourceError},
     types::{Account, Buffer, Descriptor},
 };
 
+/// How often to look whether another program has done with a layer.
+const CLAIM_POLL: Duration = Duration::from_millis(200);
 /// When the run drains, a blob whose rest takes longer is given up: what follows its last byte takes time too.
 const NEARLY_WHOLE: Duration = Duration::from_secs(4);
 
@@ -33,32 +33,6 @@ pub(super) struct Fetch<H: FsVerityHashValue> {
     pub(super) blob: Descriptor,
     pub(super) places: Arc<Places>,
     pub(super) pace: Pace,
-}
-
-/// The places that have a blob, in the order of the request; each is tried until one delivers.
-pub(super) struct Places {
-    sources: Vec<Arc<dyn Source>>,
-    at: AtomicUsize,
-}
-
-impl Places {
-    pub(super) fn new(sources: Vec<Arc<dyn Source>>) -> Self {
-        Self { sources, at: AtomicUsize::new(0) }
-    }
-
-    fn current(&self) -> Option<&Arc<dyn Source>> {
-        self.sources.get(self.at.load(Ordering::SeqCst))
-    }
-
-    /// Whether there is one more after the current one.
-    pub(super) fn has_next(&self) -> bool {
-        self.at.load(Ordering::SeqCst) + 1 < self.sources.len()
-    }
-
-    /// Gives up the current one, which has failed or delivered something else.
-    pub(super) fn turn_to_next(&self) {
-        self.at.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 impl<H: FsVerityHashValue> Fetch<H> {
@@ -93,28 +67,87 @@ impl<H: FsVerityHashValue> Fetch<H> {
         }
     }
 
+    /// Tries place after place, and after a pause once more those that may do better then.
     async fn transfer(&self, context: &Context<H>, ticket: &Ticket) -> Result<(), Failure> {
         self.layer.require_link()?;
-        let _slot = context.downloads.acquire().await?;
-        let memory = Arc::new(Notify::new());
+        let (mut failed, mut pauses) = (0, 0);
         loop {
             let Some(place) = self.places.current() else { return Err(NoPlace.into()) };
-            let account = self.account(context, &memory).await;
-            let attempt = self.layer.attach(ticket.node(), self.blob.clone(), self.places.clone(), account);
-            ticket.begin();
-            let result = self.deliver(&**place, &attempt, &memory, ticket).await;
-            match result {
+            let error = match self.try_place(&*place, context, ticket).await {
                 Ok(()) => return Ok(()),
-                Err(error) => {
-                    self.layer.forget(&attempt);
-                    self.layer.wake_split();
-                    if !self.places.has_next() {
-                        return Err(error.into());
+                Err(TryError::Place(error)) => error,
+                Err(TryError::Here(failure)) => return Err(failure),
+            };
+            failed += 1;
+            let pause = match self.places.failed(&error) {
+                Next::Now => Duration::ZERO,
+                Next::Later => {
+                    pauses += 1;
+                    match context.retries.pause(pauses) {
+                        Some(pause) => pause,
+                        None => return Err(error.after_tries(failed).into()),
                     }
-                    self.places.turn_to_next();
-                    ticket.restarted();
+                }
+                Next::Never => return Err(error.into()),
+            };
+            if pause > Duration::ZERO {
+                let what = format!("{}: blob {}", place.describe(), self.blob.digest.short());
+                ticket.note(&context.retries.announcement(&what, &error, pause, pauses));
+            }
+            ticket.restarted();
+            ticket.count("retries", 1);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One transfer from one place. Whoever waits for a registry's slot must not keep one of the run's.
+    async fn try_place(
+        &self,
+        place: &dyn Source,
+        context: &Context<H>,
+        ticket: &Ticket,
+    ) -> Result<(), TryError> {
+        let Some((slot, _download)) = self.admission(place, context, ticket).await? else {
+            ticket.begin();
+            return Ok(());
+        };
+        let memory = Arc::new(Notify::new());
+        let account = self.account(context, &memory).await;
+        let attempt = self.layer.attach(ticket.node(), self.blob.clone(), self.places.clone(), account);
+        ticket.begin();
+        let result = self.deliver(place, &attempt, &memory, context, ticket).await;
+        slot.learn(&result);
+        if result.is_err() {
+            self.layer.forget(&attempt);
+            self.layer.wake_split();
+        }
+        Ok(result?)
+    }
+
+    /// A slot of the registry and one of the run, for a layer that nobody else is at work on; nothing if somebody else
+    /// has stored it by now.
+    async fn admission<'a>(
+        &self,
+        place: &dyn Source,
+        context: &'a Context<H>,
+        ticket: &Ticket,
+    ) -> Result<Option<(HostSlot, SemaphorePermit<'a>)>, Failure> {
+        let mut told = false;
+        loop {
+            // A claim comes last: what waits for a slot is not at work.
+            let slots = (place.host().slot().await, context.downloads.acquire().await?);
+            match self.layer.claim(&context.store, context.force)? {
+                Claimed::Ours => return Ok(Some(slots)),
+                Claimed::Adopted => return Ok(None),
+                Claimed::Theirs(holder) => {
+                    if !std::mem::replace(&mut told, true) {
+                        let layer = self.layer.name.short();
+                        ticket.note(&format!("layer {layer}: {holder} is at work on it: waiting for that"));
+                    }
                 }
             }
+            drop(slots);
+            tokio::time::sleep(CLAIM_POLL).await;
         }
     }
 
@@ -143,6 +176,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
         place: &dyn Source,
         attempt: &Attempt<H>,
         memory: &Notify,
+        context: &Context<H>,
         ticket: &Ticket,
     ) -> Result<(), SourceError> {
         self.pace.begin(self.blob.size);
@@ -164,6 +198,9 @@ impl<H: FsVerityHashValue> Fetch<H> {
             ticket.progress(filled as u64);
             attempt.flow.push(buffer.freeze(filled));
             self.layer.wake_split();
+            if let Some(limit) = context.rate_limit.as_ref().filter(|_| place.host().name().is_some()) {
+                limit.pay(filled as u64).await;
+            }
         }
         blob.finish().await?;
         // Time in which those who take the bytes were the slower ones.
@@ -188,6 +225,26 @@ async fn buffer(account: &Account, memory: &Notify) -> Buffer {
             Some(buffer) => return buffer,
             None => memory.notified().await,
         }
+    }
+}
+
+/// Why a blob did not come.
+enum TryError {
+    /// The place, or the way to it: another one may do better, or the same one later.
+    Place(SourceError),
+    /// Something here.
+    Here(Failure),
+}
+
+impl From<SourceError> for TryError {
+    fn from(error: SourceError) -> Self {
+        Self::Place(error)
+    }
+}
+
+impl From<Failure> for TryError {
+    fn from(failure: Failure) -> Self {
+        Self::Here(failure)
     }
 }
 

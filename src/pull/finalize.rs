@@ -35,11 +35,12 @@ pub(super) fn finalize<H: FsVerityHashValue>(
         store_spooled(context, &stream)?
     };
     layer.set_id(id.clone(), layer.new_content());
+    let claim = layer.take_claim();
     layer.release();
     remember(context, layer, key, Output { id: id.to_hex(), size: stream.len() });
     // Whoever needs the link hands it in again and hears what became of it.
     let layers = layer.link().into_iter().collect();
-    context.commit.submit(LinkSet { layers, ..LinkSet::default() }, |_| ());
+    context.commit.submit(LinkSet { layers, ..LinkSet::default() }, |_| drop(claim));
     Ok(())
 }
 

@@ -16,14 +16,17 @@ use std::{
 use composefs::fsverity::FsVerityHashValue;
 
 use super::{
-    fetch::Places,
     flow::{Flow, Items},
     look::KnownLayer,
+    places::Places,
     tree::Collected,
 };
 use crate::{
     exec::{Actor, Failure, Ticket},
-    store::{Content, LayerLink, StreamName, StreamWriter},
+    store::{
+        Claim, ClaimGuard, Content, Holder, LayerLink, Store, StoreError, StoredLayer, StreamName,
+        StreamWriter,
+    },
     types::{Account, Descriptor, Digest, LayerKind, NodeId},
 };
 
@@ -58,6 +61,7 @@ pub(super) struct Layer<H: FsVerityHashValue> {
     pub(super) split: OnceLock<Actor>,
     pub(super) encode: OnceLock<Actor>,
     pub(super) counts: Counts,
+    adopted: AtomicBool,
 }
 
 struct State<H: FsVerityHashValue> {
@@ -71,6 +75,17 @@ struct State<H: FsVerityHashValue> {
     begun: Option<Instant>,
     /// Filesystems that are still to be built from it.
     tree_users: usize,
+    claim: Option<ClaimGuard>,
+}
+
+/// Who is at work on a layer.
+pub(super) enum Claimed {
+    /// We, and nobody else.
+    Ours,
+    /// Another program is.
+    Theirs(Holder),
+    /// Another program was: it is stored.
+    Adopted,
 }
 
 /// Somebody else's content has the name that ours must have.
@@ -142,6 +157,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             stream_id: known.stream.clone(),
             begun: None,
             tree_users,
+            claim: None,
         };
         Self {
             name,
@@ -155,6 +171,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             split: OnceLock::new(),
             encode: OnceLock::new(),
             counts: Counts::default(),
+            adopted: AtomicBool::new(false),
         }
     }
 
@@ -166,6 +183,44 @@ impl<H: FsVerityHashValue> Layer<H> {
     /// Sets the stream's id and content: as it was stored, or as it was found when it should have been linked.
     pub(super) fn set_id(&self, id: H, content: Content) {
         self.lock().stream_id = Some((id, content));
+    }
+
+    /// Whether another program has stored it while we waited: then there is nothing to do for it.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.adopted.load(Ordering::SeqCst)
+    }
+
+    /// Claims the layer, so that no other program fetches it as well; or takes over what another has stored since we
+    /// looked.
+    pub(super) fn claim(&self, store: &Store<H>, force: bool) -> Result<Claimed, StoreError> {
+        let mut state = self.lock();
+        if state.claim.is_some() {
+            return Ok(Claimed::Ours);
+        }
+        let theirs = match store.claim(&self.link) {
+            Claim::Ours(claim) => {
+                state.claim = Some(claim);
+                None
+            }
+            Claim::Theirs(holder) => Some(holder),
+        };
+        let fresh = state.begun.is_none();
+        drop(state);
+        if fresh
+            && !force
+            && let StoredLayer::Whole { id, content, .. } = store.layer(&self.name, self.kind)?
+        {
+            self.set_id(id, content);
+            self.adopted.store(true, Ordering::SeqCst);
+            drop(self.take_claim());
+            return Ok(Claimed::Adopted);
+        }
+        Ok(theirs.map_or(Claimed::Ours, Claimed::Theirs))
+    }
+
+    /// The claim, to be kept by whoever links the layer.
+    pub(super) fn take_claim(&self) -> Option<ClaimGuard> {
+        self.lock().claim.take()
     }
 
     /// Refuses a layer whose link has other content, before anything is spent on it.
@@ -307,12 +362,12 @@ impl<H: FsVerityHashValue> Layer<H> {
 
     /// Gives back everything but the id and the collected tree.
     pub(super) fn release(&self) {
-        let (attempt, stream) = {
+        let (attempt, stream, claim) = {
             let mut state = self.lock();
-            (state.attempt.take(), state.stream.take())
+            (state.attempt.take(), state.stream.take(), state.claim.take())
         };
         // What is given back wakes others, who may come back to this layer.
-        drop((attempt, stream));
+        drop((attempt, stream, claim));
     }
 
     /// The entries, if they were collected, for one of the filesystems that are built from it. After the last one

@@ -17,6 +17,8 @@ mod lane;
 mod layer;
 mod look;
 mod pace;
+mod places;
+mod rate_limit;
 mod report;
 mod resolve;
 mod run;
@@ -28,5 +30,5 @@ mod write;
 
 pub use look::{Known, look};
 pub use report::ImageEnd;
-pub use resolve::{Asked, Resolution, ResolvedImage, Unresolved, resolve};
-pub use run::{Ended, GRACE, Interrupt, MEMORY_MIN, RunError, Settings, Task, run};
+pub use resolve::{Asked, Resolution, ResolvedImage, Stored, Unresolved, resolve};
+pub use run::{Ended, GRACE, Interrupt, MEMORY_MIN, NotDone, RunError, Settings, Task, run};

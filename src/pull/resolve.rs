@@ -1,12 +1,14 @@
-//! References become images: manifests and configs, fetched side by side. Knows names and their clashes;
-//! ignores how a transport works.
+//! References become images: manifests and configs, fetched side by side. Knows names and their clashes, and what the
+//! repository can tell instead of a registry; ignores how a transport works.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     graph::{ImageInput, Inputs, LayerInput},
-    source::{Reference, Resolved, Source, SourceError, Sources},
-    types::LayerKind,
+    source::{Documents, Reference, Resolved, Result as SourceResult, Site, Source, SourceError, Sources},
+    store::{AnyStore, Tag},
+    types::{Digest, LayerKind},
+    with_store,
 };
 
 /// An image that was asked for.
@@ -18,6 +20,10 @@ pub struct Asked {
     pub text: String,
     /// The name that it shall get.
     pub name: String,
+    /// How it is reached, and for which platform.
+    pub site: Arc<Site>,
+    /// Its name stands for the same image for ever: if it is there, nobody is asked.
+    pub immutable: bool,
 }
 
 /// An image whose manifest and config are here.
@@ -32,12 +38,14 @@ pub struct ResolvedImage {
     pub resolved: Resolved,
 }
 
-/// An image that could not be resolved.
+/// Something that could not be resolved.
 pub struct Unresolved {
     /// Its place in the request.
     pub place: usize,
-    /// What was asked for.
-    pub asked: Asked,
+    /// The name that it would have got.
+    pub name: String,
+    /// What was asked for, as the user wrote it.
+    pub text: String,
     /// Why not.
     pub error: SourceError,
 }
@@ -51,28 +59,75 @@ pub struct Resolution {
     pub failed: Vec<Unresolved>,
 }
 
-/// Resolves all images, `at_once` at a time.
-pub async fn resolve(asked: Vec<Asked>, sources: &Sources, at_once: usize) -> Resolution {
-    let references: Vec<Reference> = asked.iter().map(|asked| asked.reference.clone()).collect();
-    let results = sources.resolve_all(&references, at_once).await;
+/// What the repository of a run can tell, if there is one.
+pub struct Stored(Option<AnyStore>);
+
+impl Stored {
+    /// What `store` can tell.
+    pub fn of(store: Option<&AnyStore>) -> Self {
+        Self(store.cloned())
+    }
+
+    /// The image that has this name, if no registry could say anything else about it: its tag is not expected to move, or
+    /// its digest is in the reference; and it is whole, and for the platform that is asked for. With a signature policy
+    /// nobody but skopeo can say.
+    fn image(&self, asked: &Asked) -> Option<Resolved> {
+        let pinned = asked.reference.pinned();
+        if !(asked.immutable || pinned.is_some()) || asked.site.access.policy.is_some() {
+            return None;
+        }
+        let tag = Tag::new(&asked.name).ok()?;
+        let found = with_store!(self.0.as_ref()?, store => store.tagged_image(&tag)).ok()??;
+        let stored =
+            Resolved::from_documents(found.manifest, found.config, asked.site.platform.as_ref()).ok()?;
+        Some(stored).filter(|stored| pinned.is_none_or(|pinned| pinned == stored.manifest_digest))
+    }
+}
+
+impl Documents for Stored {
+    fn config(&self, digest: &Digest) -> Option<Vec<u8>> {
+        with_store!(self.0.as_ref()?, store => store.config_bytes(digest)).ok()?
+    }
+}
+
+/// Resolves all images; `done` hears of each as it comes, by its place.
+pub async fn resolve(
+    asked: Vec<Asked>,
+    sources: &Sources,
+    stored: Arc<Stored>,
+    mut done: impl FnMut(usize, &SourceResult<Resolved>),
+) -> Resolution {
+    let opened: Vec<Arc<dyn Source>> =
+        asked.iter().map(|asked| sources.open(&asked.reference, &asked.site)).collect();
+    let mut results: Vec<Option<SourceResult<Resolved>>> =
+        asked.iter().map(|asked| stored.image(asked).map(Ok)).collect();
+    let places: Vec<usize> = (0..asked.len()).filter(|place| results[*place].is_none()).collect();
+    let unknown: Vec<Arc<dyn Source>> = places.iter().map(|place| opened[*place].clone()).collect();
+    let found = sources.resolve_all(&unknown, stored, |at, result| done(places[at], result)).await;
+    for (place, result) in places.iter().zip(found) {
+        results[*place] = Some(result);
+    }
     let mut resolution = Resolution::default();
-    for (place, (asked, (source, result))) in asked.into_iter().zip(results).enumerate() {
+    for (place, ((asked, source), result)) in asked.into_iter().zip(opened).zip(results).enumerate() {
         match result {
-            Ok(resolved) => {
+            Some(Ok(resolved)) => {
                 tracing::info!("{} is {}", asked.text, resolved.manifest_digest);
-                resolution.images.push(ResolvedImage { place, asked, source, resolved })
+                resolution.images.push(ResolvedImage { place, asked, source, resolved });
             }
-            Err(error) => resolution.failed.push(Unresolved { place, asked, error }),
+            Some(Err(error)) => {
+                resolution.failed.push(Unresolved { place, name: asked.name, text: asked.text, error })
+            }
+            None => {}
         }
     }
     resolution
 }
 
 impl Resolution {
-    /// What a plan for these images is made from; `repository` as in [`Inputs`].
-    pub fn inputs(&self, repository: String) -> Inputs {
-        let images = self.images.iter().map(ResolvedImage::input).collect();
-        Inputs { images, repository, ..Inputs::default() }
+    /// What a plan for these images is made from; `repository` and `platform` as in [`Inputs`].
+    pub fn inputs(&self, repository: String, platform: Option<String>) -> Inputs {
+        let images = self.images.iter().map(|image| image.input(platform.as_deref())).collect();
+        Inputs { images, repository, platform, ..Inputs::default() }
     }
 
     /// A name that two different images of the request would get, with their references.
@@ -89,8 +144,9 @@ impl Resolution {
 }
 
 impl ResolvedImage {
-    fn input(&self) -> ImageInput {
+    fn input(&self, platform: Option<&str>) -> ImageInput {
         let resolved = &self.resolved;
+        let own_platform = self.asked.site.platform.as_ref().map(|platform| platform.to_string());
         let layers = resolved.layers.iter().enumerate().map(|(ix, blob)| {
             let diff_id = resolved.diff_ids.as_ref().and_then(|ids| ids.get(ix)).copied();
             let kind = match diff_id {
@@ -107,7 +163,7 @@ impl ResolvedImage {
             config: (resolved.config_digest, resolved.config.len() as u64),
             layers: layers.collect(),
             container: resolved.is_container,
-            platform: None,
+            platform: own_platform.filter(|own| platform != Some(own)),
         }
     }
 }

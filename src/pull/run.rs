@@ -13,12 +13,14 @@ use tokio::sync::Semaphore;
 use super::{
     context::Context,
     documents::{Config, Manifest},
-    fetch::{Fetch, Places},
+    fetch::Fetch,
     image::Tree,
     lane::Lane,
     layer::{Layer, RESERVE},
     look::{Known, KnownLayer},
     pace::Pace,
+    places::Places,
+    rate_limit::RateLimit,
     report::{self, ImageEnd},
     resolve::Resolution,
     tag::Name,
@@ -27,6 +29,7 @@ use super::{
 use crate::{
     exec::{self, Cancel, Initial, Observer, Pool, Run},
     graph::{ImageIx, Inputs, Kind, LayerInput, NodeId, Plan, State},
+    source::Retries,
     store::{Commit, Store, StoreError, StoredDocument, Tag},
     types::{Budget, Digest, LayerKind},
 };
@@ -46,6 +49,10 @@ pub struct Settings {
     pub downloads: usize,
     /// Bytes in flight; at least [`MEMORY_MIN`].
     pub memory: u64,
+    /// Bytes a second from registries, if that is limited.
+    pub limit_rate: Option<u64>,
+    /// When a transfer that failed is tried again.
+    pub retries: Retries,
     /// Whether the first image that fails ends the run. What is visible by then stays.
     pub fail_fast: bool,
 }
@@ -53,7 +60,7 @@ pub struct Settings {
 /// An image that was given up because of another one.
 #[derive(Debug, thiserror::Error)]
 #[error("not done: another image failed first (--fail-fast)")]
-struct NotDone;
+pub struct NotDone;
 
 /// Why a run could not even begin, or was not finished as it should.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +187,9 @@ pub fn run<H: FsVerityHashValue>(
         windows: Lane::new(budget.clone()),
         budget: budget.clone(),
         downloads: Semaphore::new(settings.downloads.max(1)),
+        force: inputs.force,
+        retries: settings.retries,
+        rate_limit: settings.limit_rate.map(RateLimit::new),
         hash_first_max: if task.store.may_have_objects() { settings.memory / 4 } else { 0 },
         store: task.store.clone(),
     });

@@ -45,6 +45,10 @@ pub(super) struct Jobs<H: FsVerityHashValue> {
 impl<H: FsVerityHashValue> Work for Jobs<H> {
     fn start(&self, ticket: Ticket) {
         let context = self.context.clone();
+        if self.is_adopted(ticket.node()) {
+            ticket.begin();
+            return ticket.finish(Ok(()));
+        }
         match &self.jobs[ticket.node().index()] {
             Job::Fetch(fetch) => {
                 let (fetch, pool) = (fetch.clone(), ticket.pool().clone());
@@ -109,6 +113,16 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
 }
 
 impl<H: FsVerityHashValue> Jobs<H> {
+    /// Whether it is a step of a layer that another program has stored meanwhile.
+    fn is_adopted(&self, node: NodeId) -> bool {
+        match &self.jobs[node.index()] {
+            Job::Split(layer) | Job::Write(layer) | Job::Encode(layer) | Job::Finalize(layer, _) => {
+                layer.is_adopted()
+            }
+            _ => false,
+        }
+    }
+
     /// A node that is one piece of cpu work.
     fn at_once(&self, ticket: Ticket, work: impl FnOnce() -> Result<(), Failure> + Send + 'static) {
         let pool = ticket.pool().clone();

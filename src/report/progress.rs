@@ -165,6 +165,10 @@ impl Observer for Progress {
             shared.push(Item::Event(self.start.elapsed(), event));
         }
     }
+
+    fn noted(&self, _: NodeId, text: &str) {
+        self.line(text);
+    }
 }
 
 impl Drop for Progress {

@@ -44,6 +44,9 @@ pub struct ImageResult {
     pub config: Option<Digest>,
     /// EROFS image ids (fs-verity, hexadecimal) by format; empty for artifacts and failed images.
     pub erofs: BTreeMap<String, String>,
+    /// Whether its name stood for it before, and nothing was missing.
+    #[serde(default)]
+    pub unchanged: bool,
     /// Its layers by what had to be done, as planned.
     pub layers: LayerCounts,
     /// Compressed bytes transferred for it, lost ones too. What several images share counts for the first.
@@ -132,6 +135,19 @@ impl Summary {
         images.chain(self.untagged.iter().map(|name| format!("{}: untagged\n", printable(name)))).collect()
     }
 
+    /// A line for each image that is new or failed and for each name that was taken away, and the number of those that
+    /// were here already: what there is to tell of a list that is mirrored every night.
+    pub fn brief(&self) -> String {
+        let (unchanged, others): (Vec<_>, Vec<_>) =
+            self.images.iter().partition(|image| image.outcome == Outcome::Ok && image.unchanged);
+        let mut lines: Vec<String> = others.into_iter().map(ImageResult::line).collect();
+        lines.extend(self.untagged.iter().map(|name| format!("untagged  {}", printable(name))));
+        if !unchanged.is_empty() {
+            lines.push(format!("unchanged {}", count(unchanged.len(), "image", "images")));
+        }
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
     /// The whole as indented JSON with a newline at its end.
     pub fn json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a summary's maps have text keys");
@@ -174,6 +190,7 @@ impl ImageResult {
             original_manifest: None,
             config: None,
             erofs: BTreeMap::new(),
+            unchanged: false,
             layers: LayerCounts::default(),
             bytes_fetched: 0,
             bytes_written: 0,
@@ -191,10 +208,25 @@ impl ImageResult {
             original_manifest: None,
             config: Some(image.config),
             erofs: BTreeMap::new(),
+            unchanged: plan.graph[image.tag].state == State::Stored,
             layers: layer_counts(plan, ix),
             bytes_fetched,
             bytes_written,
             outcome: outcome(plan, record, ix),
+        }
+    }
+
+    fn line(&self) -> String {
+        let name = printable(&self.name);
+        match &self.outcome {
+            Outcome::Failed { error } => {
+                let error = printable(error);
+                format!("failed    {name}: {}", without_name(&error, &[&self.name, &self.reference]))
+            }
+            Outcome::Ok => {
+                let digest = self.manifest.map_or_else(String::new, |digest| digest.to_string());
+                format!("new       {name}  {digest}  {} fetched", size(self.bytes_fetched))
+            }
         }
     }
 

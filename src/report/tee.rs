@@ -32,6 +32,10 @@ impl Observer for Tee {
     fn counted(&self, node: NodeId, what: &'static str, number: u64) {
         self.0.iter().for_each(|observer| observer.counted(node, what, number));
     }
+
+    fn noted(&self, node: NodeId, text: &str) {
+        self.0.iter().for_each(|observer| observer.noted(node, text));
+    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,24 @@
-//! All sources of a run, opened with the same options. Knows which transport is read by whom; ignores how.
+//! How registries are reached and whom to believe. Knows what skopeo can be told; ignores who asks what of a registry.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
-
-use tokio::{sync::Semaphore, task::JoinSet};
-
-use super::{
-    ErrorKind, LayoutSource, Platform, ProxySource, Reference, Resolved, Result, Source, SourceError,
-    Transport,
-    proxy::{Launch, Pool},
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
 };
 
+use base64::Engine;
+use rustix::fs::MemfdFlags;
+
+use super::{Platform, Result, SourceError};
+
 /// How registries are talked to, and whom to believe.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Access {
     /// Credentials, as `skopeo login` writes them; by default containers-auth.json(5) says where they are.
     pub authfile: Option<PathBuf>,
+    /// Credentials for the registry of this name, with its port if it has one; with them no file is read.
+    pub credentials: Option<(String, Credentials)>,
     /// A directory of certificates and keys for the registry.
     pub cert_dir: Option<PathBuf>,
     /// Whether registries must prove who they are. `false` also allows plain HTTP.
@@ -27,115 +31,104 @@ pub struct Access {
 
 impl Default for Access {
     fn default() -> Self {
-        Self { authfile: None, cert_dir: None, tls_verify: true, policy: None, skopeo: "skopeo".into() }
+        Self {
+            authfile: None,
+            credentials: None,
+            cert_dir: None,
+            tls_verify: true,
+            policy: None,
+            skopeo: "skopeo".into(),
+        }
     }
 }
 
-/// Who to be at a registry.
+impl Access {
+    /// skopeo takes a file of credentials that is not there for an empty one: who named it should know.
+    pub(super) fn check_paths(&self) -> Result<()> {
+        let Self { authfile, cert_dir, policy, .. } = self;
+        let named = [("--authfile", authfile), ("--cert-dir", cert_dir), ("--policy", policy)];
+        for (option, path) in named.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?))) {
+            std::fs::metadata(path)
+                .map_err(|error| SourceError::local(format!("{option} {}: {error}", path.display())))?;
+        }
+        Ok(())
+    }
+
+    /// The credentials as skopeo reads them, in a file that has no name and that no disk ever sees.
+    pub(super) fn auth_file(&self) -> Result<Option<File>> {
+        let Some((registry, credentials)) = &self.credentials else { return Ok(None) };
+        let fault =
+            |cause: std::io::Error| SourceError::local(format!("credentials cannot be passed on: {cause}"));
+        let memory = rustix::fs::memfd_create("credentials", MemfdFlags::CLOEXEC);
+        let mut file = File::from(memory.map_err(|errno| fault(errno.into()))?);
+        file.write_all(credentials.document(registry).as_bytes()).map_err(fault)?;
+        Ok(Some(file))
+    }
+}
+
+/// A user's name and password at one registry.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Credentials {
     /// The user's name.
     pub username: String,
-    /// The password or token that proves it.
+    /// The password.
     pub password: String,
 }
 
-/// Shows no password: what is printed for diagnosis ends up in logs.
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+impl Credentials {
+    /// Source: containers-auth.json(5).
+    fn document(&self, registry: &str) -> String {
+        let pair = format!("{}:{}", self.username, self.password);
+        let auth = base64::engine::general_purpose::STANDARD.encode(pair);
+        serde_json::json!({"auths": {registry: {"auth": auth}}}).to_string()
     }
 }
 
-/// What holds for all images of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials for {:?}", self.username)
+    }
+}
+
+/// What holds for one image of a run and need not hold for the next.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Site {
     /// The platform that the user asked for; `None` means this machine.
     pub platform: Option<Platform>,
-    /// Access to registries.
+    /// Access to the registry.
     pub access: Access,
-    /// How long a transfer or a request may go without a sign of life.
-    pub stall_timeout: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { platform: None, access: Access::default(), stall_timeout: Duration::from_secs(60) }
-    }
+/// The path under which a process finds a descriptor that it inherits.
+pub(super) fn path_of(fd: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
-/// Opens references. Owns the skopeo processes behind them, which start when the first image needs one.
-///
-/// It and all it opened must be gone before the tokio runtime is: the end of a runtime waits for the threads that
-/// wait for skopeo.
-pub struct Sources {
-    options: Options,
-    pool: Arc<Pool>,
-    /// For `containers-storage:` of a user who is not root: skopeo inside podman's user namespace.
-    unshared: Arc<Pool>,
-}
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
 
-impl Sources {
-    /// Nothing is started or opened yet.
-    pub fn new(options: Options) -> Self {
-        let pool = |unshare| {
-            let launch =
-                Launch { platform: options.platform.clone(), access: options.access.clone(), unshare };
-            Arc::new(Pool::new(launch, options.stall_timeout))
-        };
-        Self { pool: pool(false), unshared: pool(true), options }
+    use super::*;
+
+    fn credentials() -> (String, Credentials) {
+        ("r:5000".into(), Credentials { username: "john".into(), password: "this is a secret".into() })
     }
 
-    /// The source of one image. Must be used inside a tokio runtime with I/O and time enabled.
-    pub fn open(&self, reference: &Reference) -> Arc<dyn Source> {
-        let platform = self.options.platform.clone();
-        match reference.transport() {
-            // Only skopeo can enforce a policy, so with one it reads layouts too.
-            Transport::Oci if self.options.access.policy.is_none() => {
-                Arc::new(LayoutSource::new(reference, platform))
-            }
-            Transport::ContainersStorage if !rustix::process::geteuid().is_root() => {
-                Arc::new(ProxySource::new(reference, platform, self.unshared.clone()))
-            }
-            _ => Arc::new(ProxySource::new(reference, platform, self.pool.clone())),
-        }
+    #[test]
+    fn credentials_become_what_skopeo_reads() {
+        let access = Access { credentials: Some(credentials()), ..Access::default() };
+        let mut file = access.auth_file().unwrap().unwrap();
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, r#"{"auths":{"r:5000":{"auth":"am9objp0aGlzIGlzIGEgc2VjcmV0"}}}"#);
+        assert!(Access::default().auth_file().unwrap().is_none());
     }
 
-    /// Opens and resolves every reference, at most `concurrency` at a time; results in the order of `references`.
-    ///
-    /// One image's failure does not touch the others.
-    pub async fn resolve_all(
-        &self,
-        references: &[Reference],
-        concurrency: usize,
-    ) -> Vec<(Arc<dyn Source>, Result<Resolved>)> {
-        let permits = Arc::new(Semaphore::new(concurrency.max(1)));
-        let mut running = JoinSet::new();
-        let mut results = Vec::with_capacity(references.len());
-        for (place, reference) in references.iter().enumerate() {
-            let source = self.open(reference);
-            let cut_short = SourceError::new(ErrorKind::Other, "resolving was cut short");
-            results.push((source.clone(), Err(cut_short)));
-            let permits = permits.clone();
-            running.spawn(async move {
-                let _permit = permits.acquire_owned().await;
-                (place, source.resolve().await)
-            });
-        }
-        while let Some(joined) = running.join_next().await {
-            // A panic in there leaves the prepared error in place.
-            if let Ok((place, resolved)) = joined {
-                results[place].1 = resolved;
-            }
-        }
-        results
-    }
-
-    /// Ends the skopeo processes: in good order where they are idle, so that they remove their temporary files
-    /// (an unpacked `oci-archive:`), by force after two seconds. To be called at the end of a run, cancelled or not,
-    /// when all sources and readers are dropped.
-    pub async fn close(self) {
-        self.pool.close().await;
-        self.unshared.close().await;
+    #[test]
+    fn a_password_is_shown_to_nobody() {
+        let access = Access { credentials: Some(credentials()), ..Access::default() };
+        let shown = format!("{access:?}");
+        assert!(shown.contains("john") && !shown.contains("secret"), "{shown}");
     }
 }

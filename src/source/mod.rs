@@ -5,31 +5,38 @@
 
 mod access;
 mod error;
+mod host;
 mod layout;
 mod platform;
 mod proxy;
 mod reference;
 mod resolved;
+mod retry;
+mod sources;
+mod tags;
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc};
 
-pub use access::{Access, Credentials, Options, Sources};
+pub use access::{Access, Credentials, Site};
 pub use error::{ErrorKind, Result, SourceError};
+pub use host::{Host, HostSlot};
 pub use layout::LayoutSource;
 pub use platform::{ParsePlatformError, Platform};
 pub use proxy::ProxySource;
 pub use reference::{ParseReferenceError, Reference, Selector, Transport};
 pub use resolved::{MAX_DOCUMENT, Resolved};
+pub use retry::Retries;
+pub use sources::{Options, Patience, Sources};
 
-use crate::types::{Buffer, Descriptor};
+use crate::types::{Buffer, Descriptor, Digest};
 
 /// A future on the heap, so that traits with async functions can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One image, wherever it is.
 pub trait Source: Send + Sync {
-    /// Fetches and verifies the manifest and the config.
-    fn resolve(&self) -> BoxFuture<'_, Result<Resolved>>;
+    /// Fetches and verifies the manifest and the config; a config that `documents` has is not asked for.
+    fn resolve<'a>(&'a self, documents: &'a dyn Documents) -> BoxFuture<'a, Result<Resolved>>;
 
     /// Begins the transfer of one of the image's layers, as listed in [`Resolved::layers`].
     ///
@@ -39,6 +46,24 @@ pub trait Source: Send + Sync {
 
     /// The reference as the user wrote it.
     fn describe(&self) -> String;
+
+    /// The registry that it is at, which can bear only so much at once.
+    fn host(&self) -> &Arc<Host>;
+}
+
+/// Documents that are here already.
+pub trait Documents: Send + Sync {
+    /// The config of this digest. The bytes are checked by whoever asks.
+    fn config(&self, digest: &Digest) -> Option<Vec<u8>>;
+}
+
+/// Nothing is here.
+pub struct NoDocuments;
+
+impl Documents for NoDocuments {
+    fn config(&self, _: &Digest) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// One blob on its way. Gives as many bytes as the descriptor says or fails; their digest is not checked here.

@@ -84,6 +84,20 @@ impl Reference {
         &self.text
     }
 
+    /// The registry, with its port if it has one; `None` for what is on this machine.
+    ///
+    /// Source: distribution's `reference` package, `splitDockerDomain`: a first part without a dot or a colon belongs
+    /// to the path, unless it is `localhost`.
+    pub fn host(&self) -> Option<&str> {
+        if self.transport != Transport::Registry {
+            return None;
+        }
+        match self.name.split_once('/') {
+            Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => Some(host),
+            _ => Some("docker.io"),
+        }
+    }
+
     /// The digest that the reference is pinned to, if it is.
     pub fn pinned(&self) -> Option<Digest> {
         match self.transport {

@@ -133,6 +133,14 @@ impl Manifest {
 }
 
 impl Resolved {
+    /// An image from its documents alone, as a repository keeps them.
+    ///
+    /// # Errors
+    /// They contradict each other, or the image is for another platform than `wanted`.
+    pub fn from_documents(manifest: Vec<u8>, config: Vec<u8>, wanted: Option<&Platform>) -> Result<Self> {
+        Manifest::parse(manifest)?.with_config(config, None)?.expect_platform(wanted)
+    }
+
     /// Checks that a container image is for `wanted`, which the user asked for. A reference to a single
     /// image is followed by skopeo whatever the platform.
     pub(super) fn expect_platform(self, wanted: Option<&Platform>) -> Result<Self> {

@@ -1,11 +1,43 @@
 //! Reading from a source in tests. Knows the room's public interface; ignores transports.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use cfs_dag::{
-    source::{BlobReader, ErrorKind, Platform, Result, Source},
+    source::{
+        BlobReader, ErrorKind, NoDocuments, Options, Patience, Platform, Reference, Resolved, Result,
+        Retries, Site, Source, Sources,
+    },
     types::{Budget, Descriptor},
 };
+
+/// Sources that are all reached alike, and that try nothing twice.
+pub struct AlikeSources {
+    sources: Sources,
+    site: Site,
+}
+
+impl AlikeSources {
+    pub fn new(site: Site, stall: Duration) -> Self {
+        let retries = Retries { count: 0, ..Retries::default() };
+        let options = Options { patience: Patience { stall }, retries, ..Options::default() };
+        Self { sources: Sources::new(options), site }
+    }
+
+    pub fn open(&self, reference: &Reference) -> Arc<dyn Source> {
+        self.sources.open(reference, &self.site)
+    }
+
+    /// All of them, opened and resolved, in their order.
+    pub async fn resolve_all(&self, references: &[Reference]) -> Vec<(Arc<dyn Source>, Result<Resolved>)> {
+        let opened: Vec<_> = references.iter().map(|reference| self.open(reference)).collect();
+        let results = self.sources.resolve_all(&opened, Arc::new(NoDocuments), |_, _| ()).await;
+        opened.into_iter().zip(results).collect()
+    }
+
+    pub async fn close(self) {
+        self.sources.close().await;
+    }
+}
 
 /// Reads a blob in pieces of `piece` bytes.
 pub async fn read(source: &dyn Source, blob: &Descriptor, piece: usize) -> Result<Vec<u8>> {

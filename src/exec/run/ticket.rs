@@ -73,6 +73,11 @@ impl Ticket {
         }
     }
 
+    /// Tells people something about the node that is no event: what it waits for, what is tried again.
+    pub fn note(&self, text: &str) {
+        self.shared.observer.noted(self.node, text);
+    }
+
     /// Says that the work starts over, so that its progress counts from zero again.
     pub fn restarted(&self) {
         self.shared.observer.event(Event::Restarted(self.node));

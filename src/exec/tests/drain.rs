@@ -405,8 +405,8 @@ fn random_graph(dice: &mut Dice, goals: usize) -> Graph {
         graph[NodeId::new(node)].wanted_by = goals.iter().copied().collect();
     }
     // Some are reached through candidates, which share its goals between them; a candidate may need something too.
-    for consumer in 0..count {
-        let goals: Vec<usize> = wanted[consumer].iter().copied().collect();
+    for (consumer, goals) in wanted.iter().enumerate() {
+        let goals: Vec<usize> = goals.iter().copied().collect();
         if goals.len() < 2 || dice.below(2) == 0 {
             continue;
         }

@@ -19,18 +19,20 @@ use rustix::{
 };
 
 use super::{
-    BlobReader, BoxFuture, Platform, Reference, Resolved, Result, Selector, Source, SourceError,
+    BlobReader, BoxFuture, Documents, Host, Platform, Reference, Resolved, Result, Selector, Source,
+    SourceError,
     resolved::{Manifest, capped, verify},
 };
 use crate::types::{Buffer, Descriptor};
 
 /// An image in an OCI layout directory.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LayoutSource {
     text: String,
     path: PathBuf,
     selector: Selector,
     platform: Option<Platform>,
+    host: Arc<Host>,
 }
 
 impl LayoutSource {
@@ -39,7 +41,7 @@ impl LayoutSource {
     /// Nothing is opened yet.
     pub fn new(reference: &Reference, platform: Option<Platform>) -> Self {
         let (path, selector) = reference.layout();
-        Self { text: reference.to_string(), path, selector, platform }
+        Self { text: reference.to_string(), path, selector, platform, host: Arc::new(Host::unlimited()) }
     }
 
     fn resolve_blocking(&self) -> Result<Resolved> {
@@ -53,7 +55,7 @@ impl LayoutSource {
 }
 
 impl Source for LayoutSource {
-    fn resolve(&self) -> BoxFuture<'_, Result<Resolved>> {
+    fn resolve<'a>(&'a self, _: &'a dyn Documents) -> BoxFuture<'a, Result<Resolved>> {
         let source = self.clone();
         Box::pin(blocking(move || source.resolve_blocking()))
     }
@@ -70,6 +72,10 @@ impl Source for LayoutSource {
 
     fn describe(&self) -> String {
         self.text.clone()
+    }
+
+    fn host(&self) -> &Arc<Host> {
+        &self.host
     }
 }
 

@@ -10,10 +10,18 @@ use std::{future::Future, sync::Arc};
 use containers_image_proxy::ConvertedLayerInfo;
 use tokio::sync::Mutex;
 
-use self::{pool::Image, process::Fault, transfer::Transfer};
-pub(super) use self::{pool::Pool, process::Launch};
+pub(super) use self::{
+    pool::Pools,
+    process::{in_starter, missing_program},
+};
+use self::{
+    pool::{Image, Pool},
+    process::Fault,
+    transfer::Transfer,
+};
 use super::{
-    BlobReader, BoxFuture, ErrorKind, Platform, Reference, Resolved, Result, Source, SourceError, Transport,
+    BlobReader, BoxFuture, Documents, ErrorKind, Host, Platform, Reference, Resolved, Result, Source,
+    SourceError, Transport,
     resolved::{Manifest, blob_descriptor, numbered},
 };
 use crate::types::{Descriptor, Digest};
@@ -26,14 +34,20 @@ pub struct ProxySource {
     reference: Reference,
     platform: Option<Platform>,
     pool: Arc<Pool>,
+    host: Arc<Host>,
     /// Where the image is open; opened again elsewhere when that process is retired.
     image: Mutex<Option<Arc<Image>>>,
 }
 
 impl ProxySource {
     /// Nothing is opened yet. The pool must have been made for the same platform.
-    pub(super) fn new(reference: &Reference, platform: Option<Platform>, pool: Arc<Pool>) -> Self {
-        Self { reference: reference.clone(), platform, pool, image: Mutex::default() }
+    pub(super) fn new(
+        reference: &Reference,
+        platform: Option<Platform>,
+        pool: Arc<Pool>,
+        host: Arc<Host>,
+    ) -> Self {
+        Self { reference: reference.clone(), platform, pool, host, image: Mutex::default() }
     }
 
     /// The image, open. Others who want it wait, lest an archive be unpacked twice.
@@ -46,7 +60,7 @@ impl ProxySource {
         Ok(slot.insert(image).clone())
     }
 
-    async fn resolve_once(&self) -> std::result::Result<Resolved, Fault> {
+    async fn resolve_once(&self, documents: &dyn Documents) -> std::result::Result<Resolved, Fault> {
         let image = self.image().await?;
         let (name, bytes) =
             image.request("GetManifest", |proxy, id| Box::pin(proxy.fetch_manifest_raw_oci(id))).await?;
@@ -58,6 +72,8 @@ impl ProxySource {
         let config = if manifest.is_converted() {
             // The registry knows nothing of the converted config. For others this call would write it anew.
             image.request("GetFullConfig", |proxy, id| Box::pin(proxy.fetch_config_raw(id))).await?
+        } else if let Some(stored) = documents.config(&manifest.config.digest) {
+            stored
         } else {
             document(&image, &manifest.config).await.map_err(|fault| fault.within("the config"))?
         };
@@ -70,8 +86,8 @@ impl ProxySource {
 }
 
 impl Source for ProxySource {
-    fn resolve(&self) -> BoxFuture<'_, Result<Resolved>> {
-        Box::pin(async { moving(|| self.resolve_once()).await.map_err(in_context) })
+    fn resolve<'a>(&'a self, documents: &'a dyn Documents) -> BoxFuture<'a, Result<Resolved>> {
+        Box::pin(async { moving(|| self.resolve_once(documents)).await.map_err(in_context) })
     }
 
     fn open_blob(&self, blob: &Descriptor) -> BoxFuture<'_, Result<Box<dyn BlobReader>>> {
@@ -84,6 +100,10 @@ impl Source for ProxySource {
 
     fn describe(&self) -> String {
         self.reference.to_string()
+    }
+
+    fn host(&self) -> &Arc<Host> {
+        &self.host
     }
 }
 

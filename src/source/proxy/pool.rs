@@ -1,36 +1,121 @@
-//! The skopeo processes of a run. Knows which is free; ignores what is asked of them.
+//! The skopeo processes of a run. Knows which is free and how many there may be; ignores what is asked of them.
 //!
-//! One would do, but it answers one request after the other, and an `OpenImage` is three round trips to a
-//! registry: a hundred images would resolve one by one, and one registry that hangs would hold up all others.
+//! One would do, but it answers one request after the other, and an `OpenImage` is three round trips to a registry:
+//! a hundred images would resolve one by one. So there are several for each registry, and none serves two: one that
+//! waits for a registry that hangs would hold up the images of another that it has open.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
 
 use containers_image_proxy::{Error as ProxyError, ImageProxy, OpenedImage};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    super::{BoxFuture, Reference, Result, SourceError, Transport},
+    super::{BoxFuture, Patience, Reference, Result, Site, SourceError, Transport},
     process::{Fault, Launch, Process, Turn},
 };
 
-/// Processes in use at most. skopeo takes about 30 MB each, and four requests at once hide a registry's latency.
-const MOST: usize = 4;
+/// Processes for one registry at most: four requests at once hide its latency.
+const PER_HOST: usize = 4;
+
+/// Processes in all at most. skopeo takes about 30 MB each.
+const MOST: usize = 16;
 
 /// How long an idle process may take to remove its temporary files and leave.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Processes started alike.
+/// What processes have in common that can stand in for one another.
+type Key = (Site, Option<String>, bool);
+
+/// All processes, by what they are for.
+pub(in crate::source) struct Pools {
+    patience: Patience,
+    per_pool: usize,
+    shared: Arc<Shared>,
+}
+
+/// What all pools of a run share.
+struct Shared {
+    /// One for each process that lives.
+    permits: Arc<Semaphore>,
+    pools: StdMutex<HashMap<Key, Arc<Pool>>>,
+    /// Told when a process has nothing more to do.
+    idle: Arc<Notify>,
+}
+
+impl Shared {
+    fn pools(&self) -> Vec<Arc<Pool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The right to start one more process. Where there are too many, one that is idle has to go.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
+        loop {
+            let idle = self.idle.notified();
+            if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+                return Ok(permit);
+            }
+            if !self.pools().iter().any(|pool| pool.give_one_up()) {
+                tokio::select! {
+                    permit = self.permits.clone().acquire_owned() => {
+                        return permit.map_err(|_| SourceError::local("no skopeo could be started"));
+                    }
+                    () = idle => {}
+                }
+            }
+        }
+    }
+}
+
+impl Pools {
+    pub(in crate::source) fn new(patience: Patience, per_host: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(MOST));
+        let shared = Shared { permits, pools: StdMutex::default(), idle: Arc::default() };
+        Self { patience, per_pool: per_host.clamp(1, PER_HOST), shared: Arc::new(shared) }
+    }
+
+    /// The pool for images of `site` at `host`.
+    pub(in crate::source) fn pool(&self, site: &Site, host: Option<&str>, unshare: bool) -> Arc<Pool> {
+        let key = (site.clone(), host.map(str::to_owned), unshare);
+        let mut pools = self.shared.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            Arc::new(Pool {
+                launch: Launch { site: site.clone(), unshare },
+                patience: self.patience,
+                most: self.per_pool,
+                is_remote: host.is_some(),
+                processes: Mutex::default(),
+                shared: self.shared.clone(),
+            })
+        };
+        pools.entry(key).or_insert_with(new).clone()
+    }
+
+    /// Ends all processes.
+    pub(in crate::source) async fn close(&self) {
+        let pools = self.shared.pools();
+        // The pools know what they share, and this ends the circle.
+        self.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        for pool in pools {
+            pool.close().await;
+        }
+    }
+}
+
+/// Processes started alike, for one registry.
 pub(in crate::source) struct Pool {
     launch: Launch,
-    pub(super) limit: Duration,
+    patience: Patience,
+    most: usize,
+    is_remote: bool,
     processes: Mutex<Vec<Arc<Process>>>,
+    shared: Arc<Shared>,
 }
 
 impl Pool {
-    pub(in crate::source) fn new(launch: Launch, limit: Duration) -> Self {
-        Self { launch, limit, processes: Mutex::default() }
-    }
-
     /// Opens an image on whichever process is free.
     pub(super) async fn open(&self, reference: &Reference) -> std::result::Result<Arc<Image>, Fault> {
         let (process, turn) = self.process().await?;
@@ -38,15 +123,16 @@ impl Pool {
         if reference.transport() == Transport::ContainersStorage {
             process.require((0, 2, 5), "containers-storage:")?;
         }
+        let limit = self.patience.answer();
         // Opening an archive unpacks it first, and a disk is not a network that hangs.
-        let limit = if reference.transport() == Transport::Registry { self.limit } else { self.limit * 10 };
+        let limit = if self.is_remote { limit } else { limit * 4 };
         let text = reference.for_skopeo();
         let id = process
             .request(turn, "OpenImage", limit, move |proxy| {
                 Box::pin(async move { proxy.open_image(&text).await })
             })
             .await?;
-        Ok(Arc::new(Image { process, id: Arc::new(id), limit: self.limit }))
+        Ok(Arc::new(Image { process, id: Arc::new(id), patience: self.patience }))
     }
 
     /// A process and the turn to ask it, if it lives that long.
@@ -58,8 +144,15 @@ impl Pool {
         {
             return Ok(free);
         }
-        if processes.len() < MOST {
-            let process = Arc::new(Process::start(&self.launch, self.limit).await?);
+        let permit = match processes.is_empty() {
+            true => Some(self.shared.permit().await?),
+            false if processes.len() < self.most => self.shared.permits.clone().try_acquire_owned().ok(),
+            false => None,
+        };
+        if let Some(permit) = permit {
+            let idle = self.shared.idle.clone();
+            let process = Process::start(&self.launch, self.patience.answer(), permit, idle).await?;
+            let process = Arc::new(process);
             processes.push(process.clone());
             let turn = process.try_turn();
             return Ok((process, turn));
@@ -71,8 +164,20 @@ impl Pool {
         Ok((process, turn))
     }
 
+    /// Ends a process that has nothing to do, if there is one; images that it has open are opened again when they are
+    /// needed. An archive's stay: it was unpacked for them.
+    fn give_one_up(&self) -> bool {
+        let Ok(mut processes) = self.processes.try_lock() else { return false };
+        if !self.is_remote {
+            return false;
+        }
+        let Some(at) = processes.iter().position(|process| process.is_idle()) else { return false };
+        processes.swap_remove(at).dismiss();
+        true
+    }
+
     /// Ends all processes.
-    pub(in crate::source) async fn close(&self) {
+    async fn close(&self) {
         let processes = std::mem::take(&mut *self.processes.lock().await);
         for process in processes {
             process.end(GRACE).await;
@@ -84,7 +189,7 @@ impl Pool {
 pub(super) struct Image {
     pub(super) process: Arc<Process>,
     pub(super) id: Arc<OpenedImage>,
-    pub(super) limit: Duration,
+    pub(super) patience: Patience,
 }
 
 impl Image {
@@ -100,10 +205,10 @@ impl Image {
             + 'static,
     {
         let turn = self.process.turn().await.ok_or(Fault::Retired)?;
-        let id = self.id.clone();
+        let (id, limit) = (self.id.clone(), self.patience.answer());
         let answer = self
             .process
-            .request(turn, what, self.limit, move |proxy| Box::pin(async move { ask(proxy, &id).await }));
+            .request(turn, what, limit, move |proxy| Box::pin(async move { ask(proxy, &id).await }));
         Ok(answer.await?)
     }
 }
@@ -114,7 +219,7 @@ impl Drop for Image {
         if self.process.is_retired() {
             return;
         }
-        let (process, id, limit) = (self.process.clone(), self.id.clone(), self.limit);
+        let (process, id, limit) = (self.process.clone(), self.id.clone(), self.patience.answer());
         runtime.spawn(async move {
             if let Some(_turn) = process.turn().await {
                 // If it fails there is nothing to be done, and nothing depends on it.

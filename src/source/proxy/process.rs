@@ -16,10 +16,11 @@ use std::{
     future::Future,
     io,
     os::{fd::OwnedFd, unix::process::CommandExt},
+    path::Path,
     pin::Pin,
     process::Command,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex as StdMutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -34,37 +35,37 @@ use rustix::{
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::{Mutex, OwnedMutexGuard, oneshot, watch},
+    sync::{Mutex, Notify, OwnedMutexGuard, OwnedSemaphorePermit, oneshot, watch},
     time::{sleep, timeout},
 };
 
-use super::super::{Access, BoxFuture, ErrorKind, Platform, Result, SourceError};
+use super::super::{BoxFuture, ErrorKind, Platform, Result, Site, SourceError};
 
 /// A version of the proxy protocol.
 pub(super) type Version = (u64, u64, u64);
 
 /// How skopeo is started.
 #[derive(Debug, Clone)]
-pub(in crate::source) struct Launch {
-    pub(in crate::source) platform: Option<Platform>,
-    pub(in crate::source) access: Access,
+pub(super) struct Launch {
+    pub(super) site: Site,
     /// Inside podman's user namespace: containers/skopeo issue 2563.
-    pub(in crate::source) unshare: bool,
+    pub(super) unshare: bool,
 }
 
 impl Launch {
     /// The command and its options; the client adds `experimental-image-proxy` and `access`'s.
-    fn config(&self, pid_out: OwnedFd) -> ImageProxyConfig {
-        let skopeo = &self.access.skopeo;
+    fn config(&self, pid_out: OwnedFd) -> Result<ImageProxyConfig> {
+        let Site { platform, access } = &self.site;
+        let skopeo = &access.skopeo;
         let mut command = Command::new(if self.unshare { "podman".as_ref() } else { skopeo.as_path() });
         if self.unshare {
             command.arg("unshare").arg(skopeo);
         }
-        if let Some(platform) = self.platform.as_ref().filter(|p| !p.is_same(&Platform::host())) {
+        if let Some(platform) = platform.as_ref().filter(|p| !p.is_same(&Platform::host())) {
             command.args(["--override-os", &platform.os, "--override-arch", &platform.architecture]);
             command.args(platform.variant.iter().flat_map(|variant| ["--override-variant", variant]));
         }
-        if let Some(policy) = &self.access.policy {
+        if let Some(policy) = &access.policy {
             command.arg("--policy").arg(policy);
         }
         // A group of its own, so that a Ctrl-C at the terminal reaches us alone and we end it in good order.
@@ -80,34 +81,30 @@ impl Launch {
             });
         }
         let mut config = ImageProxyConfig::default();
-        config.authfile = self.access.authfile.clone();
-        config.certificate_directory = self.access.cert_dir.clone();
-        config.insecure_skip_tls_verification = Some(!self.access.tls_verify);
-        config.skopeo_cmd = Some(command);
-        config
-    }
-
-    /// skopeo takes a file of credentials that is not there for an empty one: who named it should know.
-    fn check_paths(&self) -> Result<()> {
-        let Access { authfile, cert_dir, policy, .. } = &self.access;
-        let named = [("--authfile", authfile), ("--cert-dir", cert_dir), ("--policy", policy)];
-        for (option, path) in named.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?))) {
-            std::fs::metadata(path)
-                .map_err(|error| SourceError::local(format!("{option} {}: {error}", path.display())))?;
+        match access.auth_file()? {
+            Some(credentials) => config.auth_data = Some(credentials),
+            None => config.authfile = access.authfile.clone(),
         }
-        Ok(())
+        config.certificate_directory = access.cert_dir.clone();
+        config.insecure_skip_tls_verification = Some(!access.tls_verify);
+        config.skopeo_cmd = Some(command);
+        Ok(config)
     }
 
     fn spawn_error(&self, error: &io::Error) -> SourceError {
-        let program = if self.unshare { "podman".as_ref() } else { self.access.skopeo.as_path() }.display();
-        if error.kind() != io::ErrorKind::NotFound {
-            return SourceError::local(format!("{program} cannot be started: {error}"));
-        }
+        let program = if self.unshare { "podman".as_ref() } else { self.site.access.skopeo.as_path() };
         let instead = if self.unshare { "run as root" } else { "use oci:, which needs none" };
-        SourceError::local(format!(
-            "{program} is not installed: install it (package {program}), or {instead}"
-        ))
+        missing_program(program, error, instead)
     }
+}
+
+/// Why `program` cannot be started, and what to do `instead` of installing it.
+pub(in crate::source) fn missing_program(program: &Path, error: &io::Error, instead: &str) -> SourceError {
+    let program = program.display();
+    if error.kind() != io::ErrorKind::NotFound {
+        return SourceError::local(format!("{program} cannot be started: {error}"));
+    }
+    SourceError::local(format!("{program} is not installed: install it (package {program}), or {instead}"))
 }
 
 type Starting = Pin<Box<dyn Future<Output = std::result::Result<ImageProxy, ProxyError>> + Send>>;
@@ -120,22 +117,30 @@ static STARTER: LazyLock<Option<mpsc::Sender<Job>>> = LazyLock::new(|| {
     thread.spawn(move || todo.into_iter().for_each(|job| job())).ok().map(|_| jobs)
 });
 
+/// Does something in the starter thread; nobody there waits for long.
+pub(in crate::source) async fn in_starter<T: Send + 'static>(
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let (done, answer) = oneshot::channel();
+    // If nobody waits any more, what was made is dropped here.
+    let job: Job = Box::new(move || drop(done.send(job())));
+    let gone = || SourceError::local("the thread that starts skopeo cannot be had");
+    STARTER.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())
+}
+
 /// Polls the client's start once in the starter thread, which is where it forks.
 async fn start_in_thread(config: ImageProxyConfig, pid_in: OwnedFd) -> Result<(Starting, Option<Child>)> {
     let runtime = tokio::runtime::Handle::current();
-    let (started, answer) = oneshot::channel();
-    let job: Job = Box::new(move || {
+    in_starter(move || {
         let _runtime = runtime.enter();
         let mut starting: Starting = Box::pin(ImageProxy::new_with_config(config));
         if let Poll::Ready(done) = starting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             starting = Box::pin(std::future::ready(done));
         }
-        // If nobody waits any more, all this is dropped here, and the child dies.
-        let _ = started.send((starting, Child::announced(&pid_in)));
-    });
-    let gone = || SourceError::local("the thread that starts skopeo cannot be had");
-    STARTER.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
-    answer.await.map_err(|_| gone())
+        (starting, Child::announced(&pid_in))
+    })
+    .await
 }
 
 /// A running child. Dropping it kills it, unless it was told to leave by itself.
@@ -205,7 +210,24 @@ impl From<SourceError> for Fault {
 }
 
 /// The right to ask a process.
-pub(super) type Turn = OwnedMutexGuard<()>;
+pub(super) struct Turn {
+    _guard: OwnedMutexGuard<()>,
+    _use: Use,
+}
+
+/// Somebody has business with a process; who waits for one that is idle is told when it has ended.
+pub(super) struct Use {
+    // Goes before those who wait look.
+    users: Option<Arc<()>>,
+    idle: Arc<Notify>,
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.users = None;
+        self.idle.notify_waiters();
+    }
+}
 
 /// A skopeo that runs, and the conversation with it.
 pub(super) struct Process {
@@ -216,16 +238,26 @@ pub(super) struct Process {
     retired: watch::Sender<bool>,
     /// Whether an answer is outstanding: then skopeo does not see that its socket closes.
     asked: AtomicBool,
+    /// Shared with every [`Use`].
+    users: Arc<()>,
+    idle: Arc<Notify>,
+    /// Given back when the process has gone, or was told to.
+    permit: StdMutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Process {
-    /// Starts skopeo and learns its version.
-    pub(super) async fn start(launch: &Launch, limit: Duration) -> Result<Self> {
-        launch.check_paths()?;
+    /// Starts skopeo and learns its version. Keeps `permit` while it lives, and tells `idle` when it has nothing to do.
+    pub(super) async fn start(
+        launch: &Launch,
+        limit: Duration,
+        permit: OwnedSemaphorePermit,
+        idle: Arc<Notify>,
+    ) -> Result<Self> {
+        launch.site.access.check_paths()?;
         let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
         let (pid_in, pid_out) = rustix::pipe::pipe_with(flags)
             .map_err(|error| SourceError::local(format!("no pipe for skopeo: {error}")))?;
-        let (starting, child) = start_in_thread(launch.config(pid_out), pid_in).await?;
+        let (starting, child) = start_in_thread(launch.config(pid_out)?, pid_in).await?;
         let proxy = match timeout(limit, starting).await {
             Ok(Ok(proxy)) => proxy,
             Ok(Err(ProxyError::SkopeoSpawnError(error))) => return Err(launch.spawn_error(&error)),
@@ -233,8 +265,17 @@ impl Process {
             Err(_) => return Err(stalled("to be started", limit)),
         };
         let (retired, _) = watch::channel(false);
-        let process = Self { proxy, child, turns: Arc::default(), retired, asked: AtomicBool::new(false) };
-        if launch.access.policy.is_some() {
+        let process = Self {
+            proxy,
+            child,
+            turns: Arc::default(),
+            retired,
+            asked: AtomicBool::new(false),
+            users: Arc::default(),
+            idle,
+            permit: StdMutex::new(Some(permit)),
+        };
+        if launch.site.access.policy.is_some() {
             process.require((0, 2, 6), "enforcing --policy")?;
         }
         Ok(process)
@@ -277,9 +318,29 @@ impl Process {
         Arc::strong_count(&self.turns) - 1
     }
 
+    /// Whether nobody asks it anything and nothing streams from it.
+    pub(super) fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.users) == 1 && self.load() == 0
+    }
+
+    /// Sends an idle process away at once. Whoever has images open there opens them elsewhere.
+    pub(super) fn dismiss(&self) {
+        self.retire();
+        if let Some(child) = &self.child {
+            child.kill();
+        }
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Keeps it from being taken for idle.
+    pub(super) fn in_use(&self) -> Use {
+        Use { users: Some(self.users.clone()), idle: self.idle.clone() }
+    }
+
     /// A turn if nobody else has one.
     pub(super) fn try_turn(&self) -> Option<Turn> {
-        self.turns.clone().try_lock_owned().ok().filter(|_| !self.is_retired())
+        let guard = self.turns.clone().try_lock_owned().ok().filter(|_| !self.is_retired());
+        guard.map(|guard| Turn { _guard: guard, _use: self.in_use() })
     }
 
     /// Waits for a turn; `None` if the process is retired. The wait counts as nobody's stall: whoever has the
@@ -289,7 +350,10 @@ impl Process {
         tokio::select! {
             biased;
             _ = retired.wait_for(|retired| *retired) => None,
-            turn = self.turns.clone().lock_owned() => Some(turn).filter(|_| !self.is_retired()),
+            guard = self.turns.clone().lock_owned() => {
+                let turn = Turn { _guard: guard, _use: self.in_use() };
+                Some(turn).filter(|_| !self.is_retired())
+            }
         }
     }
 

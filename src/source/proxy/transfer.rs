@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    super::{BlobReader, BoxFuture, ErrorKind, Result, SourceError},
+    super::{BlobReader, BoxFuture, ErrorKind, Patience, Result, SourceError},
     pool::Image,
     process::{Fault, Process, Turn},
 };
@@ -39,7 +39,7 @@ pub(super) struct Transfer {
     pipe: pipe::Receiver,
     size: u64,
     received: u64,
-    limit: Duration,
+    patience: Patience,
     driver: Driver,
     process: Arc<Process>,
 }
@@ -90,7 +90,7 @@ impl Transfer {
             pipe,
             size: blob.size,
             received: 0,
-            limit: image.limit,
+            patience: image.patience,
             driver: Driver { ask: Some(ask), verdict },
             process: image.process.clone(),
         })
@@ -113,15 +113,21 @@ impl Transfer {
 
     /// The next bytes, at least one; 0 at the end of the pipe.
     async fn some(&mut self, out: &mut [u8]) -> Result<usize> {
-        let doubt = DOUBT.min(self.limit / 2);
+        let limit = self.limit();
+        let doubt = DOUBT.min(limit / 2);
         if let Ok(read) = timeout(doubt, self.pipe.read(out)).await {
             return read.map_err(pipe_error);
         }
         self.driver.ask();
-        match timeout(self.limit - doubt, self.some_in_doubt(out)).await {
+        match timeout(limit - doubt, self.some_in_doubt(out)).await {
             Ok(read) => read,
             Err(_) => Err(self.stalled()),
         }
+    }
+
+    /// How long nothing may come: a registry may take its time before the first byte.
+    fn limit(&self) -> Duration {
+        if self.received == 0 { self.patience.answer() } else { self.patience.stall }
     }
 
     async fn some_in_doubt(&mut self, out: &mut [u8]) -> Result<usize> {
@@ -139,7 +145,7 @@ impl Transfer {
     /// After the last byte: nothing may follow, and skopeo should be content. If it does not say so in time, because
     /// it waits for another blob's registry, say, the bytes have to speak for themselves: all of them are here.
     pub(super) async fn finish(mut self) -> Result<()> {
-        let limit = self.limit;
+        let limit = self.patience.stall;
         timeout(limit, self.finish_unbounded()).await.unwrap_or(Ok(()))
     }
 
@@ -168,7 +174,7 @@ impl Transfer {
     /// Why the pipe ended before the blob.
     async fn early_end(&mut self) -> SourceError {
         self.driver.ask();
-        match timeout(self.limit, self.driver.verdict()).await {
+        match timeout(self.patience.stall, self.driver.verdict()).await {
             Err(_) => self.stalled(),
             Ok(Verdict::Bad(error)) => self.ended(error),
             // A pipe without `FinishPipe` ends, without a word, when its writer is killed as well.
@@ -179,9 +185,10 @@ impl Transfer {
                     format!("skopeo died after {} of {} bytes", self.received, self.size),
                 )
             }
-            Ok(_) => {
-                SourceError::corrupt(format!("the blob ends after {} of {} bytes", self.received, self.size))
-            }
+            Ok(_) => SourceError::new(
+                ErrorKind::Transient,
+                format!("the blob ends after {} of {} bytes", self.received, self.size),
+            ),
         }
     }
 
@@ -198,7 +205,7 @@ impl Transfer {
     }
 
     fn stalled(&self) -> SourceError {
-        let (received, size, limit) = (self.received, self.size, self.limit);
+        let (received, size, limit) = (self.received, self.size, self.limit());
         SourceError::new(
             ErrorKind::Stalled,
             format!("nothing came for {limit:?} after {received} of {size} bytes"),
@@ -218,6 +225,7 @@ struct Drive {
 
 impl Drive {
     async fn run(self, turn: Turn) {
+        let _use = self.image.process.in_use();
         // The digest was one of ours, so this cannot fail; if it does, skopeo says so.
         let digest: std::result::Result<OciDigest, _> = self.blob.digest.to_string().parse();
         match digest {
@@ -232,7 +240,7 @@ impl Drive {
         let Self { image, blob, began, asked, mut answer } = self;
         let process = &image.process;
         let opening = process.proxy().get_raw_blob(&image.id, &digest);
-        let opened = process.exchange("GetRawBlob", image.limit, opening).await;
+        let opened = process.exchange("GetRawBlob", image.patience.answer(), opening).await;
         drop(turn);
         let opened = opened.and_then(|(size, file, driver)| match size {
             Some(size) if size != blob.size => Err(other_size(size, blob.size)),
@@ -255,7 +263,7 @@ impl Drive {
         let Self { image, blob, began, asked, mut answer } = self;
         let process = &image.process;
         let opening = process.proxy().get_blob(&image.id, &digest, blob.size);
-        let opened = process.exchange("GetBlob", image.limit, opening).await;
+        let opened = process.exchange("GetBlob", image.patience.answer(), opening).await;
         drop(turn);
         let opened = opened.and_then(|(reader, driver)| Ok((pipe_behind(&reader)?, driver)));
         let Some(driver) = announce(began, opened) else { return };

@@ -1,0 +1,164 @@
+//! What `pull` and `mirror` can both be told: limits, patience, access, what is shown. Knows words and defaults; ignores
+//! what is run with them.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::{InitArgs, Problem, parse, plan::PlanFormat};
+use crate::{
+    pull::{self, Settings},
+    report::{self, Mode},
+    source::{Access, Options, Patience, Platform, Retries, Site},
+};
+
+/// What a run does, may use and tells.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Draw the graph that would run, and change nothing
+    #[arg(long, value_name = "FORMAT", value_enum, num_args = 0..=1, require_equals = true,
+          default_missing_value = "text")]
+    pub(super) dry_run: Option<PlanFormat>,
+    /// With --dry-run: exit with 4 if there is work to do, with 0 if there is none
+    #[arg(long, requires = "dry_run")]
+    pub(super) detailed_exitcode: bool,
+    /// Make everything again, also what is stored
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Go on with the other images when one fails; the default
+    #[arg(long)]
+    keep_going: bool,
+    /// Stop at the first image that fails; what is done stays
+    #[arg(long, conflicts_with = "keep_going")]
+    pub(super) fail_fast: bool,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "dry_run")]
+    pub(super) format: Format,
+    /// Also write the result to FILE, as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "dry_run")]
+    pub(super) summary: Option<PathBuf>,
+    /// The platform to choose from an image index: os/arch[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<Platform>,
+    /// How to show progress on stderr
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub(super) progress: Mode,
+    // Headings are for all that follows.
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    pub(super) init: InitArgs,
+    #[command(flatten)]
+    access: AccessArgs,
+}
+
+/// How much a run may use, and how long it waits.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Cpu threads [default: one for each core]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Memory for data in flight
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse::bytes)]
+    memory: u64,
+    /// Blobs to transfer at once
+    #[arg(long, value_name = "N", default_value = "6", value_parser = clap::value_parser!(u16).range(1..=256))]
+    downloads: u16,
+    /// Of these, from one registry; fewer while it is in trouble
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=256))]
+    downloads_per_host: u16,
+    /// Bytes a second from registries, all together
+    #[arg(long, value_name = "SIZE", value_parser = parse::rate)]
+    limit_rate: Option<u64>,
+    /// Try again so often what may pass: broken connections, 408, 429, 5xx, stalls
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    retries: u32,
+    /// The pause before the first of these; each further one is twice as long, up to a minute
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse::duration)]
+    retry_delay: Duration,
+    /// Cut a transfer that delivers nothing for so long; an answer or its first byte may take three times as long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::duration)]
+    stall_timeout: Duration,
+}
+
+/// Access to registries.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Registries")]
+struct AccessArgs {
+    /// Credentials, as skopeo login writes them
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    authfile: Option<PathBuf>,
+    /// Certificates and keys for the registry
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    cert_dir: Option<PathBuf>,
+    /// Whether registries must prove who they are; false also allows plain HTTP
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls_verify: bool,
+    /// The signature policy to enforce
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    policy: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+impl RunArgs {
+    /// What clap does not check.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        if self.limits.memory < pull::MEMORY_MIN {
+            let least = pull::MEMORY_MIN >> 20;
+            return Err(Problem::usage(format!("--memory: at least {least}MiB are needed to make progress")));
+        }
+        Ok(())
+    }
+
+    /// How registries are reached unless something else is said of one.
+    pub(super) fn site(&self) -> Site {
+        let AccessArgs { authfile, cert_dir, tls_verify, policy } = &self.access;
+        let access = Access {
+            authfile: authfile.clone(),
+            cert_dir: cert_dir.clone(),
+            tls_verify: *tls_verify,
+            policy: policy.clone(),
+            ..Access::default()
+        };
+        Site { platform: self.platform.clone(), access }
+    }
+
+    pub(super) fn options(&self) -> Options {
+        Options {
+            patience: Patience { stall: self.limits.stall_timeout },
+            retries: self.retries(),
+            per_host: usize::from(self.limits.downloads_per_host),
+        }
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Settings {
+            jobs: self.limits.jobs.map_or(cores, usize::from),
+            downloads: usize::from(self.limits.downloads),
+            memory: self.limits.memory,
+            limit_rate: self.limits.limit_rate,
+            retries: self.retries(),
+            fail_fast: self.fail_fast,
+        }
+    }
+
+    /// The same for the record of the run.
+    pub(super) fn limits(&self) -> report::Limits {
+        let Settings { jobs, downloads, memory, .. } = self.settings();
+        report::Limits { workers: jobs, downloads, memory_bytes: memory }
+    }
+
+    fn retries(&self) -> Retries {
+        Retries { count: self.limits.retries, first_pause: self.limits.retry_delay }
+    }
+}

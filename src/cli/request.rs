@@ -1,0 +1,302 @@
+//! A request whose images are resolved, on its way to a result: plan, show or run, tell. Knows the order and the words;
+//! the work is the library's.
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use super::{
+    Exit, Problem,
+    history::History,
+    options::Format,
+    plan::{self, PlanFormat},
+    print,
+    session::Session,
+};
+use crate::{
+    exec::Observer,
+    graph::{self, Facts, Inputs, Plan, Selection},
+    pull::{self, Ended, Known, Resolution, Task, Unresolved},
+    render::Marks,
+    report::{self, ImageResult, Mode, Outcome, Progress, Record, Recorder, Summary, Tee, diagnosis::Logged},
+    source::{ErrorKind, SourceError},
+    store::{self, AnyStore, FsVerityHashValue, Store},
+    with_store,
+};
+
+/// Images that were asked for, and what is wanted of them.
+pub(super) struct Request<'a> {
+    pub(super) session: &'a Session<'a>,
+    pub(super) resolution: Resolution,
+    /// The plan that has to be run, if one was given.
+    pub(super) planned: Option<&'a Plan>,
+    /// Where to save the plan, if anywhere.
+    pub(super) plan_out: Option<PathBuf>,
+    /// The platform that was asked for all images, as text.
+    pub(super) platform: Option<String>,
+    /// Which images each rule of a list chose.
+    pub(super) selections: Vec<Selection>,
+    /// Names to take away when all images have succeeded.
+    pub(super) untag: Vec<String>,
+}
+
+/// How a request ended.
+pub(super) struct Answer {
+    pub(super) exit: Exit,
+    /// What became of it; nothing if it was only shown.
+    pub(super) summary: Option<Summary>,
+}
+
+impl From<Exit> for Answer {
+    fn from(exit: Exit) -> Self {
+        Self { exit, summary: None }
+    }
+}
+
+impl Request<'_> {
+    /// Plans, and shows or runs the plan; `before` is called when it is sure that something will be run.
+    pub(super) fn go(
+        mut self,
+        before: impl FnOnce(&AnyStore) -> Result<(), Problem>,
+    ) -> Result<Answer, Problem> {
+        if let Some((name, one, other)) = self.resolution.clash() {
+            return Err(Problem::usage(format!(
+                "{one} and {other} would both be named {name:?}: pull one of them with another --name"
+            )));
+        }
+        for failed in &self.resolution.failed {
+            super::tell(&Named { reference: &failed.text, error: &failed.error }, self.session.verbose);
+        }
+        self.stop_if_one_failed();
+        let inputs = self.inputs();
+        if let Some(format) = self.session.args.dry_run {
+            return self.show(format, &inputs).map(Answer::from);
+        }
+        if self.resolution.images.is_empty() {
+            return self.nothing_resolved();
+        }
+        let store = match &self.session.store {
+            Some(store) => store.clone(),
+            None => {
+                if self.planned.is_some() {
+                    // A plan that is refused makes no repository.
+                    self.plan(&inputs, &Facts::default())?;
+                }
+                store::init(&self.session.path, &self.session.args.init.options())?.0
+            }
+        };
+        before(&store)?;
+        with_store!(&store, store => self.run(store, &inputs))
+    }
+
+    /// With --fail-fast an image that cannot be resolved takes all others with it.
+    fn stop_if_one_failed(&mut self) {
+        if !self.session.args.fail_fast || self.resolution.failed.is_empty() {
+            return;
+        }
+        let images = std::mem::take(&mut self.resolution.images);
+        self.resolution.failed.extend(images.into_iter().map(|image| Unresolved {
+            place: image.place,
+            name: image.asked.name,
+            text: image.asked.text,
+            error: SourceError::new(ErrorKind::Other, pull::NotDone.to_string()),
+        }));
+        self.resolution.failed.sort_by_key(|failed| failed.place);
+    }
+
+    /// Programs get the result that they asked for also when there is nothing but failures; no repository is made.
+    fn nothing_resolved(&self) -> Result<Answer, Problem> {
+        let mut summary = Summary::new(&Plan::default(), &Record::default());
+        self.complete(&mut summary, &Ended::default(), 0);
+        match self.session.args.format {
+            Format::Json => print(&summary.json())?,
+            Format::Text if self.is_of_list() => print(&summary.brief())?,
+            Format::Text => {}
+        }
+        self.write_summary(&summary)?;
+        Ok(Answer { exit: Exit::Failed, summary: Some(summary) })
+    }
+
+    fn inputs(&self) -> Inputs {
+        let force = self.session.args.force || self.planned.is_some_and(Plan::is_forced);
+        let inputs = self.resolution.inputs(self.session.repository_text(), self.platform.clone());
+        Inputs { force, selections: self.selections.clone(), untag: self.untag.clone(), ..inputs }
+    }
+
+    /// The plan for what was resolved, if it may be run.
+    fn plan(&self, inputs: &Inputs, facts: &Facts) -> Result<Plan, Problem> {
+        let plan = graph::plan(inputs, facts);
+        let Some(planned) = self.planned else { return Ok(plan) };
+        // An image that cannot be resolved has been told of already.
+        let moved = planned.moved(&plan).filter(|_| self.resolution.failed.is_empty());
+        let why = match (moved, self.resolution.failed.is_empty()) {
+            (Some(moved), _) => moved.to_string(),
+            (None, false) => "not all of its images can be reached".to_owned(),
+            (None, true) => return Ok(plan),
+        };
+        Err(Problem::from(format!("the plan cannot be run as it is: {why}: make a new one")))
+    }
+
+    fn show(&self, format: PlanFormat, inputs: &Inputs) -> Result<Exit, Problem> {
+        let (mut facts, mut history) = (Facts::default(), History::default());
+        if let Some(store) = &self.session.store {
+            facts = with_store!(store, store => pull::look(store, inputs).map(|(facts, _)| facts))?;
+            history = with_store!(store, store => History::of(store));
+            history.tell(&mut facts);
+        }
+        let plan = self.plan(inputs, &facts)?;
+        self.save(&plan)?;
+        let args = self.session.args;
+        let outlook = history.outlook(&plan, args.settings().jobs, &self.session.path);
+        let marks = Marks { critical: outlook.critical.clone(), ..Marks::default() };
+        print(&format.draw(&plan, &marks, &outlook, plan::colour()))?;
+        Ok(match exit_code(self.resolution.images.len(), self.resolution.failed.len()) {
+            Exit::Done if args.detailed_exitcode && plan.is_work() => Exit::WorkNeeded,
+            exit => exit,
+        })
+    }
+
+    /// Saves the plan, if that was asked for and it is a plan for all that was asked for.
+    fn save(&self, plan: &Plan) -> Result<(), Problem> {
+        let Some(path) = &self.plan_out else { return Ok(()) };
+        if !self.resolution.failed.is_empty() {
+            return Err(Problem::from("the plan is not saved: not all images can be reached"));
+        }
+        plan::save(plan, path)
+    }
+
+    fn run<H: FsVerityHashValue>(&self, store: &Arc<Store<H>>, inputs: &Inputs) -> Result<Answer, Problem> {
+        let args = self.session.args;
+        let (mut facts, known): (Facts, Known<H>) = pull::look(store, inputs)?;
+        let mut plan = self.plan(inputs, &facts)?;
+        if plan.is_work() {
+            // Only for the reasons: with nothing to do there are none.
+            History::of(store).tell(&mut facts);
+            plan = self.plan(inputs, &facts)?;
+        }
+        let plan = Arc::new(plan);
+        self.save(&plan)?;
+        let began = SystemTime::now();
+        let needed = plan.graph.node_weights().filter(|node| node.state == graph::State::Needed);
+        let layers = needed.filter(|node| node.kind == graph::Kind::Finalize).count();
+        tracing::info!("{layers} of {} layers are needed", plan.layers().len());
+        let progress = Arc::new(Progress::start(args.progress, plan.clone()));
+        let recorder = Arc::new(Recorder::new(&plan));
+        let observers: [Arc<dyn Observer>; 2] = [recorder.clone(), progress.clone()];
+        let observers = observers.into_iter().chain(Logged::wanted(&plan));
+        let task = Task { store: store.clone(), resolution: &self.resolution, inputs, plan: &plan, known };
+        let ended = pull::run(
+            task,
+            args.settings(),
+            self.session.runtime.handle().clone(),
+            Arc::new(Tee::new(observers)),
+            &self.session.interrupt,
+        );
+        progress.finish();
+        let record = recorder.record();
+        let mut summary = Summary::new(&plan, &record);
+        let (ended, failure) = match ended {
+            Ok(ended) => (ended, None),
+            Err(error) => (Ended::default(), Some(error)),
+        };
+        self.complete(&mut summary, &ended, store.barriers());
+        let untagged = match &failure {
+            None if !ended.interrupted && summary.totals.images_failed == 0 => {
+                store.untag_all(self.untag.iter().map(String::as_str))
+            }
+            _ => Ok(Vec::new()),
+        };
+        let plan = Arc::unwrap_or_clone(plan);
+        let end = match &failure {
+            Some(error) => report::RunEnd::Broken(error.to_string()),
+            None if ended.interrupted => report::RunEnd::Interrupted,
+            None => report::RunEnd::Whole,
+        };
+        let run = report::Run::new(plan, record, &summary, began, args.limits(), end);
+        // The record helps to understand the run; the run is as good without it.
+        if let Err(error) =
+            run.to_bytes().map_err(Problem::from).and_then(|bytes| Ok(store.keep_run(&bytes)?))
+        {
+            super::say(format_args!("cfs-dag: no record of this run was kept: {}", error.error));
+        }
+        if let Some(failure) = failure {
+            return Err(failure.into());
+        }
+        // The images are there whatever became of the names that should go.
+        let failed_to_untag = untagged.map(|names| summary.untagged = names).err();
+        let exit = self.report(&summary, &ended)?;
+        match failed_to_untag {
+            Some(error) => Err(error.into()),
+            None => Ok(Answer { exit, summary: Some(summary) }),
+        }
+    }
+
+    fn report(&self, summary: &Summary, ended: &Ended) -> Result<Exit, Problem> {
+        let args = self.session.args;
+        for (line, failure) in ended.images.iter().filter_map(|image| image.failure.as_ref()) {
+            super::say(format_args!("cfs-dag: {line}"));
+            super::tell_causes(&*failure.0, self.session.verbose);
+        }
+        self.write_summary(summary)?;
+        match args.format {
+            Format::Json => print(&summary.json()),
+            Format::Text if self.is_of_list() => print(&summary.brief()),
+            Format::Text => print(&summary.text()),
+        }?;
+        if let Mode::Tty | Mode::Plain = args.progress.resolve() {
+            super::say(format_args!("{}", summary.totals_line()));
+        }
+        if ended.interrupted {
+            super::say(format_args!(
+                "cfs-dag: interrupted: what was committed stays; pull again to go on from here"
+            ));
+            return Ok(Exit::Interrupted);
+        }
+        let (ok, failed) = (summary.totals.images_ok, summary.totals.images_failed);
+        Ok(exit_code(ok as usize, failed as usize))
+    }
+
+    /// Whether a list was asked for, and not single images.
+    fn is_of_list(&self) -> bool {
+        !self.selections.is_empty()
+    }
+
+    fn write_summary(&self, summary: &Summary) -> Result<(), Problem> {
+        match &self.session.args.summary {
+            Some(path) => super::write_file(path, "the summary", &summary.json()),
+            None => Ok(()),
+        }
+    }
+
+    /// Fills in what events do not tell.
+    fn complete(&self, summary: &mut Summary, ended: &Ended, barriers: u64) {
+        let resolved = &self.resolution.images;
+        for ((result, image), end) in summary.images.iter_mut().zip(resolved).zip(&ended.images) {
+            result.original_manifest = image.resolved.original_digest;
+            result.erofs = end.erofs.clone();
+            if let Some((line, _)) = &end.failure {
+                result.outcome = Outcome::Failed { error: line.clone() };
+            }
+        }
+        for failed in &self.resolution.failed {
+            let error = format!("{}: {}", failed.text, failed.error);
+            summary.insert(failed.place, ImageResult::unresolved(&failed.name, &failed.text, error));
+        }
+        summary.totals.barriers = barriers;
+        summary.add_up();
+    }
+}
+
+/// An error with the reference that it is about.
+#[derive(Debug, thiserror::Error)]
+#[error("{reference}: {error}")]
+struct Named<'a> {
+    reference: &'a str,
+    error: &'a SourceError,
+}
+
+fn exit_code(ok: usize, failed: usize) -> Exit {
+    match (ok, failed) {
+        (_, 0) => Exit::Done,
+        (0, _) => Exit::Failed,
+        _ => Exit::SomeFailed,
+    }
+}

@@ -1,0 +1,108 @@
+//! What a verb that talks to registries needs around it: the repository as it is found, signals, a runtime and the
+//! sources. Knows when each begins and ends; ignores what is asked of them.
+
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::runtime::Runtime;
+
+use super::{Exit, Problem, RepoArgs, options::RunArgs};
+use crate::{
+    pull::{self, Asked, Interrupt, Resolution, Stored},
+    report::Resolving,
+    source::Sources,
+    store::{self, AnyStore, Meta, Target},
+    with_store,
+};
+
+/// A verb at work.
+pub(super) struct Session<'a> {
+    pub(super) args: &'a RunArgs,
+    pub(super) verbose: bool,
+    pub(super) path: PathBuf,
+    /// The repository, if there is one.
+    pub(super) store: Option<AnyStore>,
+    target: Target,
+    pub(super) runtime: Runtime,
+    pub(super) interrupt: Interrupt,
+    pub(super) sources: Sources,
+}
+
+impl<'a> Session<'a> {
+    /// Refuses what cannot work before anything is asked of anyone.
+    pub(super) fn open(args: &'a RunArgs, repo: &RepoArgs, verbose: bool) -> Result<Self, Problem> {
+        args.check()?;
+        let path = repo.path()?;
+        let target = store::probe(&path, &args.init.options())?;
+        let store = match &target {
+            Target::Existing(_) => Some(super::open(&path)?),
+            Target::ToCreate => None,
+        };
+        if let Some(store) = store.as_ref().filter(|_| args.dry_run.is_none()) {
+            with_store!(store, store => store.require_writable())?;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let interrupt = Interrupt::default();
+        watch_signals(&runtime, interrupt.clone());
+        let sources = Sources::new(args.options());
+        Ok(Self { args, verbose, path, store, target, runtime, interrupt, sources })
+    }
+
+    /// Waits for something; `None` if a signal came first. A registry that is silent would hold us up for as long as
+    /// it likes.
+    pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.interrupt.raised() => None,
+                done = future => Some(done),
+            }
+        })
+    }
+
+    /// Resolves what is asked for; `None` if a signal came first.
+    pub(super) fn resolve(&self, asked: Vec<Asked>) -> Option<Resolution> {
+        // What is made again is asked for again.
+        let known = self.store.as_ref().filter(|_| !self.args.force);
+        let stored = Arc::new(Stored::of(known));
+        let progress = Resolving::of(asked.len(), self.args.progress);
+        self.wait(pull::resolve(asked, &self.sources, stored, |_, _| progress.one_more()))
+    }
+
+    /// What changes the bytes that this repository gets.
+    pub(super) fn repository_text(&self) -> String {
+        let options = self.args.init.options();
+        let (algorithm, formats) = match &self.target {
+            Target::Existing(Meta { algorithm, formats, .. }) => (*algorithm, formats.clone()),
+            Target::ToCreate => (options.algorithm(), options.formats()),
+        };
+        let formats: Vec<String> = formats.versions().map(|version| (version as u8).to_string()).collect();
+        format!("{algorithm} erofs {}", formats.join(","))
+    }
+
+    /// Ends what was begun; everything that came from the sources is gone by now.
+    pub(super) fn close(self) {
+        self.runtime.block_on(self.sources.close());
+        self.runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+/// The first SIGINT or SIGTERM ends the run in good order, the second at once.
+fn watch_signals(runtime: &Runtime, interrupt: Interrupt) {
+    runtime.spawn(async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = int.recv() => (),
+                _ = term.recv() => (),
+            }
+            if interrupt.is_raised() {
+                std::process::exit(Exit::Interrupted as i32);
+            }
+            interrupt.raise();
+        }
+    });
+}

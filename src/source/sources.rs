@@ -1,0 +1,170 @@
+//! All sources of a run. Knows which transport is read by whom, and that what may pass is tried again; ignores how
+//! transports work.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use super::{
+    Documents, ErrorKind, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site, Source,
+    SourceError, Transport, host::Hosts, proxy::Pools, tags,
+};
+
+/// References that are resolved at once, whatever they wait for: enough that registries which hang leave room for
+/// those which do not, and each holds at most a manifest and a config.
+const RESOLVING: usize = 64;
+
+/// Repositories whose tags are listed at once, each by a process of its own.
+const LISTING: usize = 8;
+
+/// How much a silent registry may try a run's patience.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// How long a transfer may pause between two bytes.
+    pub stall: Duration,
+}
+
+impl Patience {
+    /// How long an answer or its first byte may take: skopeo itself sleeps and asks again when a registry answers 429,
+    /// for as long as `Retry-After` says.
+    pub(super) fn answer(self) -> Duration {
+        self.stall.saturating_mul(3)
+    }
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { stall: Duration::from_secs(60) }
+    }
+}
+
+/// What holds for all images of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// When to give up on a transfer or a request.
+    pub patience: Patience,
+    /// When to try again.
+    pub retries: Retries,
+    /// Requests and transfers at once to one registry.
+    pub per_host: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { patience: Patience::default(), retries: Retries::default(), per_host: 4 }
+    }
+}
+
+/// Opens references. Owns the skopeo processes behind them, which start when the first image needs one.
+///
+/// It and all it opened must be gone before the tokio runtime is: the end of a runtime waits for the threads that
+/// wait for skopeo.
+pub struct Sources {
+    options: Options,
+    hosts: Hosts,
+    pools: Pools,
+}
+
+impl Sources {
+    /// Nothing is started or opened yet.
+    pub fn new(options: Options) -> Self {
+        let pools = Pools::new(options.patience, options.per_host);
+        Self { options, hosts: Hosts::new(options.per_host), pools }
+    }
+
+    /// When to try again.
+    pub fn retries(&self) -> Retries {
+        self.options.retries
+    }
+
+    /// The source of one image. Must be used inside a tokio runtime with I/O and time enabled.
+    pub fn open(&self, reference: &Reference, site: &Site) -> Arc<dyn Source> {
+        // Only skopeo can enforce a policy, so with one it reads layouts too.
+        if reference.transport() == Transport::Oci && site.access.policy.is_none() {
+            return Arc::new(LayoutSource::new(reference, site.platform.clone()));
+        }
+        // skopeo inside podman's user namespace, where an ordinary user's images are.
+        let unshare =
+            reference.transport() == Transport::ContainersStorage && !rustix::process::geteuid().is_root();
+        let pool = self.pools.pool(site, reference.host(), unshare);
+        let host = self.hosts.of(reference);
+        Arc::new(ProxySource::new(reference, site.platform.clone(), pool, host))
+    }
+
+    /// Resolves all of `sources`, and tells `done` of each as it comes; results in their order. One image's failure
+    /// does not touch the others. Configs that `documents` has are not asked for.
+    pub async fn resolve_all(
+        &self,
+        sources: &[Arc<dyn Source>],
+        documents: Arc<dyn Documents>,
+        done: impl FnMut(usize, &Result<Resolved>),
+    ) -> Vec<Result<Resolved>> {
+        let permits = Arc::new(Semaphore::new(RESOLVING));
+        let asked = sources.iter().cloned().map(|source| {
+            let (permits, documents, retries) = (permits.clone(), documents.clone(), self.options.retries);
+            async move {
+                let _permit = permits.acquire_owned().await;
+                resolve(&*source, &*documents, retries).await
+            }
+        });
+        all(asked, done).await
+    }
+
+    /// The tags that registries list for repositories, which the references name without a tag; results in their order.
+    pub async fn tags_all(&self, repositories: Vec<(Reference, Site)>) -> Vec<Result<Vec<String>>> {
+        let Options { patience, retries, .. } = self.options;
+        let permits = Arc::new(Semaphore::new(LISTING));
+        let asked = repositories.into_iter().map(|(reference, site)| {
+            let (host, permits) = (self.hosts.of(&reference), permits.clone());
+            async move {
+                let list = || async {
+                    let slot = host.slot().await;
+                    let _permit = permits.acquire().await;
+                    let tags = tags::list(&reference, &site.access, patience.answer()).await;
+                    slot.learn(&tags);
+                    tags
+                };
+                retries.run(&reference.to_string(), list).await
+            }
+        });
+        all(asked, |_, _| ()).await
+    }
+
+    /// Ends the skopeo processes: in good order where they are idle, so that they remove their temporary files
+    /// (an unpacked `oci-archive:`), by force after two seconds. To be called at the end of a run, cancelled or not,
+    /// when all sources and readers are dropped.
+    pub async fn close(self) {
+        self.pools.close().await;
+    }
+}
+
+/// Waits for all of `futures`, which run side by side, and tells `done` of each as it comes; results in their order.
+async fn all<T: Send + 'static>(
+    futures: impl ExactSizeIterator<Item = impl Future<Output = Result<T>> + Send + 'static>,
+    mut done: impl FnMut(usize, &Result<T>),
+) -> Vec<Result<T>> {
+    // A panic in there leaves this error in place.
+    let cut_short = || Err(SourceError::new(ErrorKind::Other, "the request was cut short"));
+    let mut results: Vec<Result<T>> = (0..futures.len()).map(|_| cut_short()).collect();
+    let mut running = JoinSet::new();
+    for (place, future) in futures.enumerate() {
+        running.spawn(async move { (place, future.await) });
+    }
+    while let Some(joined) = running.join_next().await {
+        if let Ok((place, result)) = joined {
+            done(place, &result);
+            results[place] = result;
+        }
+    }
+    results
+}
+
+async fn resolve(source: &dyn Source, documents: &dyn Documents, retries: Retries) -> Result<Resolved> {
+    let attempt = || async {
+        let slot = source.host().slot().await;
+        let resolved = source.resolve(documents).await;
+        slot.learn(&resolved);
+        resolved
+    };
+    retries.run(&source.describe(), attempt).await
+}
