@@ -7,6 +7,7 @@ mod generate;
 mod history;
 mod init;
 mod log;
+mod mirror;
 mod options;
 mod parse;
 mod plan;
@@ -61,6 +62,8 @@ struct Cli {
 enum Verb {
     /// Pull images; creates the repository if nothing is there
     Pull(Box<pull::PullArgs>),
+    /// Keep the images of a list; made to run unattended
+    Mirror(Box<mirror::MirrorArgs>),
     /// Show what earlier runs did, why, and where the time went
     Log(log::LogArgs),
     /// Create a repository
@@ -185,6 +188,7 @@ pub fn main() -> ExitCode {
     raise_file_limit();
     let result = match &cli.verb {
         Verb::Pull(args) => pull::run(args, &cli.repo, cli.verbose),
+        Verb::Mirror(args) => mirror::run(args, &cli.repo, cli.verbose),
         Verb::Log(args) => log::run(args, &cli.repo),
         Verb::Init(args) => init::run(args, &cli.repo),
         Verb::Images(args) => admin::images(args, &cli.repo),

@@ -1,0 +1,206 @@
+//! `cfs-dag mirror`: the images of a list, kept. Knows the order of things: list, tags, images, run, lock, names;
+//! each of them is done elsewhere.
+
+mod chosen;
+mod locked;
+
+use std::{
+    collections::BTreeSet,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, ValueHint};
+
+use super::{
+    Exit, Problem, RepoArgs,
+    options::RunArgs,
+    request::{Answer, Request},
+    session::Session,
+    write_file,
+};
+use crate::{
+    graph::{ImageIx, Selection},
+    list::List,
+    pull::Resolution,
+    report::{Outcome, Summary},
+    store::AnyStore,
+    with_store,
+};
+use chosen::{Chooser, Chosen};
+use locked::LockFile;
+
+/// No list is longer, in bytes: ten million images of 60 characters would be one.
+const LONGEST_LIST: u64 = 640 << 20;
+
+/// A list and how to keep it.
+#[derive(Debug, Args)]
+pub(super) struct MirrorArgs {
+    /// The list: lines with a reference and perhaps a name, or YAML as for skopeo sync; - reads stdin
+    #[arg(value_name = "LIST", value_hint = ValueHint::FilePath)]
+    list: PathBuf,
+    /// Write what every image of the list stands for to FILE
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    lock: Option<PathBuf>,
+    /// Mirror exactly what the lock says, and ask for no tags
+    #[arg(long, requires = "lock")]
+    locked: bool,
+    /// Write a line with digest and reference for each image that is here in the end
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    digestfile: Option<PathBuf>,
+    /// Afterwards, take away the names that the list has lost
+    #[arg(long)]
+    prune: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+pub(super) fn run(args: &MirrorArgs, repo: &RepoArgs, verbose: bool) -> Result<Exit, Problem> {
+    let list = args.list()?;
+    let lock = args.lock.as_deref().map(|path| LockFile::open(path, args.locked)).transpose()?;
+    let chooser = Chooser { list: &list, shown: args.shown(), site: args.run.site() };
+    if let Some(lock) = lock.as_ref().filter(|_| args.locked) {
+        lock.check(&chooser)?;
+    }
+    let session = Session::open(&args.run, repo, verbose)?;
+    let mirror = Mirror { args, session: &session, chooser: &chooser, lock: lock.as_ref() };
+    let result = mirror.go();
+    session.close();
+    result
+}
+
+impl MirrorArgs {
+    fn list(&self) -> Result<List, Problem> {
+        let fault = |error: &dyn std::fmt::Display| Problem::usage(format!("{}: {error}", self.shown()));
+        let source: Box<dyn Read> = match self.is_stdin() {
+            true => Box::new(std::io::stdin()),
+            false => Box::new(std::fs::File::open(&self.list).map_err(|error| fault(&error))?),
+        };
+        let mut text = String::new();
+        source.take(LONGEST_LIST).read_to_string(&mut text).map_err(|error| fault(&error))?;
+        List::parse(&text).map_err(|error| fault(&error))
+    }
+
+    fn is_stdin(&self) -> bool {
+        self.list == Path::new("-")
+    }
+
+    /// The list's name for people.
+    fn shown(&self) -> String {
+        if self.is_stdin() { "standard input".to_owned() } else { self.list.display().to_string() }
+    }
+
+    /// What tells this list from others in a repository: the file's place, however it was named.
+    fn identity(&self) -> String {
+        let place = std::fs::canonicalize(&self.list).or_else(|_| std::path::absolute(&self.list));
+        match place {
+            Ok(place) if !self.is_stdin() => place.display().to_string(),
+            _ => "-".to_owned(),
+        }
+    }
+}
+
+/// A mirror at work.
+struct Mirror<'a> {
+    args: &'a MirrorArgs,
+    session: &'a Session<'a>,
+    chooser: &'a Chooser<'a>,
+    lock: Option<&'a LockFile>,
+}
+
+impl Mirror<'_> {
+    fn go(&self) -> Result<Exit, Problem> {
+        let chosen = match self.lock.filter(|_| self.args.locked) {
+            Some(lock) => Some(self.chooser.follow_lock(lock.lock())?),
+            None => self.session.wait(self.chooser.ask(&self.session.sources)).transpose()?,
+        };
+        let Some(Chosen { asked, by_rule, failed }) = chosen else { return Ok(Exit::Interrupted) };
+        let names: BTreeSet<String> = asked.iter().map(|asked| asked.name.clone()).collect();
+        let Some(mut resolution) = self.session.resolve(asked) else { return Ok(Exit::Interrupted) };
+        resolution.failed.extend(failed);
+        if let Some(lock) = self.lock.filter(|_| self.args.locked) {
+            lock.refuse_others(&mut resolution);
+        }
+        let digests = Digests::of(&resolution);
+        if let Some(lock) = self.lock.filter(|_| !self.args.locked) {
+            lock.renew(&resolution, self.chooser)?;
+        }
+        let before = self.names_before()?;
+        let is_whole = resolution.failed.is_empty();
+        let lost = before.difference(&names).filter(|_| self.args.prune && is_whole);
+        let request = Request {
+            session: self.session,
+            selections: self.selections(&resolution, &by_rule),
+            untag: lost.cloned().collect(),
+            resolution,
+            planned: None,
+            plan_out: None,
+            platform: self.args.run.platform.as_ref().map(|platform| platform.to_string()),
+        };
+        // Before any of them can be seen, so that none is ever here that no list knows of.
+        let all = before.union(&names).cloned().collect();
+        let Answer { exit, summary } = request.go(|store| self.remember(store, &all))?;
+        self.write_digests(&digests, summary.as_ref())?;
+        if self.args.prune
+            && summary.is_some()
+            && exit == Exit::Done
+            && let Some(store) = &self.session.store
+        {
+            self.remember(store, &names)?;
+        }
+        Ok(exit)
+    }
+
+    /// The names that earlier mirrors of this list made.
+    fn names_before(&self) -> Result<BTreeSet<String>, Problem> {
+        match &self.session.store {
+            Some(store) => Ok(with_store!(store, store => store.mirrored(&self.args.identity()))?),
+            None => Ok(BTreeSet::new()),
+        }
+    }
+
+    fn remember(&self, store: &AnyStore, names: &BTreeSet<String>) -> Result<(), Problem> {
+        Ok(with_store!(store, store => store.set_mirrored(&self.args.identity(), names))?)
+    }
+
+    /// What each rule chose, of those images that could be resolved.
+    fn selections(&self, resolution: &Resolution, by_rule: &[Vec<usize>]) -> Vec<Selection> {
+        let place_of: std::collections::HashMap<usize, ImageIx> =
+            resolution.images.iter().enumerate().map(|(ix, image)| (image.place, ImageIx(ix))).collect();
+        let rules = self.chooser.list.rules.iter().zip(by_rule);
+        rules
+            .map(|(rule, places)| Selection {
+                rule: rule.to_string(),
+                images: places.iter().filter_map(|place| place_of.get(place).copied()).collect(),
+            })
+            .collect()
+    }
+
+    fn write_digests(&self, digests: &Digests, summary: Option<&Summary>) -> Result<(), Problem> {
+        match &self.args.digestfile {
+            Some(path) => write_file(path, "the digests", &digests.text(summary)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The lines of a file of digests, with the names of the images in the repository.
+struct Digests(Vec<(String, String)>);
+
+impl Digests {
+    fn of(resolution: &Resolution) -> Self {
+        let line = |image: &crate::pull::ResolvedImage| {
+            (image.asked.name.clone(), format!("{} {}\n", image.resolved.manifest_digest, image.asked.text))
+        };
+        Self(resolution.images.iter().map(line).collect())
+    }
+
+    /// All of them, or with a summary those that came to be in the repository.
+    fn text(&self, summary: Option<&Summary>) -> String {
+        let is_here = |name: &str| {
+            let Some(summary) = summary else { return true };
+            summary.images.iter().any(|image| image.name == name && image.outcome == Outcome::Ok)
+        };
+        self.0.iter().filter(|(name, _)| is_here(name)).map(|(_, line)| line.as_str()).collect()
+    }
+}

@@ -1,0 +1,122 @@
+//! The lock of a list, as a file. Knows what is kept and what is refused; ignores how the images are reached.
+
+use std::{
+    io::ErrorKind as IoErrorKind,
+    path::{Path, PathBuf},
+};
+
+use super::chosen::Chooser;
+use crate::{
+    cli::{Problem, write_file},
+    list::{Choice, Lock},
+    pull::{Resolution, ResolvedImage, Unresolved},
+    source::{ErrorKind, Reference, SourceError},
+    types::Digest,
+};
+
+/// A lock and the file where it is kept.
+pub(super) struct LockFile {
+    path: PathBuf,
+    lock: Lock,
+}
+
+impl LockFile {
+    /// Reads the lock at `path`; unless it is `needed` there may be none.
+    pub(super) fn open(path: &Path, needed: bool) -> Result<Self, Problem> {
+        let shown = path.display();
+        let lock = match std::fs::read_to_string(path) {
+            Ok(text) => Lock::parse(&text).map_err(|error| Problem::usage(format!("{shown}: {error}")))?,
+            Err(error) if error.kind() == IoErrorKind::NotFound && !needed => Lock::default(),
+            Err(error) if error.kind() == IoErrorKind::NotFound => {
+                return Err(Problem::usage(format!("{shown}: there is no lock: make one without --locked")));
+            }
+            Err(error) => return Err(Problem::usage(format!("{shown}: {error}"))),
+        };
+        Ok(Self { path: path.to_owned(), lock })
+    }
+
+    pub(super) fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    /// Refuses a lock that was made for another list: an image that it does not know, or one that the list has not.
+    pub(super) fn check(&self, chooser: &Chooser<'_>) -> Result<(), Problem> {
+        let shown = self.path.display();
+        let renew = "renew the lock without --locked";
+        for rule in &chooser.list.rules {
+            let platform = chooser.site(rule).platform;
+            let locked = match &rule.choice {
+                Choice::Image(reference) => {
+                    self.lock.get(reference.default_name(), platform.as_ref()).is_some()
+                }
+                Choice::Tags { .. } => self.references().any(|reference| rule.covers(&reference)),
+            };
+            if !locked {
+                let (list, line) = (&chooser.shown, rule.line);
+                return Err(Problem::usage(format!(
+                    "{list}: line {line}: {rule} is not in the lock {shown}: {renew}"
+                )));
+            }
+        }
+        let foreign =
+            self.references().find(|locked| !chooser.list.rules.iter().any(|rule| rule.covers(locked)));
+        match foreign {
+            Some(reference) => {
+                Err(Problem::usage(format!("{shown}: {reference} is not in {}: {renew}", chooser.shown)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn references(&self) -> impl Iterator<Item = Reference> {
+        self.lock.iter().filter_map(|(text, ..)| text.parse().ok())
+    }
+
+    /// Fails images that are not what the lock says: those that cannot be asked for by their digest.
+    pub(super) fn refuse_others(&self, resolution: &mut Resolution) {
+        let is_locked = |image: &ResolvedImage| {
+            let locked = self.lock.get(&image.asked.text, image.asked.site.platform.as_ref());
+            locked.is_none_or(|digest| [digest_of(image), image.resolved.manifest_digest].contains(&digest))
+        };
+        let (locked, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut resolution.images).into_iter().partition(is_locked);
+        resolution.images = locked;
+        resolution.failed.extend(others.into_iter().map(|image| {
+            let (found, shown) = (digest_of(&image), self.path.display());
+            let text = format!(
+                "is {found} now, which is not what the lock {shown} says: renew the lock without --locked"
+            );
+            let error = SourceError::new(ErrorKind::Other, text);
+            Unresolved { place: image.place, name: image.asked.name, text: image.asked.text, error }
+        }));
+    }
+
+    /// Writes what all images stand for now. What cannot be reached keeps what it stood for.
+    pub(super) fn renew(&self, resolution: &Resolution, chooser: &Chooser<'_>) -> Result<(), Problem> {
+        let mut new = Lock::default();
+        for image in &resolution.images {
+            let Ok(reference) = image.asked.text.parse::<Reference>() else { continue };
+            new.insert(&reference, image.asked.site.platform.clone(), digest_of(image));
+        }
+        let unreachable = |text: &str| resolution.failed.iter().any(|failed| failed.text == text);
+        for (text, platform, digest) in self.lock.iter() {
+            let Ok(reference) = text.parse::<Reference>() else { continue };
+            let by_rule = || {
+                let rules = chooser.list.rules.iter();
+                rules.clone().any(|rule| rule.covers(&reference) && unreachable(&rule.to_string()))
+            };
+            if new.get(text, platform).is_none() && (unreachable(text) || by_rule()) {
+                new.insert(&reference, platform.cloned(), digest);
+            }
+        }
+        if new == self.lock && self.path.exists() {
+            return Ok(());
+        }
+        write_file(&self.path, "the lock", &new.to_string())
+    }
+}
+
+/// What the image is called where it comes from.
+fn digest_of(image: &ResolvedImage) -> Digest {
+    image.resolved.original_digest.unwrap_or(image.resolved.manifest_digest)
+}
