@@ -3,22 +3,14 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use cfs_dag::{
-    exec::Silent,
-    graph,
-    pull::{self, Asked, Interrupt, Settings, Task},
-    source::{Access, Options, Sources},
-    store::{self, InitOptions},
-    with_store,
-};
 use support::{
     image::layout,
     oracle,
     pulls::*,
     registry::{Fault, Registry},
-    repo::{Finished, Running, Scratch, fix_umask, scratch},
+    repo::{Finished, Running, Scratch, scratch},
     tar::*,
 };
 
@@ -178,33 +170,16 @@ fn the_first_image_that_fails_ends_a_pull_that_is_to_fail_fast() {
     let (layout, registry, scratch) = (layout(), Registry::start(), scratch());
     let bad = layout.image("bad").layer(large(1)).plain().wrong_diff_id().write();
     let other = layout.image("other").layer(large(2)).plain().write();
-    let references = [bad.reference.clone(), serve(&registry, &layout, &other, "other")];
+    let other_reference = serve(&registry, &layout, &other, "other");
     // It would never end by itself.
     registry.fault("other", other.layers[0].blob.parse().unwrap(), Fault::StallAfter(SIZE));
-    let ask =
-        |text: &String| Asked { reference: text.parse().unwrap(), text: text.clone(), name: text.clone() };
-
-    fix_umask();
-    let insecure = InitOptions { insecure: true, ..InitOptions::default() };
-    let (store, _) = store::init(&scratch.path("repo"), &insecure).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let access = Access { tls_verify: false, ..Access::default() };
-    let stall_timeout = Duration::from_secs(3600);
-    let sources = Sources::new(Options { access, stall_timeout, ..Options::default() });
-    let resolution = runtime.block_on(pull::resolve(references.iter().map(ask).collect(), &sources, 2));
-    let inputs = resolution.inputs("the tests'".to_owned());
-    let settings = Settings { jobs: 2, downloads: 2, memory: 64 << 20, fail_fast: true };
-    let ended = with_store!(&store, store => {
-        let (facts, known) = pull::look(store, &inputs).unwrap();
-        let plan = graph::plan(&inputs, &facts);
-        let task = Task { store: store.clone(), resolution: &resolution, inputs: &inputs, plan: &plan, known };
-        pull::run(task, settings, runtime.handle().clone(), Arc::new(Silent), &Interrupt::default()).unwrap()
-    });
-    runtime.block_on(sources.close());
-    let failures: Vec<&str> =
-        ended.images.iter().map(|image| image.failure.as_ref().map_or("", |(line, _)| line)).collect();
-    assert!(failures[0].contains("does not match its diff_id"), "{failures:?}");
-    let why = format!("{}: not done: another image failed first (--fail-fast)", references[1]);
-    assert_eq!(failures[1], why);
-    assert!(!ended.interrupted);
+    let repo = scratch.path("repo");
+    let pull = pull(&repo, &[&bad.reference, &other_reference]).arg("--fail-fast").arg("--stall-timeout=1h");
+    let finished = pull.expect_failure(1);
+    let errors = finished.json()["images"].as_array().unwrap().clone();
+    let errors: Vec<&str> = errors.iter().map(|image| image["error"].as_str().unwrap()).collect();
+    assert!(errors[0].contains("does not match its diff_id"), "{errors:?}");
+    assert_eq!(errors[1], format!("{other_reference}: not done: another image failed first (--fail-fast)"));
+    assert_no_leftovers(&repo);
+    oracle::assert_clean(&repo);
 }
