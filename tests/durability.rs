@@ -14,9 +14,9 @@ use std::{
 
 use cfs_dag::{
     graph::{self, State},
-    pull::{self, Asked, Interrupt, Settings, Task},
+    pull::{self, Asked, Interrupt, Settings, Stored, Task},
     report::{Recorder, Summary},
-    source::{Options, Sources},
+    source::{Options, Retries, Sources},
     store::{
         self, FsVerityHashValue, Store,
         law::{Before, Journal, Op, breaches},
@@ -262,14 +262,21 @@ impl<'a> Pull<'a> {
         let before = Before::of(store).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let sources = Sources::new(Options::default());
-        let resolution = runtime.block_on(pull::resolve(self.asked(), &sources, 4));
+        let resolution = runtime.block_on(pull::resolve(self.asked(), &sources, Arc::new(Stored::of(None)), |_, _| ()));
         assert!(resolution.failed.is_empty());
-        let inputs = resolution.inputs("the tests'".to_owned());
+        let inputs = resolution.inputs("the tests'".to_owned(), None);
         let (facts, known) = pull::look(store, &inputs).unwrap();
         let plan = graph::plan(&inputs, &facts);
         let task =
             Task { store: store.clone(), resolution: &resolution, inputs: &inputs, plan: &plan, known };
-        let settings = Settings { jobs: self.jobs, downloads: 6, memory: 64 << 20, fail_fast: false };
+        let settings = Settings {
+            jobs: self.jobs,
+            downloads: 6,
+            memory: 64 << 20,
+            limit_rate: None,
+            retries: Retries::default(),
+            fail_fast: false,
+        };
         let handle = runtime.handle().clone();
         let recorder = Arc::new(Recorder::new(&plan));
         let ended = pull::run(task, settings, handle, recorder.clone(), &Interrupt::default()).unwrap();
@@ -293,6 +300,8 @@ impl<'a> Pull<'a> {
             reference: image.reference.parse().unwrap(),
             text: image.reference.clone(),
             name: image.reference.clone(),
+            site: Arc::default(),
+            immutable: false,
         };
         self.images.iter().map(ask).collect()
     }

@@ -80,7 +80,7 @@ async fn a_blob_that_breaks_is_told_apart_in_both_protocols() {
         let raw = version == "0.2.8";
         let code = if raw { "retryable" } else { "" };
         for (trouble, kind, part) in [
-            (Trouble::EndAfter(1_000_000, None), ErrorKind::Corrupt, "ends after 1000000 of 3000000 bytes"),
+            (Trouble::EndAfter(1_000_000, None), ErrorKind::Transient, "ends after 1000000 of 3000000 bytes"),
             (
                 Trouble::EndAfter(9, Some((code, "unexpected EOF"))),
                 ErrorKind::Transient,

@@ -96,12 +96,16 @@ impl Pools {
 
     /// Ends all processes.
     pub(in crate::source) async fn close(&self) {
-        let pools = self.shared.pools();
-        // The pools know what they share, and this ends the circle.
-        self.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        for pool in pools {
+        for pool in self.shared.pools() {
             pool.close().await;
         }
+    }
+}
+
+impl Drop for Pools {
+    /// The pools know what they share, which knows the pools: this ends the circle.
+    fn drop(&mut self) {
+        self.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -138,16 +142,23 @@ impl Pool {
     /// A process and the turn to ask it, if it lives that long.
     async fn process(&self) -> Result<(Arc<Process>, Option<Turn>)> {
         let mut processes = self.processes.lock().await;
-        processes.retain(|process| !process.is_retired());
+        // What still streams from a retired process goes on; nobody asks it any more.
+        processes.retain(|process| {
+            let is_over = process.is_retired() && process.is_idle();
+            if is_over {
+                process.dismiss();
+            }
+            !is_over
+        });
         if let Some(free) =
             processes.iter().find_map(|process| Some((process.clone(), Some(process.try_turn()?))))
         {
             return Ok(free);
         }
-        let permit = match processes.is_empty() {
-            true => Some(self.shared.permit().await?),
-            false if processes.len() < self.most => self.shared.permits.clone().try_acquire_owned().ok(),
-            false => None,
+        let permit = match processes.iter().filter(|process| !process.is_retired()).count() {
+            0 => Some(self.shared.permit().await?),
+            asked if asked < self.most => self.shared.permits.clone().try_acquire_owned().ok(),
+            _ => None,
         };
         if let Some(permit) = permit {
             let idle = self.shared.idle.clone();
@@ -157,7 +168,8 @@ impl Pool {
             let turn = process.try_turn();
             return Ok((process, turn));
         }
-        let least = processes.iter().min_by_key(|process| process.load()).cloned();
+        let asked = processes.iter().filter(|process| !process.is_retired());
+        let least = asked.min_by_key(|process| process.load()).cloned();
         drop(processes);
         let process = least.ok_or_else(|| SourceError::local("no skopeo could be started"))?;
         let turn = process.turn().await;
