@@ -86,7 +86,7 @@ async fn a_blob_that_breaks_is_told_apart_in_both_protocols() {
                 ErrorKind::Transient,
                 "9 of 3000000 bytes: unexpected",
             ),
-            (Trouble::EndAfter(9, Some(("other", "corrupted blob"))), ErrorKind::Corrupt, "corrupted blob"),
+            (Trouble::EndAfter(9, Some(("other", "corrupted blob"))), ErrorKind::Transient, "corrupted blob"),
             (Trouble::GoOnFor(1), ErrorKind::Corrupt, "goes on after the 3000000 bytes"),
             (Trouble::GoOnFor(1_000_000), ErrorKind::Corrupt, "goes on after the 3000000 bytes"),
             (Trouble::DieAfter(0), ErrorKind::Transient, "skopeo"),
