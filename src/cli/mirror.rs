@@ -23,8 +23,9 @@ use crate::{
     graph::{ImageIx, Selection},
     list::List,
     pull::Resolution,
+    render::words::count,
     report::{Outcome, Summary},
-    store::AnyStore,
+    store::{AnyStore, Tag},
     with_store,
 };
 use chosen::{Chooser, Chosen};
@@ -48,7 +49,7 @@ pub(super) struct MirrorArgs {
     /// Write a line with digest and reference for each image that is here in the end
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     digestfile: Option<PathBuf>,
-    /// Afterwards, take away the names that the list has lost
+    /// When all is done, take away the names that the list had before; lists from stdin count as one
     #[arg(long)]
     prune: bool,
     #[command(flatten)]
@@ -126,12 +127,12 @@ impl Mirror<'_> {
             lock.renew(&resolution, self.chooser)?;
         }
         let before = self.names_before()?;
+        let lost = self.lost(&before, &names)?;
         let is_whole = resolution.failed.is_empty();
-        let lost = before.difference(&names).filter(|_| self.args.prune && is_whole);
         let request = Request {
             session: self.session,
             selections: self.selections(&resolution, &by_rule),
-            untag: lost.cloned().collect(),
+            untag: if is_whole { lost.clone() } else { Vec::new() },
             resolution,
             planned: None,
             plan_out: None,
@@ -141,6 +142,13 @@ impl Mirror<'_> {
         let all = before.union(&names).cloned().collect();
         let Answer { exit, summary } = request.go(|store| self.remember(store, &all))?;
         self.write_digests(&digests, summary.as_ref())?;
+        if let Exit::Failed | Exit::SomeFailed = exit
+            && !lost.is_empty()
+        {
+            let names =
+                count(lost.len(), "name that the list has lost stays", "names that the list has lost stay");
+            super::say(format_args!("cfs-dag: not pruned: {names} until all of its images can be had"));
+        }
         if self.args.prune
             && summary.is_some()
             && exit == Exit::Done
@@ -157,6 +165,28 @@ impl Mirror<'_> {
             Some(store) => Ok(with_store!(store, store => store.mirrored(&self.args.identity()))?),
             None => Ok(BTreeSet::new()),
         }
+    }
+
+    /// The names that shall go: the list has lost them, they are still there, and no other list has them.
+    fn lost(&self, before: &BTreeSet<String>, names: &BTreeSet<String>) -> Result<Vec<String>, Problem> {
+        let Some(store) = self.session.store.as_ref().filter(|_| self.args.prune) else {
+            return Ok(Vec::new());
+        };
+        let elsewhere = with_store!(store, store => store.mirrored_elsewhere(&self.args.identity()))?;
+        // A tag that is damaged is there.
+        let is_here = |name: &&String| {
+            let tagged = |tag: Tag| with_store!(store, store => store.tagged(&tag));
+            Tag::new(name).is_ok_and(|tag| !matches!(tagged(tag), Ok(None)))
+        };
+        let (kept, lost): (Vec<_>, Vec<_>) =
+            before.difference(names).filter(is_here).partition(|name| elsewhere.contains_key(*name));
+        for name in kept {
+            super::say(format_args!(
+                "cfs-dag: {name} is not pruned: the list {} has it too",
+                elsewhere[name]
+            ));
+        }
+        Ok(lost.into_iter().cloned().collect())
     }
 
     fn remember(&self, store: &AnyStore, names: &BTreeSet<String>) -> Result<(), Problem> {

@@ -82,10 +82,5 @@ pub(super) fn read(path: &Path) -> Result<Plan, Problem> {
     if plan.images.is_empty() {
         return Err(Problem::usage(format!("{place}: this plan has no images")));
     }
-    if !plan.selections.is_empty() || !plan.untag.is_empty() {
-        return Err(Problem::usage(format!(
-            "{place}: this plan was made for a list: run `cfs-dag mirror` again"
-        )));
-    }
     Ok(plan)
 }

@@ -246,7 +246,7 @@ impl Request<'_> {
         }
         if ended.interrupted {
             super::say(format_args!(
-                "cfs-dag: interrupted: what was committed stays; pull again to go on from here"
+                "cfs-dag: interrupted: what was committed stays; run this again to go on from here"
             ));
             return Ok(Exit::Interrupted);
         }

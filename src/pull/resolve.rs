@@ -1,7 +1,10 @@
 //! References become images: manifests and configs, fetched side by side. Knows names and their clashes, and what the
 //! repository can tell instead of a registry; ignores how a transport works.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     graph::{ImageInput, Inputs, LayerInput},
@@ -97,15 +100,23 @@ pub async fn resolve(
     stored: Arc<Stored>,
     mut done: impl FnMut(usize, &SourceResult<Resolved>),
 ) -> Resolution {
-    let opened: Vec<Arc<dyn Source>> =
-        asked.iter().map(|asked| sources.open(&asked.reference, &asked.site)).collect();
+    let firsts = firsts(&asked);
+    let mut opened: Vec<Arc<dyn Source>> = Vec::with_capacity(asked.len());
+    for (place, asked) in asked.iter().enumerate() {
+        let alike = opened.get(firsts[place]).cloned();
+        opened.push(alike.unwrap_or_else(|| sources.open(&asked.reference, &asked.site)));
+    }
     let mut results: Vec<Option<SourceResult<Resolved>>> =
         asked.iter().map(|asked| stored.image(asked).map(Ok)).collect();
-    let places: Vec<usize> = (0..asked.len()).filter(|place| results[*place].is_none()).collect();
+    let is_unknown = |place: &usize| results[*place].is_none();
+    let mut places: Vec<usize> = (0..asked.len()).filter(is_unknown).map(|place| firsts[place]).collect();
+    places.sort_unstable();
+    places.dedup();
     let unknown: Vec<Arc<dyn Source>> = places.iter().map(|place| opened[*place].clone()).collect();
     let found = sources.resolve_all(&unknown, stored, |at, result| done(places[at], result)).await;
-    for (place, result) in places.iter().zip(found) {
-        results[*place] = Some(result);
+    let found: HashMap<usize, SourceResult<Resolved>> = places.into_iter().zip(found).collect();
+    for (result, first) in results.iter_mut().zip(&firsts).filter(|(result, _)| result.is_none()) {
+        *result = found.get(first).cloned();
     }
     let mut resolution = Resolution::default();
     for (place, ((asked, source), result)) in asked.into_iter().zip(opened).zip(results).enumerate() {
@@ -121,6 +132,15 @@ pub async fn resolve(
         }
     }
     resolution
+}
+
+/// For each image the place of the first one that is the same, whatever its name: nobody is asked twice.
+fn firsts(asked: &[Asked]) -> Vec<usize> {
+    let mut places = HashMap::new();
+    let first = |(place, asked): (usize, &Asked)| {
+        *places.entry((asked.reference.for_skopeo(), asked.site.clone())).or_insert(place)
+    };
+    asked.iter().enumerate().map(first).collect()
 }
 
 impl Resolution {

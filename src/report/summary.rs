@@ -281,7 +281,7 @@ fn outcome(plan: &Plan, record: &Record, ix: ImageIx) -> Outcome {
     match record.first_failure(plan, ix) {
         Some(error) => Outcome::Failed { error: error.to_owned() },
         None if ended.is_none() && plan.graph[tag].state == State::Stored => Outcome::Ok,
-        None => Outcome::Failed { error: "interrupted: pull again to go on from here".to_owned() },
+        None => Outcome::Failed { error: "interrupted: run this again to go on from here".to_owned() },
     }
 }
 

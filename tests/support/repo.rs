@@ -4,11 +4,12 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File},
+    io::{Seek as _, Write as _},
     os::unix::{
         fs::FileExt as _, fs::PermissionsExt as _, process::CommandExt as _, process::ExitStatusExt as _,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
     sync::Once,
     time::{Duration, Instant},
 };
@@ -37,12 +38,13 @@ pub fn cfs_dag<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Invocation
 pub fn command<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Invocation {
     let mut command = Command::new(program);
     command.args(args);
-    Invocation { command, time_limit: TIME_LIMIT }
+    Invocation { command, input: String::new(), time_limit: TIME_LIMIT }
 }
 
 /// A command that is about to run.
 pub struct Invocation {
     command: Command,
+    input: String,
     time_limit: Duration,
 }
 
@@ -70,19 +72,27 @@ impl Invocation {
         self
     }
 
+    /// What it finds on standard input.
+    pub fn input(self, text: &str) -> Self {
+        Self { input: text.to_owned(), ..self }
+    }
+
     /// Another limit than two minutes.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = limit;
         self
     }
 
-    /// Starts it, in a process group of its own, without standard input.
+    /// Starts it, in a process group of its own.
     pub fn start(mut self) -> Running {
         fix_umask();
         // Files, not pipes: nobody has to read along, and a stray grandchild cannot hold us up.
         let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let mut stdin = tempfile::tempfile().unwrap();
+        stdin.write_all(self.input.as_bytes()).unwrap();
+        stdin.rewind().unwrap();
         self.command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(stdout.try_clone().unwrap())
             .stderr(stderr.try_clone().unwrap())
             .process_group(0);

@@ -1,6 +1,7 @@
 //! The lock of a list, as a file. Knows what is kept and what is refused; ignores how the images are reached.
 
 use std::{
+    collections::HashSet,
     io::ErrorKind as IoErrorKind,
     path::{Path, PathBuf},
 };
@@ -8,9 +9,9 @@ use std::{
 use super::chosen::Chooser;
 use crate::{
     cli::{Problem, write_file},
-    list::{Choice, Lock},
+    list::{Choice, Lock, Rule},
     pull::{Resolution, ResolvedImage, Unresolved},
-    source::{ErrorKind, Reference, SourceError},
+    source::{ErrorKind, Platform, Reference, SourceError},
     types::Digest,
 };
 
@@ -43,13 +44,24 @@ impl LockFile {
     pub(super) fn check(&self, chooser: &Chooser<'_>) -> Result<(), Problem> {
         let shown = self.path.display();
         let renew = "renew the lock without --locked";
+        let entries: Vec<(Reference, Option<&Platform>)> =
+            self.lock.iter().filter_map(|(text, platform, _)| Some((text.parse().ok()?, platform))).collect();
+        let mut named = HashSet::new();
+        let mut by_tags = Vec::new();
         for rule in &chooser.list.rules {
             let platform = chooser.site(rule).platform;
             let locked = match &rule.choice {
                 Choice::Image(reference) => {
+                    named.insert((reference, platform.clone()));
                     self.lock.get(reference.default_name(), platform.as_ref()).is_some()
                 }
-                Choice::Tags { .. } => self.references().any(|reference| rule.covers(&reference)),
+                Choice::Tags { .. } => {
+                    let locked = entries
+                        .iter()
+                        .any(|(reference, on)| *on == platform.as_ref() && rule.covers(reference));
+                    by_tags.push((rule, platform));
+                    locked
+                }
             };
             if !locked {
                 let (list, line) = (&chooser.shown, rule.line);
@@ -58,18 +70,18 @@ impl LockFile {
                 )));
             }
         }
-        let foreign =
-            self.references().find(|locked| !chooser.list.rules.iter().any(|rule| rule.covers(locked)));
-        match foreign {
-            Some(reference) => {
+        let is_foreign = |(reference, on): &&(Reference, Option<&Platform>)| {
+            let covers = |(rule, platform): &(&Rule, Option<Platform>)| {
+                *on == platform.as_ref() && rule.covers(reference)
+            };
+            !named.contains(&(reference, on.cloned())) && !by_tags.iter().any(covers)
+        };
+        match entries.iter().find(is_foreign) {
+            Some((reference, _)) => {
                 Err(Problem::usage(format!("{shown}: {reference} is not in {}: {renew}", chooser.shown)))
             }
             None => Ok(()),
         }
-    }
-
-    fn references(&self) -> impl Iterator<Item = Reference> {
-        self.lock.iter().filter_map(|(text, ..)| text.parse().ok())
     }
 
     /// Fails images that are not what the lock says: those that cannot be asked for by their digest.

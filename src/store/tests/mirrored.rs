@@ -30,7 +30,10 @@ fn what_a_mirror_has_named_is_known_to_the_next_one() {
     assert_eq!(text, r#"{"schema":1,"list":"/etc/images.list","names":["a","b"]}"#);
     assert_eq!(fs::metadata(record(&scene)).unwrap().permissions().mode() & 0o777, 0o600);
     scene.store.set_mirrored(LIST, &names(&["c"])).unwrap();
+    assert!(scene.store.mirrored_elsewhere(LIST).unwrap().is_empty());
     scene.store.set_mirrored("another list", &names(&["d"])).unwrap();
+    let elsewhere = scene.store.mirrored_elsewhere(LIST).unwrap();
+    assert_eq!(elsewhere.into_iter().collect::<Vec<_>>(), [("d".to_owned(), "another list".to_owned())]);
     assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&["c"]));
     // A gc has nothing to say about it.
     scene.store.gc(GcMode::Remove, |_| ()).unwrap();
@@ -56,6 +59,8 @@ fn a_record_that_cannot_be_read_is_never_taken_for_an_empty_one() {
         assert!(error.contains(why) && error.contains(": remove it"), "{error}");
         assert!(error.starts_with(&file.display().to_string()) && !error.contains('\n'), "{error}");
     }
+    fs::write(&file, "").unwrap();
+    assert!(scene.store.mirrored_elsewhere("another list").is_err());
     fs::remove_file(&file).unwrap();
     assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&[]));
 }
