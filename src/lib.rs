@@ -37,6 +37,14 @@
 //! is written while it is hashed. Blocks of many files share the SIMD lanes of the hash ([`layer::verity`]). What is
 //! new becomes an anonymous file that gets its name when it is complete ([`store`]).
 //!
+//! # A mirror, before and around that
+//!
+//! [`list`] turns a file into rules; registries are asked for the tags that rules choose from; what comes of it is a
+//! request like any other. Networks fail, so [`source`] tells by skopeo's words what may pass, and what may is tried
+//! again: a resolve by itself, a blob by the fetch step, which knows the other places that have it. A registry in trouble
+//! gets fewer requests at once. A layer is claimed before it is fetched, so that two programs do not fetch it both.
+//! An interrupted run is drained first: what is nearly whole may end, nothing new begins.
+//!
 //! # What holds always
 //!
 //! - **Nothing gets a name before its bytes are verified.** Blob digest and size, `diff_id`, manifest, config. The
@@ -72,6 +80,7 @@
 //!
 //! ```text
 //! cli ─▶ pull ─▶ graph   exec   source   layer   store ─▶ types
+//! cli ─▶ list ─▶ references of source
 //! render, report ─▶ graph and the events of exec
 //! ```
 //!

@@ -60,6 +60,19 @@ for _ in $(seq 100); do (: <>/dev/tcp/127.0.0.1/"$port") 2>/dev/null && break; s
 skopeo copy --insecure-policy -q --preserve-digests --dest-tls-verify=false oci:images:web "docker://127.0.0.1:$port/web:latest"
 show cfs-dag pull --repo repo --tls-verify=false "docker://127.0.0.1:$port/web:latest"
 
+say "A list, mirrored: tags by version, what they stand for now, and what the list has lost."
+for tag in 1.0 1.1 2.0; do
+  skopeo copy --insecure-policy -q --preserve-digests --dest-tls-verify=false oci:images:base "docker://127.0.0.1:$port/base:$tag"
+done
+printf '127.0.0.1:%s:\n  tls-verify: false\n  images: {web: [latest]}\n  images-by-semver: {base: {semver: ">= 1", newest: 2}}\n' \
+  "$port" >list.yaml
+show cat list.yaml
+show cfs-dag mirror list.yaml --repo mirror --insecure --dry-run
+show cfs-dag mirror list.yaml --repo mirror --insecure --lock list.lock
+sed -i 's/  images: .*$//' list.yaml
+show cfs-dag mirror list.yaml --repo mirror --prune
+show cat list.lock
+
 say "What the repository holds, and whether it is sound:"
 show cfs-dag images --repo repo
 show cfs-dag fsck --repo repo
