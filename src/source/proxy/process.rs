@@ -30,6 +30,7 @@ use std::{
 
 use containers_image_proxy::{Error as ProxyError, GetBlobError, ImageProxy, ImageProxyConfig};
 use rustix::{
+    io::FdFlags,
     pipe::PipeFlags,
     process::{Pid, PidfdFlags, Signal},
 };
@@ -39,7 +40,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::super::{BoxFuture, ErrorKind, Platform, Result, Site, SourceError};
+use super::super::{BoxFuture, ErrorKind, Platform, Result, Site, SourceError, access::path_of};
 
 /// A version of the proxy protocol.
 pub(super) type Version = (u64, u64, u64);
@@ -70,20 +71,22 @@ impl Launch {
         }
         // A group of its own, so that a Ctrl-C at the terminal reaches us alone and we end it in good order.
         command.process_group(0);
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are three plain system
-        // calls (prctl, getpid, write) without allocation or locks.
+        let mut config = ImageProxyConfig::default();
+        // Not as the client's `auth_data`: it copies that to a file in /tmp.
+        let credentials = access.auth_file()?.map(OwnedFd::from);
+        config.authfile = credentials.as_ref().map(path_of).or_else(|| access.authfile.clone());
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are four plain system
+        // calls (prctl, fcntl, getpid, write) without allocation or locks.
         unsafe {
             command.pre_exec(move || {
                 rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+                if let Some(credentials) = &credentials {
+                    rustix::io::fcntl_setfd(credentials, FdFlags::empty())?;
+                }
                 let pid = rustix::process::getpid().as_raw_nonzero().get();
                 rustix::io::write(&pid_out, &pid.to_ne_bytes())?;
                 Ok(())
             });
-        }
-        let mut config = ImageProxyConfig::default();
-        match access.auth_file()? {
-            Some(credentials) => config.auth_data = Some(credentials),
-            None => config.authfile = access.authfile.clone(),
         }
         config.certificate_directory = access.cert_dir.clone();
         config.insecure_skip_tls_verification = Some(!access.tls_verify);
