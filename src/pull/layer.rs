@@ -76,6 +76,8 @@ struct State<H: FsVerityHashValue> {
     /// Filesystems that are still to be built from it.
     tree_users: usize,
     claim: Option<ClaimGuard>,
+    /// Nothing more will be made of it: what claims it now would keep it from others for nothing.
+    released: bool,
 }
 
 /// Who is at work on a layer.
@@ -158,6 +160,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             begun: None,
             tree_users,
             claim: None,
+            released: false,
         };
         Self {
             name,
@@ -194,7 +197,7 @@ impl<H: FsVerityHashValue> Layer<H> {
     /// looked.
     pub(super) fn claim(&self, store: &Store<H>, force: bool) -> Result<Claimed, StoreError> {
         let mut state = self.lock();
-        if state.claim.is_some() {
+        if state.claim.is_some() || state.released {
             return Ok(Claimed::Ours);
         }
         let theirs = match store.claim(&self.link) {
@@ -364,6 +367,7 @@ impl<H: FsVerityHashValue> Layer<H> {
     pub(super) fn release(&self) {
         let (attempt, stream, claim) = {
             let mut state = self.lock();
+            state.released = true;
             (state.attempt.take(), state.stream.take(), state.claim.take())
         };
         // What is given back wakes others, who may come back to this layer.
