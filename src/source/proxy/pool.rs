@@ -11,7 +11,10 @@ use std::{
 };
 
 use containers_image_proxy::{Error as ProxyError, ImageProxy, OpenedImage};
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
 
 use super::{
     super::{BoxFuture, Patience, Reference, Result, Site, SourceError, Transport},
@@ -96,9 +99,14 @@ impl Pools {
 
     /// Ends all processes.
     pub(in crate::source) async fn close(&self) {
+        // Side by side: one that a registry keeps waiting takes all of its grace.
+        let mut ending = JoinSet::new();
         for pool in self.shared.pools() {
-            pool.close().await;
+            for process in std::mem::take(&mut *pool.processes.lock().await) {
+                ending.spawn(process.end(GRACE));
+            }
         }
+        ending.join_all().await;
     }
 }
 
@@ -186,14 +194,6 @@ impl Pool {
         let Some(at) = processes.iter().position(|process| process.is_idle()) else { return false };
         processes.swap_remove(at).dismiss();
         true
-    }
-
-    /// Ends all processes.
-    async fn close(&self) {
-        let processes = std::mem::take(&mut *self.processes.lock().await);
-        for process in processes {
-            process.end(GRACE).await;
-        }
     }
 }
 
