@@ -10,6 +10,7 @@ use composefs::{
     repository::{GcResult, Repository, RepositoryConfig, read_repo_algorithm},
 };
 use composefs_oci::{OciImage, PullOptions};
+use containers_image_proxy::ImageProxyConfig;
 use rustix::fs::CWD;
 use tempfile::TempDir;
 
@@ -144,16 +145,26 @@ pub fn oracle(reference: &str, kind: RepoKind) -> Oracle {
 
 /// Upstream's pull of `reference` into the repository at `path`, tagged `name`; or upstream's error.
 pub fn upstream_pull(path: &Path, reference: &str, name: &str) -> Result<Stored, String> {
+    upstream_pull_as(path, reference, name, plain_http())
+}
+
+/// The same with what `access` says about registries.
+pub fn upstream_pull_as(
+    path: &Path,
+    reference: &str,
+    name: &str,
+    access: ImageProxyConfig,
+) -> Result<Stored, String> {
     super::repo::fix_umask();
     with_repo!(path, repo => {
-        let options = PullOptions { img_proxy_config: Some(plain_http()), ..PullOptions::default() };
+        let options = PullOptions { img_proxy_config: Some(access), ..PullOptions::default() };
         block_on(composefs_oci::pull(&repo, reference, Some(name), options)).map_err(|e| format!("{e:#}"))?;
     });
     Ok(stored(path, name))
 }
 
-fn plain_http() -> containers_image_proxy::ImageProxyConfig {
-    let mut config = containers_image_proxy::ImageProxyConfig::default();
+fn plain_http() -> ImageProxyConfig {
+    let mut config = ImageProxyConfig::default();
     config.insecure_skip_tls_verification = Some(true);
     config
 }
