@@ -262,7 +262,8 @@ impl<'a> Pull<'a> {
         let before = Before::of(store).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let sources = Sources::new(Options::default());
-        let resolution = runtime.block_on(pull::resolve(self.asked(), &sources, Arc::new(Stored::of(None)), |_, _| ()));
+        let resolution =
+            runtime.block_on(pull::resolve(self.asked(), &sources, Arc::new(Stored::of(None)), |_, _| ()));
         assert!(resolution.failed.is_empty());
         let inputs = resolution.inputs("the tests'".to_owned(), None);
         let (facts, known) = pull::look(store, &inputs).unwrap();

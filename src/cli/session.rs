@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use super::{Exit, Problem, RepoArgs, options::RunArgs};
 use crate::{
     pull::{self, Asked, Interrupt, Resolution, Stored},
-    report::Resolving,
+    report::{self, Mode, Resolving},
     source::Sources,
     store::{self, AnyStore, Meta, Target},
     with_store,
@@ -43,7 +43,13 @@ impl<'a> Session<'a> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let interrupt = Interrupt::default();
         watch_signals(&runtime, interrupt.clone());
-        let sources = Sources::new(args.options());
+        let shown = args.progress != Mode::None;
+        let tell = move |text: &str| {
+            if shown {
+                report::above(text);
+            }
+        };
+        let sources = Sources::new(args.options()).telling(Arc::new(tell));
         Ok(Self { args, verbose, path, store, target, runtime, interrupt, sources })
     }
 

@@ -35,7 +35,7 @@ pub use plain::Plain;
 pub use progress::{Mode, Progress, View};
 pub use rates::{Rate, Rates};
 pub use record::{NodeOutcome, NodeRecord, Record, Recorder, Series, Span};
-pub use resolving::Resolving;
+pub use resolving::{Resolving, above};
 pub use run::{Head, HeadImage, Limits, NoRun, Run, RunEnd, RunOutcome};
 pub use screen::{Stderr, Terminal};
 pub use stage::{ActiveLayer, ImageStep, News, Stage};

@@ -1,7 +1,7 @@
 //! How far resolving has come, on stderr, before there is a plan. Knows a number of images; ignores which they are.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::Mode;
+use crate::render::words::printable;
 
 /// Fewer images than this are resolved before anyone wonders.
 const FEW: usize = 16;
@@ -55,6 +56,12 @@ impl Resolving {
         *shown = Some(Instant::now());
         true
     }
+}
+
+/// Shows a line for people while images are resolved, above the line that counts them.
+pub fn above(text: &str) {
+    let cleared = if io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+    let _ = io::stderr().write_all(format!("{cleared}{}\n", printable(text)).as_bytes());
 }
 
 impl Drop for Resolving {

@@ -25,7 +25,7 @@ pub use platform::{ParsePlatformError, Platform};
 pub use proxy::ProxySource;
 pub use reference::{ParseReferenceError, Reference, Selector, Transport};
 pub use resolved::{MAX_DOCUMENT, Resolved};
-pub use retry::Retries;
+pub use retry::{Retries, Tell};
 pub use sources::{Options, Patience, Sources};
 
 use crate::types::{Buffer, Descriptor, Digest};

@@ -11,6 +11,9 @@ use super::{Result, SourceError};
 /// The longest pause between two tries, whatever was doubled before.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// Tells those who watch a line.
+pub type Tell = dyn Fn(&str) + Send + Sync;
+
 /// How often, and after what pauses, something is tried again that may succeed a moment later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retries {
@@ -48,8 +51,8 @@ impl Retries {
         format!("{what}: {error}: trying again in {seconds:.1} s ({failed} of {count})")
     }
 
-    /// Tries until it succeeds, fails for good, or has been tried often enough; `what` is for those who watch.
-    pub(super) async fn run<T, F>(&self, what: &str, mut attempt: impl FnMut() -> F) -> Result<T>
+    /// Tries until it succeeds, fails for good, or has been tried often enough; `tell` hears of each pause, and what for.
+    pub(super) async fn run<T, F>(&self, what: &str, tell: &Tell, mut attempt: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -61,7 +64,7 @@ impl Retries {
             };
             failed += 1;
             let Some(pause) = self.pause(failed) else { return Err(error.after_tries(failed)) };
-            tracing::info!("{}", self.announcement(what, &error, pause, failed));
+            tell(&self.announcement(what, &error, pause, failed));
             tokio::time::sleep(pause).await;
         }
     }
@@ -96,7 +99,7 @@ mod tests {
             tries.set(tries.get() + 1);
             if tries.get() >= good_at { Ok(()) } else { Err(SourceError::new(kind, "no")) }
         };
-        let result = retries.run("it", attempt).await;
+        let result = retries.run("it", &|_| (), attempt).await;
         (result, tries.get())
     }
 

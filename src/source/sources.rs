@@ -7,7 +7,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     Documents, ErrorKind, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site, Source,
-    SourceError, Transport, host::Hosts, proxy::Pools, tags,
+    SourceError, Tell, Transport, host::Hosts, proxy::Pools, tags,
 };
 
 /// References that are resolved at once, whatever they wait for: enough that registries which hang leave room for
@@ -63,13 +63,19 @@ pub struct Sources {
     options: Options,
     hosts: Hosts,
     pools: Pools,
+    tell: Arc<Tell>,
 }
 
 impl Sources {
     /// Nothing is started or opened yet.
     pub fn new(options: Options) -> Self {
         let pools = Pools::new(options.patience, options.per_host);
-        Self { options, hosts: Hosts::new(options.per_host), pools }
+        Self { options, hosts: Hosts::new(options.per_host), pools, tell: Arc::new(|_| ()) }
+    }
+
+    /// The same, telling those who watch what is tried again.
+    pub fn telling(self, tell: Arc<Tell>) -> Self {
+        Self { tell, ..self }
     }
 
     /// When to try again.
@@ -101,10 +107,11 @@ impl Sources {
     ) -> Vec<Result<Resolved>> {
         let permits = Arc::new(Semaphore::new(RESOLVING));
         let asked = sources.iter().cloned().map(|source| {
-            let (permits, documents, retries) = (permits.clone(), documents.clone(), self.options.retries);
+            let (permits, documents) = (permits.clone(), documents.clone());
+            let (retries, tell) = (self.options.retries, self.tell.clone());
             async move {
                 let _permit = permits.acquire_owned().await;
-                resolve(&*source, &*documents, retries).await
+                resolve(&*source, &*documents, retries, &*tell).await
             }
         });
         all(asked, done).await
@@ -115,7 +122,7 @@ impl Sources {
         let Options { patience, retries, .. } = self.options;
         let permits = Arc::new(Semaphore::new(LISTING));
         let asked = repositories.into_iter().map(|(reference, site)| {
-            let (host, permits) = (self.hosts.of(&reference), permits.clone());
+            let (host, permits, tell) = (self.hosts.of(&reference), permits.clone(), self.tell.clone());
             async move {
                 let list = || async {
                     let slot = host.slot().await;
@@ -124,7 +131,7 @@ impl Sources {
                     slot.learn(&tags);
                     tags
                 };
-                retries.run(&reference.to_string(), list).await
+                retries.run(&reference.to_string(), &*tell, list).await
             }
         });
         all(asked, |_, _| ()).await
@@ -159,12 +166,17 @@ async fn all<T: Send + 'static>(
     results
 }
 
-async fn resolve(source: &dyn Source, documents: &dyn Documents, retries: Retries) -> Result<Resolved> {
+async fn resolve(
+    source: &dyn Source,
+    documents: &dyn Documents,
+    retries: Retries,
+    tell: &Tell,
+) -> Result<Resolved> {
     let attempt = || async {
         let slot = source.host().slot().await;
         let resolved = source.resolve(documents).await;
         slot.learn(&resolved);
         resolved
     };
-    retries.run(&source.describe(), attempt).await
+    retries.run(&source.describe(), tell, attempt).await
 }
