@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -73,7 +74,9 @@ impl Host {
     /// Waits for a slot. Dropping the future gives up the place in the queue.
     pub async fn slot(self: &Arc<Self>) -> HostSlot {
         loop {
-            let freed = self.freed.notified();
+            let mut freed = pin!(self.freed.notified());
+            // In the queue before we look: of two slots that are freed meanwhile, both are to be heard of.
+            freed.as_mut().enable();
             if let Some(slot) = self.try_slot() {
                 return slot;
             }
