@@ -13,6 +13,7 @@ use base64::Engine;
 use containers_image_proxy::ImageProxyConfig;
 use support::{
     image::{Image, Layout, layout},
+    mirrors::names,
     oracle::{self, DEFAULT_KIND},
     registry_real::{Authority, Guarded, RealRegistry, User, guarded_registry, real_registry},
     repo::{Finished, Invocation, Scratch, cfs_dag, scratch},
@@ -113,12 +114,6 @@ impl Site {
     fn names(&self) -> Vec<String> {
         names(&self.repo())
     }
-}
-
-fn names(repo: &Path) -> Vec<String> {
-    let rows = cfs_dag(["images", "--json"]).repo(repo).expect_success().json();
-    let rows = rows.as_array().or_else(|| rows["images"].as_array()).unwrap().clone();
-    rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect()
 }
 
 fn reference(host: &str, name: &str) -> String {

@@ -5,6 +5,7 @@ pub mod browser;
 pub mod corpus;
 pub mod image;
 pub mod layout;
+pub mod mirrors;
 pub mod moments;
 pub mod oracle;
 pub mod plans;

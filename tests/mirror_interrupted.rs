@@ -1,0 +1,212 @@
+//! Mirrors that are told to end: what is done stays, what was being done leaves nothing behind, and the next run goes
+//! on from there.
+
+mod support;
+
+use std::{fs, path::PathBuf};
+
+use support::{
+    image::{Image, layout},
+    mirrors::*,
+    oracle,
+    pulls::*,
+    registry::{Fault, Kind, Registry},
+    repo::{Invocation, Running, Scratch, scratch},
+    tar::*,
+};
+
+/// A mirror of three images: `done`, which is small; and `one` and `two`, each of a layer that comes and one of which
+/// the last bytes do not.
+struct Held {
+    registry: Registry,
+    images: Vec<Image>,
+    references: Vec<String>,
+    scratch: Scratch,
+    /// In the environment of all that is started.
+    mark: String,
+}
+
+const SIZE: usize = 3_000_000;
+
+impl Held {
+    fn new() -> Self {
+        let (layout, registry, scratch) = (layout(), Registry::start(), scratch());
+        let layer =
+            |seed: u64, size: usize| tar([dir("usr"), file(format!("usr/{seed}"), noise(seed, size))]);
+        let two_layers = |name: &str, seed: u64| {
+            layout.image(name).layer(layer(seed, 20_000)).plain().layer(layer(seed + 1, SIZE)).plain().write()
+        };
+        let images = vec![
+            layout.image("done").layer(layer(1, 10_000)).plain().write(),
+            two_layers("one", 10),
+            two_layers("two", 20),
+        ];
+        let names = ["done", "one", "two"];
+        let references =
+            names.iter().zip(&images).map(|(name, image)| serve(&registry, &layout, image, name)).collect();
+        fs::create_dir(scratch.path("tmp")).unwrap();
+        let mark = format!("CFS_DAG_TEST={}", scratch.path("").display());
+        Self { registry, images, references, scratch, mark }
+    }
+
+    fn repo(&self) -> PathBuf {
+        self.scratch.path("repo")
+    }
+
+    /// The blob of a layer that does not come.
+    fn large(&self, image: usize) -> &str {
+        &self.images[image].layers[1].blob
+    }
+
+    fn hold(&self, name: &str, image: usize, sent: usize) {
+        self.registry.fault(name, self.large(image).parse().unwrap(), Fault::StallAfter(sent));
+    }
+
+    fn mirror_of(&self, list: &str) -> Invocation {
+        fs::write(self.scratch.path("list"), list).unwrap();
+        let (key, value) = self.mark.split_once('=').unwrap();
+        mirror_showing("json", &self.repo(), &self.scratch.path("list"))
+            .env(key, value)
+            .env("TMPDIR", self.scratch.path("tmp"))
+    }
+
+    fn mirror(&self) -> Invocation {
+        self.mirror_of(&self.references.join("\n"))
+    }
+
+    /// The mirror, once `done` and the small layers are there and both large ones have begun.
+    fn start(&self) -> Running {
+        let mut running = self.mirror().start();
+        self.registry.wait_for(self.large(1));
+        self.registry.wait_for(self.large(2));
+        let tag = self.references[0].replace('%', "%25").replace('/', "%2F");
+        let tag = self.repo().join("streams/refs/oci").join(tag);
+        until(&mut running, || tag.symlink_metadata().is_ok() && linked_layers(&self.repo()).len() == 3);
+        running
+    }
+
+    /// Asserts that whoever took part has gone and left nothing.
+    #[track_caller]
+    fn assert_gone(&self) {
+        assert_nobody_left(&self.mark);
+        let left: Vec<_> = fs::read_dir(self.scratch.path("tmp")).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    /// Mirrors again, with nothing in the way, and asserts that nothing is fetched but `image`s' large layers.
+    #[track_caller]
+    fn assert_goes_on(&self, missing: &[usize]) {
+        self.registry.release();
+        self.registry.forget_requests();
+        self.mirror().expect_success();
+        for (at, image) in self.images.iter().enumerate() {
+            for layer in &image.layers {
+                let expected = usize::from(layer.size > SIZE as u64 && missing.contains(&at));
+                assert_eq!(self.registry.requests_for(&layer.blob), expected, "{at}: {layer:?}");
+            }
+        }
+        let repo = self.repo();
+        for reference in &self.references {
+            assert_stored(&repo, reference, reference);
+        }
+        oracle::assert_clean(&repo);
+        assert_no_leftovers(&repo);
+        assert_no_claims(&repo);
+    }
+}
+
+/// Waits until it is so; the command's own time limit ends it if that never comes.
+#[track_caller]
+fn until(running: &mut Running, mut such: impl FnMut() -> bool) {
+    while !such() {
+        assert!(running.is_running(), "it ended before it got there: {}", running.stderr());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn images_that_are_done_stay_and_layers_that_are_done_are_not_fetched_again() {
+    let held = Held::new();
+    held.hold("one", 1, 1000);
+    held.hold("two", 2, 1000);
+    let running = held.start();
+    running.terminate();
+    let finished = running.wait().assert_code(130).says(&["interrupted"]);
+    let outcomes = finished.json()["images"].clone();
+    let outcomes: Vec<_> =
+        outcomes.as_array().unwrap().iter().map(|image| image["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["ok", "failed", "failed"]);
+    assert_no_leftovers(&held.repo());
+    assert_no_claims(&held.repo());
+    held.assert_gone();
+    assert_eq!(names(&held.repo()), [held.references[0].as_str()]);
+    oracle::assert_clean(&held.repo());
+    held.assert_goes_on(&[1, 2]);
+}
+
+#[test]
+fn a_second_signal_ends_a_mirror_at_once() {
+    let held = Held::new();
+    // Nearly whole, so that the first signal lets it go on.
+    held.hold("one", 1, SIZE);
+    held.hold("two", 2, 1000);
+    let mut running = held.start();
+    running.interrupt();
+    // It has heard of the signal.
+    running.until_it_says(&["\"cancelled\""]);
+    running.terminate();
+    let finished = running.wait().assert_code(130);
+    assert_eq!(finished.stdout, "", "it had no time to tell what became of the images");
+    held.assert_gone();
+    oracle::assert_clean(&held.repo());
+    held.assert_goes_on(&[1, 2]);
+}
+
+#[test]
+fn a_mirror_ends_while_tags_are_listed() {
+    let held = Held::new();
+    held.registry.fault_kind_always(Kind::Tags, Fault::Silence);
+    let host = held.registry.host();
+    let running = held.mirror_of(&format!("{host}:\n  images:\n    done: []\n    one: []\n")).start();
+    for name in ["done", "one"] {
+        held.registry.wait_for(format!("{name}/tags/list"));
+    }
+    assert!(!started_with(&held.mark).is_empty());
+    running.terminate();
+    running.wait().assert_code(130);
+    held.assert_gone();
+    assert!(!held.repo().exists(), "nothing was begun");
+}
+
+#[test]
+fn a_mirror_ends_while_images_are_resolved() {
+    let held = Held::new();
+    held.registry.fault_kind_always(Kind::Manifest, Fault::Silence);
+    let running = held.mirror().start();
+    for name in ["done", "one", "two"] {
+        held.registry.wait_for(format!("{name}/manifests/v1"));
+    }
+    running.interrupt();
+    running.wait().assert_code(130);
+    held.assert_gone();
+    assert!(!held.repo().exists(), "nothing was begun");
+}
+
+#[test]
+fn what_has_hung_at_many_registries_is_left_at_once() {
+    let held = Held::new();
+    let registries: Vec<Registry> = (0..6).map(|_| Registry::start()).collect();
+    let references: Vec<String> = registries
+        .iter()
+        .flat_map(|registry| ["a", "b"].map(|name| registry.reference(name, "v1")))
+        .collect();
+    registries.iter().for_each(|registry| registry.fault_kind_always(Kind::Manifest, Fault::Silence));
+    let running = held.mirror_of(&references.join("\n")).start();
+    for registry in &registries {
+        registry.wait_for("a/manifests/v1");
+        registry.wait_for("b/manifests/v1");
+    }
+    running.terminate();
+    running.wait().assert_code(130);
+    held.assert_gone();
+}
