@@ -15,7 +15,7 @@ use crate::{
     exec::Observer,
     graph::{self, Facts, Inputs, Plan, Selection},
     pull::{self, Ended, Known, Resolution, Task, Unresolved},
-    render::Marks,
+    render::{Marks, words::count},
     report::{self, ImageResult, Mode, Outcome, Progress, Record, Recorder, Summary, Tee, diagnosis::Logged},
     source::{ErrorKind, SourceError},
     store::{self, AnyStore, FsVerityHashValue, Store},
@@ -93,6 +93,7 @@ impl Request<'_> {
             return;
         }
         let images = std::mem::take(&mut self.resolution.images);
+        tell_given_up(images.len());
         self.resolution.failed.extend(images.into_iter().map(|image| Unresolved {
             place: image.place,
             name: image.asked.name,
@@ -231,10 +232,14 @@ impl Request<'_> {
 
     fn report(&self, summary: &Summary, ended: &Ended) -> Result<Exit, Problem> {
         let args = self.session.args;
-        for (line, failure) in ended.images.iter().filter_map(|image| image.failure.as_ref()) {
+        let failures = ended.images.iter().filter_map(|image| image.failure.as_ref());
+        let (given_up, failed): (Vec<_>, Vec<_>) =
+            failures.partition(|(_, failure)| failure.0.is::<pull::NotDone>());
+        for (line, failure) in failed {
             super::say(format_args!("cfs-dag: {line}"));
             super::tell_causes(&*failure.0, self.session.verbose);
         }
+        tell_given_up(given_up.len());
         self.write_summary(summary)?;
         match args.format {
             Format::Json => print(&summary.json()),
@@ -291,6 +296,14 @@ impl Request<'_> {
 struct Named<'a> {
     reference: &'a str,
     error: &'a SourceError,
+}
+
+/// With --fail-fast a long list has one failure and many of these.
+fn tell_given_up(images: usize) {
+    if images > 0 {
+        let images = count(images, "image was", "images were");
+        super::say(format_args!("cfs-dag: {images} given up: another one failed first (--fail-fast)"));
+    }
 }
 
 fn exit_code(ok: usize, failed: usize) -> Exit {

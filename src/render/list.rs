@@ -74,9 +74,16 @@ impl Entry<'_> {
     /// The entry in one line of a note.
     fn line(&self) -> String {
         let mut line = clip(&self.title(), NOTE_WIDTH / 2);
+        let mut before = None;
         for (place, name) in self.names.iter().enumerate() {
             let more = format!(" and {} more", self.names.len() - place);
-            let name = format!("{} {}", if place == 0 { ";" } else { "," }, clip(name, NOTE_WIDTH / 3));
+            let repository = repository(name);
+            let own = match repository {
+                Some(shown) if before == Some(shown) => &name[shown.len() + 1..],
+                _ => name,
+            };
+            before = repository;
+            let name = format!("{} {}", if place == 0 { ";" } else { "," }, clip(own, NOTE_WIDTH / 3));
             if line.chars().count() + name.chars().count() + more.chars().count() > NOTE_WIDTH {
                 return line + &more;
             }
@@ -179,7 +186,8 @@ mod tests {
         assert!(lines.iter().all(|line| line.chars().count() <= NOTE_WIDTH), "{lines:?}");
         let hidden: usize =
             lines[0].rsplit_once(" and ").unwrap().1.strip_suffix(" more").unwrap().parse().unwrap();
-        assert_eq!(lines[0].matches("old:v").count() + hidden, 1000, "{}", lines[0]);
+        assert!(lines[0].contains(": 1000 names; old:v0, v1, v2, "), "{}", lines[0]);
+        assert_eq!(lines[0].matches(" v").count() + 1 + hidden, 1000, "{}", lines[0]);
         assert!(lines[1].contains(": 2 images; größe/"), "{}", lines[1]);
         assert!(lines[1].ends_with(", b:v1"), "{}", lines[1]);
     }

@@ -338,6 +338,29 @@ node:latest: failed
     }
 
     #[test]
+    fn of_a_list_only_what_has_changed_is_told_in_full() {
+        let mut summary = one_of_two();
+        assert_eq!(
+            summary.brief(),
+            "new       webapp:latest  sha256:dd9c4f1001f87018a3ad5b7807eef7ae22065d4211f5d400a72b7215a834df0b  12.0 MB fetched\n\
+             failed    node:latest: the disk is full: free some space\n"
+        );
+        summary.untagged = vec!["old:v1".into(), "older\n:v1".into()];
+        assert!(
+            summary.brief().ends_with("\nuntagged  old:v1\nuntagged  older :v1\n"),
+            "{}",
+            summary.brief()
+        );
+        let kept = ImageResult { unchanged: true, ..summary.images[0].clone() };
+        let told = |images: Vec<ImageResult>| Summary { images, ..summary.clone() }.brief();
+        assert!(told(vec![kept.clone(), kept.clone()]).ends_with("older :v1\nunchanged 2 images\n"));
+        assert!(told(vec![kept.clone()]).ends_with("\nunchanged 1 image\n"));
+        // What failed is told of, also when its name stood for the same image before.
+        let lost = ImageResult { unchanged: true, ..summary.images[1].clone() };
+        assert!(told(vec![kept, lost]).starts_with("failed    node:latest: the disk"));
+    }
+
+    #[test]
     fn json_for_programs() {
         let summary = one_of_two();
         let value: serde_json::Value = serde_json::from_str(&summary.json()).unwrap();

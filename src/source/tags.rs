@@ -128,7 +128,10 @@ fn read(mut child: Child, out: Option<ChildStdout>, err: Option<OwnedFd>) -> Res
 fn message(errors: &str) -> String {
     let line = errors.lines().rfind(|line| line.contains("level=fatal")).unwrap_or(errors);
     let quoted = line.split_once("msg=").map(|(_, rest)| rest.trim());
-    quoted.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| line.to_owned())
+    let text: String =
+        quoted.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| line.to_owned());
+    // What we say ourselves.
+    text.strip_prefix("Error listing repository tags: ").map_or(text.clone(), str::to_owned)
 }
 
 fn parse(text: &[u8]) -> Result<Vec<String>> {
@@ -152,6 +155,8 @@ mod tests {
         let text = "time=\"2026-01-01T00:00:00Z\" level=warning msg=\"something\"\n\
                     time=\"2026-01-01T00:00:00Z\" level=fatal msg=\"Error listing: \\\"x\\\": manifest unknown\"\n";
         assert_eq!(message(text), "Error listing: \"x\": manifest unknown");
+        let text = "level=fatal msg=\"Error listing repository tags: fetching tags list: no\"";
+        assert_eq!(message(text), "fetching tags list: no");
         assert_eq!(message("exec format error"), "exec format error");
     }
 

@@ -55,6 +55,12 @@ impl Invocation {
         self
     }
 
+    /// More arguments.
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.args(args);
+        self
+    }
+
     /// `--repo PATH`.
     pub fn repo(self, path: impl AsRef<Path>) -> Self {
         self.arg("--repo").arg(path.as_ref())

@@ -122,7 +122,7 @@ impl Chooser<'_> {
 fn nothing_chosen() -> SourceError {
     SourceError::new(
         ErrorKind::NotFound,
-        "the registry has no such tag: correct the list, or remove the line",
+        "the registry has no tag that fits: correct the list, or take this out of it",
     )
 }
 

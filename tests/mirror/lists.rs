@@ -1,0 +1,187 @@
+//! Lists: what they choose, and what is wrong with them.
+
+use std::fs;
+
+use crate::{
+    support::{registry::Kind, repo::cfs_dag, source::host},
+    world::{World, layer, lines_of},
+};
+
+#[test]
+fn a_plain_list_is_mirrored_under_the_names_that_it_gives() {
+    let world = World::new();
+    let [first, second] = world.images(["app:v1", "app:v2"]);
+    let list = "# what we run\n\ndocker://HOST/app:v1\n  docker://HOST/app:v2  web:prod # ours\n";
+    let finished = world.mirror_of(list).expect_success();
+    assert_eq!(world.names(), ["app:v1", "web:prod"]);
+    assert_eq!(world.digest("web:prod"), second.manifest.to_string());
+    let new = lines_of(&finished, "new");
+    assert_eq!(new.len(), 2, "{finished}");
+    assert!(
+        new[0].starts_with(&world.name("app:v1")) && new[0].contains(&first.manifest.to_string()),
+        "{new:?}"
+    );
+    assert_eq!(finished.stderr, "", "nobody reads what cron sends when all is well");
+    assert_eq!(world.mirror_of(list).expect_success().stdout, "unchanged 2 images\n");
+}
+
+#[test]
+fn a_list_can_come_from_standard_input() {
+    let world = World::new();
+    world.images(["app:v1"]);
+    let list = world.told("docker://HOST/app:v1\n");
+    world.mirror("-".as_ref()).input(&list).expect_success();
+    assert_eq!(world.names(), ["app:v1"]);
+    let wrong = world.mirror("-".as_ref()).input("\nnobody\n").expect_failure(2);
+    wrong.says(&["cfs-dag: standard input: line 2, column 1: nobody"]);
+    world.mirror("-".as_ref()).expect_failure(2).says(&["standard input", "the list names no image"]);
+}
+
+#[test]
+fn an_image_that_is_reached_twice_is_asked_for_once() {
+    let world = World::new();
+    let [image] = world.images(["app:v1"]);
+    let list = "docker://HOST/app:v1\ndocker://HOST/app:v1\ndocker://HOST/app:v1 web\n";
+    let finished = world.mirror_of(list).expect_success();
+    assert_eq!(world.names(), ["app:v1", "web"]);
+    assert_eq!(lines_of(&finished, "new").len(), 2, "{finished}");
+    let counts = world.registry.counts();
+    assert_eq!(counts.requests_to("app/manifests/v1"), 1);
+    assert_eq!(counts.requests(Kind::Config), 1);
+    assert_eq!(counts.requests(Kind::Layer), image.layers.len());
+    // By two rules of YAML it is the same.
+    let list = "HOST:\n  images: {app: [v1]}\n  images-by-tag-regex: {app: ^v}\n";
+    let both = vec!["app:v1".to_owned()];
+    let chosen: Vec<_> = world.chosen(list).into_iter().map(|(_, images)| images).collect();
+    assert_eq!(chosen, [both.clone(), both]);
+}
+
+#[test]
+fn what_is_wrong_with_a_list_is_told_with_its_place_and_nothing_is_made() {
+    let world = World::new();
+    world.images(["app:v1", "lib:v1"]);
+    for (text, words) in [
+        ("docker://HOST/app:v1\n alpine:3", "line 2, column 2: alpine:3: does not begin with a transport"),
+        ("docker://HOST/app:v1 web prod", "\"prod\" is too much"),
+        ("docker://HOST/app:v1 @web", "line 1: "),
+        ("docker://HOST/app:v1 web\ndocker://HOST/lib:v1 web", "line 2"),
+        ("docker://HOST/app:v1 web\ndocker://HOST/lib:v1 web", "would have the name of line 1, web"),
+        ("# nothing\n\n", "line 1, column 1: the list names no image"),
+        ("HOST:\n  image: {app: [v1]}", "line 2, column 3: \"image\" is not known here (known are images,"),
+        ("HOST:\n  images:\n    app: {tag: v1}", "line 3, column 11: \"tag\" is not known here"),
+        ("HOST:\n  images: {app: v1}", "line 2, column 17: the tags of app must be a list"),
+        ("HOST:\n  images: {app: []}\n  newest: none", "line 3, column 11: newest must be a number"),
+        ("HOST:\n  images-by-tag-regex: {app: '('}", "line 2, column 30: \"(\" is not a regular expression"),
+        ("HOST:\n  images-by-semver: {app: latest}", "line 2, column 27"),
+        ("HOST:\n  images: [app", "line 3, column 1: this is not YAML"),
+        ("HOST:\n  tls-verify: false", "line 1, column 1: the registry"),
+        ("HOST:\n  images: {app: [v1]}\n  platform: arm", "line 3, column 13: \"arm\" is not a platform"),
+    ] {
+        let finished = world.mirror_of(text).expect_failure(2);
+        assert_eq!(finished.stderr.lines().count(), 1, "{finished}");
+        let place = format!("cfs-dag: {}: line ", world.path("list").display());
+        finished.says(&[&place, &world.told(words)]);
+    }
+    fs::write(world.path("bytes"), b"docker://\xff").unwrap();
+    for (file, words) in [("bytes", "UTF-8"), ("nobody", "No such file"), (".", "directory")] {
+        let list = world.path(file);
+        world.mirror(&list).expect_failure(2).says(&[&format!("cfs-dag: {}: ", list.display()), words]);
+    }
+    assert!(!world.repo().exists());
+    assert!(world.registry.requests().is_empty(), "{:?}", world.registry.requests());
+}
+
+#[test]
+fn a_yaml_list_chooses_tags_as_it_says() {
+    let world = World::new();
+    world.images(["app:1.0", "app:1.1", "app:2.0", "app:2.1-rc.1", "app:edge"]);
+    let [pinned] = world.images(["lib:v1"]);
+    let digest = format!("[\"{}\"]", pinned.manifest);
+    for (key, what, rule, tags) in [
+        ("images", "[]", ", all tags", "edge 1.0 1.1 2.0 2.1-rc.1"),
+        ("images", "", ", all tags", "edge 1.0 1.1 2.0 2.1-rc.1"),
+        ("images", "{newest: 2}", ", all tags, newest 2", "2.0 2.1-rc.1"),
+        ("images-by-tag-regex", r"'^1\.'", r" by tag ^1\.", "1.0 1.1"),
+        (
+            "images-by-tag-regex",
+            r"{regex: '^\d\.[01]$', newest: 2}",
+            r" by tag ^\d\.[01]$, newest 2",
+            "1.1 2.0",
+        ),
+        ("images-by-semver", "'>= 1.1'", " by version >= 1.1", "1.1 2.0"),
+        ("images-by-semver", "{semver: ^1, newest: 1}", " by version ^1, newest 1", "1.1"),
+    ] {
+        let list = format!("HOST:\n  {key}:\n    app: {what}\n");
+        let images: Vec<String> = tags.split(' ').map(|tag| format!("app:{tag}")).collect();
+        assert_eq!(world.chosen(&list), [(format!("app{rule}"), images)], "{list}");
+    }
+    // Named images are rules of their own, and nobody asks for the tags.
+    world.registry.forget_requests();
+    let list = format!("HOST:\n  images:\n    app: ['1.0', edge]\n    lib: {digest}\n");
+    let pinned = format!("lib@{}", pinned.manifest);
+    let named = ["app:1.0", "app:edge", &pinned].map(|name| (name.to_owned(), vec![name.to_owned()]));
+    assert_eq!(world.chosen(&list), named);
+    assert_eq!(world.registry.counts().requests(Kind::Tags), 0);
+    assert!(!world.repo().exists());
+}
+
+#[test]
+fn what_holds_for_a_registry_holds_for_its_images_unless_they_say_otherwise() {
+    let world = World::new();
+    world.images(["app:v1", "app:v2", "app:v3", "lib:v1", "lib:v2", "lib:v3"]);
+    let list = "HOST:\n  newest: 1\n  images:\n    app:\n    lib: {newest: 2}\n";
+    let chosen: Vec<_> = world.chosen(list).into_iter().map(|(_, images)| images).collect();
+    assert_eq!(chosen, [vec!["app:v3"], vec!["lib:v2", "lib:v3"]]);
+}
+
+#[test]
+fn a_list_says_for_which_platform_and_whom_to_trust() {
+    let (world, here) = (World::new(), host());
+    let registry = &world.registry;
+    let ours = registry.image("app", "ours", &here, &[&layer(1)]);
+    let other = registry.image("app", "other", "s390x", &[&layer(2)]);
+    registry.index("app", "v1", &[(&ours, &here), (&other, "s390x")]);
+    let list = "HOST:\n  tls-verify: false\n  images:\n    app: {tags: [v1], platform: linux/s390x}\n";
+    // Without --tls-verify=false on the command line.
+    let mirror = |list: &str| {
+        let flags = ["mirror", "--insecure", "--progress=none", "--retries=0"];
+        cfs_dag(flags).arg(world.list(list)).repo(world.repo())
+    };
+    mirror(list).expect_success();
+    assert_eq!(world.digest("app:v1"), other.manifest.to_string());
+    mirror("HOST:\n  images: {app: [v1]}\n").expect_failure(1).says(&["app:v1", "HTTPS"]);
+    let both = "HOST:\n  tls-verify: no\n  images: {app: [v1]}\n  images-by-tag-regex: {app: {regex: v, platform: linux/s390x}}\n";
+    mirror(both).expect_failure(2).says(&["would have the name of line 3"]);
+}
+
+#[test]
+fn tags_that_come_in_pages_are_all_there() {
+    let world = World::new();
+    let tags: Vec<String> = (1..=7).map(|number| format!("app:v{number}")).collect();
+    for tag in &tags {
+        world.image(tag, 0);
+    }
+    world.registry.page_tags(3);
+    let list = "HOST:\n  images:\n    app:\n  images-by-semver:\n    app: v7\n";
+    let chosen = world.chosen(list);
+    assert_eq!(chosen[0].1, tags);
+    assert_eq!(chosen[1].1, ["app:v7"]);
+    assert_eq!(world.registry.counts().requests(Kind::Tags), 3, "each page once, whoever wants it");
+}
+
+#[test]
+fn a_rule_that_cannot_be_followed_fails_and_harms_no_other() {
+    let world = World::new();
+    world.images(["app:v1"]);
+    world.registry.manifest("none", None, crate::support::layout::OCI_MANIFEST, b"{}");
+    let list = "HOST:\n  images: {app: [v1], none: [], gone: []}\n  images-by-tag-regex: {app: ^w}\n";
+    let finished = world.mirror_of(list).arg("--format=json").expect_failure(3);
+    assert_eq!(world.names(), ["app:v1"]);
+    let outcomes = world.outcomes(&finished.json());
+    let ended: Vec<_> = outcomes.iter().map(|(name, outcome, _)| (&**name, &**outcome)).collect();
+    let failed = [("none, all tags", "failed"), ("gone, all tags", "failed"), ("app by tag ^w", "failed")];
+    assert_eq!(ended, [&[("app:v1", "ok")], &failed[..]].concat());
+    assert_eq!(finished.stderr.lines().count(), 3, "{finished}");
+    let finished = finished.says(&[&world.name("app by tag ^w: "), "no tag that fits"]);
+    finished.says(&[&world.name("gone, all tags: "), "listing tags: fetching tags list", "404"]);
+}
