@@ -1,11 +1,9 @@
 //! Mirrors that are told to end: what is done stays, what was being done leaves nothing behind, and the next run goes
 //! on from there.
 
-mod support;
-
 use std::{fs, path::PathBuf};
 
-use support::{
+use crate::support::{
     image::{Image, layout},
     mirrors::*,
     oracle,

@@ -1,7 +1,5 @@
 //! Mirrors from real registries that want to know their clients and have certificates of their own.
 
-mod support;
-
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -9,9 +7,7 @@ use std::{
     process::Command,
 };
 
-use base64::Engine;
-use containers_image_proxy::ImageProxyConfig;
-use support::{
+use crate::support::{
     image::{Image, Layout, layout},
     mirrors::names,
     oracle::{self, DEFAULT_KIND},
@@ -19,6 +15,8 @@ use support::{
     repo::{Finished, Invocation, Scratch, cfs_dag, scratch},
     tar::*,
 };
+use base64::Engine;
+use containers_image_proxy::ImageProxyConfig;
 
 /// The user of skopeo's own manual page.
 const JOHN: User = User {

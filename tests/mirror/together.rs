@@ -1,14 +1,12 @@
 //! Several programs at one repository at once: each layer is fetched by one of them, nobody waits for who is gone or has
 //! failed, and who waits says for whom.
 
-mod support;
-
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use support::{
+use crate::support::{
     image::{Image, Layout, layout},
     mirrors::*,
     oracle,
