@@ -5,7 +5,7 @@ mod chosen;
 mod locked;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     io::Read,
     path::{Path, PathBuf},
 };
@@ -195,7 +195,7 @@ impl Mirror<'_> {
 
     /// What each rule chose, of those images that could be resolved.
     fn selections(&self, resolution: &Resolution, by_rule: &[Vec<usize>]) -> Vec<Selection> {
-        let place_of: std::collections::HashMap<usize, ImageIx> =
+        let place_of: HashMap<usize, ImageIx> =
             resolution.images.iter().enumerate().map(|(ix, image)| (image.place, ImageIx(ix))).collect();
         let rules = self.chooser.list.rules.iter().zip(by_rule);
         rules
@@ -227,10 +227,11 @@ impl Digests {
 
     /// All of them, or with a summary those that came to be in the repository.
     fn text(&self, summary: Option<&Summary>) -> String {
-        let is_here = |name: &str| {
-            let Some(summary) = summary else { return true };
-            summary.images.iter().any(|image| image.name == name && image.outcome == Outcome::Ok)
-        };
+        let here: Option<HashSet<&str>> = summary.map(|summary| {
+            let done = summary.images.iter().filter(|image| image.outcome == Outcome::Ok);
+            done.map(|image| image.name.as_str()).collect()
+        });
+        let is_here = |name: &str| here.as_ref().is_none_or(|here| here.contains(name));
         self.0.iter().filter(|(name, _)| is_here(name)).map(|(_, line)| line.as_str()).collect()
     }
 }

@@ -59,7 +59,7 @@ impl Shared {
     }
 
     /// A mirror of these of the references.
-    fn mirror(&self, which: &[usize]) -> support::repo::Invocation {
+    fn mirror(&self, which: &[usize]) -> crate::support::repo::Invocation {
         let name: String = which.iter().map(usize::to_string).collect();
         let references: Vec<&String> = which.iter().map(|at| &self.references[*at]).collect();
         mirror(&self.repo(), &list(&self.scratch, &name, &references))
