@@ -75,11 +75,12 @@ impl Held {
     /// The mirror, once `done` and the small layers are there and both large ones have begun.
     fn start(&self) -> Running {
         let mut running = self.mirror().start();
-        self.registry.wait_for(self.large(1));
-        self.registry.wait_for(self.large(2));
         let tag = self.references[0].replace('%', "%25").replace('/', "%2F");
         let tag = self.repo().join("streams/refs/oci").join(tag);
-        until(&mut running, || tag.symlink_metadata().is_ok() && linked_layers(&self.repo()).len() == 3);
+        until(&mut running, || {
+            let begun = [1, 2].iter().all(|image| self.registry.requests_for(self.large(*image)) > 0);
+            begun && tag.symlink_metadata().is_ok() && linked_layers(&self.repo()).len() == 3
+        });
         running
     }
 
@@ -110,15 +111,6 @@ impl Held {
         oracle::assert_clean(&repo);
         assert_no_leftovers(&repo);
         assert_no_claims(&repo);
-    }
-}
-
-/// Waits until it is so; the command's own time limit ends it if that never comes.
-#[track_caller]
-fn until(running: &mut Running, mut such: impl FnMut() -> bool) {
-    while !such() {
-        assert!(running.is_running(), "it ended before it got there: {}", running.stderr());
-        std::thread::yield_now();
     }
 }
 
@@ -165,9 +157,9 @@ fn a_mirror_ends_while_tags_are_listed() {
     let held = Held::new();
     held.registry.fault_kind_always(Kind::Tags, Fault::Silence);
     let host = held.registry.host();
-    let running = held.mirror_of(&format!("{host}:\n  images:\n    done: []\n    one: []\n")).start();
+    let mut running = held.mirror_of(&format!("{host}:\n  images:\n    done: []\n    one: []\n")).start();
     for name in ["done", "one"] {
-        held.registry.wait_for(format!("{name}/tags/list"));
+        until(&mut running, || held.registry.requests_for(format!("{name}/tags/list")) > 0);
     }
     assert!(!started_with(&held.mark).is_empty());
     running.terminate();
@@ -180,9 +172,9 @@ fn a_mirror_ends_while_tags_are_listed() {
 fn a_mirror_ends_while_images_are_resolved() {
     let held = Held::new();
     held.registry.fault_kind_always(Kind::Manifest, Fault::Silence);
-    let running = held.mirror().start();
+    let mut running = held.mirror().start();
     for name in ["done", "one", "two"] {
-        held.registry.wait_for(format!("{name}/manifests/v1"));
+        until(&mut running, || held.registry.requests_for(format!("{name}/manifests/v1")) > 0);
     }
     running.interrupt();
     running.wait().assert_code(130);
@@ -199,10 +191,11 @@ fn what_has_hung_at_many_registries_is_left_at_once() {
         .flat_map(|registry| ["a", "b"].map(|name| registry.reference(name, "v1")))
         .collect();
     registries.iter().for_each(|registry| registry.fault_kind_always(Kind::Manifest, Fault::Silence));
-    let running = held.mirror_of(&references.join("\n")).start();
+    let mut running = held.mirror_of(&references.join("\n")).start();
     for registry in &registries {
-        registry.wait_for("a/manifests/v1");
-        registry.wait_for("b/manifests/v1");
+        for name in ["a", "b"] {
+            until(&mut running, || registry.requests_for(format!("{name}/manifests/v1")) > 0);
+        }
     }
     running.terminate();
     running.wait().assert_code(130);

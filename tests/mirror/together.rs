@@ -48,7 +48,7 @@ impl Shared {
         self.scratch.path("repo")
     }
 
-    /// The base's blob: of one registry, so `repository` says under which name it is asked for.
+    /// The base's blob.
     fn base_blob(&self) -> &str {
         &self.base.layers[0].blob
     }
@@ -63,6 +63,12 @@ impl Shared {
         let name: String = which.iter().map(usize::to_string).collect();
         let references: Vec<&String> = which.iter().map(|at| &self.references[*at]).collect();
         mirror(&self.repo(), &list(&self.scratch, &name, &references))
+    }
+
+    /// Waits until it asks for a blob.
+    #[track_caller]
+    fn until_it_fetches(&self, running: &mut Running, blob: &str) {
+        until(running, || self.registry.requests_for(blob) > 0);
     }
 
     /// The blobs of all layers of `app` and `lib`, each once.
@@ -110,8 +116,8 @@ fn two_mirrors_of_one_list_fetch_each_layer_once() {
     for repository in ["app", "lib"] {
         shared.hold_base(repository);
     }
-    let first = shared.mirror(&[1, 2]).start();
-    shared.registry.wait_for(shared.base_blob());
+    let mut first = shared.mirror(&[1, 2]).start();
+    shared.until_it_fetches(&mut first, shared.base_blob());
     let mut second = shared.mirror(&[1, 2]).start();
     until_it_waits_for(&mut second, &first);
     shared.registry.release();
@@ -125,8 +131,8 @@ fn two_mirrors_of_one_list_fetch_each_layer_once() {
 fn two_lists_that_overlap_share_the_work() {
     let shared = shared();
     shared.hold_base("app");
-    let first = shared.mirror(&[1]).start();
-    shared.registry.wait_for(shared.base_blob());
+    let mut first = shared.mirror(&[1]).start();
+    shared.until_it_fetches(&mut first, shared.base_blob());
     let mut second = shared.mirror(&[2]).start();
     until_it_waits_for(&mut second, &first);
     shared.registry.release();
@@ -154,8 +160,8 @@ fn mirrors_that_begin_together_where_nothing_is_yet_fetch_each_layer_once() {
 fn a_layer_whose_holder_was_killed_is_fetched_by_who_waited() {
     let shared = shared();
     shared.hold_base("app");
-    let first = shared.mirror(&[1]).start();
-    shared.registry.wait_for(shared.base_blob());
+    let mut first = shared.mirror(&[1]).start();
+    shared.until_it_fetches(&mut first, shared.base_blob());
     let mut second = shared.mirror(&[1]).start();
     until_it_waits_for(&mut second, &first);
     first.kill();
@@ -179,9 +185,9 @@ fn a_layer_whose_holder_has_failed_is_fetched_by_who_waited() {
     other.fault("slow", image.layers[0].blob.parse().unwrap(), Fault::StallAfter(100));
     let both = list(&other_scratch, "both", &[&shared.references[1], &slow]);
 
-    let first = mirror(&shared.repo(), &both).start();
-    shared.registry.wait_for(shared.base_blob());
-    other.wait_for(&image.layers[0].blob);
+    let mut first = mirror(&shared.repo(), &both).start();
+    shared.until_it_fetches(&mut first, shared.base_blob());
+    until(&mut first, || other.requests_for(&image.layers[0].blob) > 0);
     let mut second = shared.mirror(&[2]).start();
     until_it_waits_for(&mut second, &first);
     shared.registry.release();
@@ -201,8 +207,8 @@ fn a_layer_that_is_made_again_is_in_nobodys_way_who_has_it() {
     shared.mirror(&[1]).expect_success();
     shared.registry.forget_requests();
     shared.hold_base("app");
-    let first = shared.mirror(&[1]).arg("--force").start();
-    shared.registry.wait_for(shared.base_blob());
+    let mut first = shared.mirror(&[1]).arg("--force").start();
+    shared.until_it_fetches(&mut first, shared.base_blob());
     let mut second = shared.mirror(&[1]).arg("--force").start();
     until_it_waits_for(&mut second, &first);
     // Who does not insist takes what is there, and waits for nobody.
@@ -224,7 +230,7 @@ fn what_upstream_stores_before_we_fetch_it_is_not_fetched_again() {
     let shared = shared();
     shared.hold_base("app");
     let mut running = shared.mirror(&[1, 2]).arg("--downloads=1").start();
-    shared.registry.wait_for(shared.base_blob());
+    shared.until_it_fetches(&mut running, shared.base_blob());
     let library = &shared.lib.layers[1].blob;
     assert_eq!(shared.registry.requests_for(library), 0, "nothing else is fetched beside the base");
     // It fetches all of it, the base too: it cannot see that we are at work on that.
@@ -243,7 +249,7 @@ fn upstream_pulls_the_image_that_a_mirror_is_at_work_on() {
     let shared = shared();
     shared.hold_base("app");
     let mut running = shared.mirror(&[1]).start();
-    shared.registry.wait_for(shared.base_blob());
+    shared.until_it_fetches(&mut running, shared.base_blob());
     oracle::upstream_pull(&shared.repo(), &shared.references[1], &shared.references[1]).unwrap();
     let theirs = oracle::stored(&shared.repo(), &shared.references[1]);
     assert!(running.is_running());
@@ -261,8 +267,8 @@ fn a_gc_during_a_mirror_waits_for_it_and_says_so() {
     // What the mirror takes for stored is garbage until its images are tagged.
     let top = &shared.app.layers[1].blob;
     shared.registry.fault("app", top.parse().unwrap(), Fault::StallAfter(100));
-    let running = shared.mirror(&[1]).start();
-    shared.registry.wait_for(top);
+    let mut running = shared.mirror(&[1]).start();
+    shared.until_it_fetches(&mut running, top);
     let mut gc = cfs_dag(["gc"]).repo(shared.repo()).start();
     let process = format!("process {} (cfs-dag mirror", running.pid().as_raw_nonzero());
     gc.until_it_says(&["in use by", &process, "waiting"]);
@@ -293,8 +299,8 @@ fn a_mirror_during_a_gc_waits_for_it_and_asks_nobody_before() {
 fn a_mirror_that_waits_for_another_ends_when_it_is_told_to() {
     let shared = shared();
     shared.hold_base("app");
-    let first = shared.mirror(&[1]).start();
-    shared.registry.wait_for(shared.base_blob());
+    let mut first = shared.mirror(&[1]).start();
+    shared.until_it_fetches(&mut first, shared.base_blob());
     let mut second = shared.mirror(&[2]).start();
     until_it_waits_for(&mut second, &first);
     second.terminate();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::repo::{Invocation, Scratch, cfs_dag};
+use super::repo::{Invocation, Running, Scratch, cfs_dag};
 
 /// Writes a list with a reference a line.
 pub fn list(scratch: &Scratch, name: &str, references: &[&String]) -> PathBuf {
@@ -42,6 +42,15 @@ pub fn names(repo: &Path) -> Vec<String> {
     let rows = cfs_dag(["images", "--json"]).repo(repo).expect_success().json();
     let rows = rows.as_array().or_else(|| rows["images"].as_array()).unwrap().clone();
     rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Waits until it is so; the command's own time limit ends it if that never comes.
+#[track_caller]
+pub fn until(running: &mut Running, mut such: impl FnMut() -> bool) {
+    while !such() {
+        assert!(running.is_running(), "it ended before it got there: {}", running.stderr());
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Asserts that nobody claims a layer any more.
