@@ -353,7 +353,7 @@ fn an_interrupted_pull_exits_with_130() {
         pull([&registry.reference("app", "v1")]).arg("--tls-verify=false").repo(scratch.path("repo")).start();
     registry.wait_for(image.layers[0]);
     running.interrupt();
-    running.wait().assert_code(130).says(&["interrupted", "pull again"]);
+    running.wait().assert_code(130).says(&["interrupted", "run this again"]);
     oracle::assert_clean(&scratch.path("repo"));
 }
 

@@ -124,7 +124,7 @@ fn after_a_sigterm_what_is_nearly_whole_is_finished_and_what_stalls_is_cut() {
     running.terminate();
     until_something_is_given_up(&mut running);
     halted.released.release();
-    let finished = running.wait().assert_code(130).says(&["interrupted", "pull again"]);
+    let finished = running.wait().assert_code(130).says(&["interrupted", "run this again"]);
     let repo = halted.scratch.path("repo");
     assert_eq!(outcomes(&finished), ["failed", "ok", "failed"]);
     assert_eq!(linked_layers(&repo), [halted.shared_diff_id.as_str()]);
