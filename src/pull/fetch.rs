@@ -95,7 +95,6 @@ impl<H: FsVerityHashValue> Fetch<H> {
                 ticket.note(&context.retries.announcement(&what, &error, pause, pauses));
             }
             ticket.restarted();
-            ticket.count("retries", 1);
             tokio::time::sleep(pause).await;
         }
     }

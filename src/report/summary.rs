@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeOutcome, Record, plain::without_name};
+use super::{NodeOutcome, NodeRecord, Record, plain::without_name};
 use crate::{
     graph::{ImageIx, Kind, NodeId, Plan, State},
     render::{
@@ -82,6 +82,9 @@ pub struct Totals {
     pub bytes_fetched: u64,
     /// Bytes of new objects of layers.
     pub bytes_written: u64,
+    /// How often a transfer was begun again, from the same place or from another one.
+    #[serde(default)]
+    pub retries: u64,
     /// Duration of the run.
     pub wall_seconds: f64,
     /// Objects that the run stored.
@@ -100,6 +103,7 @@ impl Summary {
         let counted = |what| record.nodes.iter().map(|node| node.count(what)).sum();
         let totals = Totals {
             wall_seconds: record.wall_us as f64 / 1e6,
+            retries: retries(plan, record),
             objects_new: counted("objects_new"),
             objects_present: counted("objects_present"),
             ..Totals::default()
@@ -163,8 +167,12 @@ impl Summary {
         } else {
             String::new()
         };
+        let retries = match totals.retries {
+            0 => String::new(),
+            retries => format!(" ({})", count(retries as usize, "retry", "retries")),
+        };
         format!(
-            "{} done{failed} in {:.1} s: {} fetched, {} written, {} new, {} present, {}",
+            "{} done{failed} in {:.1} s: {} fetched{retries}, {} written, {} new, {} present, {}",
             count(totals.images_ok as usize, "image", "images"),
             totals.wall_seconds,
             size(totals.bytes_fetched),
@@ -253,6 +261,13 @@ impl ImageResult {
         line("bytes", format!("{} fetched, {} written", size(self.bytes_fetched), size(self.bytes_written)));
         text
     }
+}
+
+fn retries(plan: &Plan, record: &Record) -> u64 {
+    let is_fetch = |did: &&NodeRecord| {
+        plan.graph.node_weight(NodeId::new(did.node)).is_some_and(|n| n.kind == Kind::Fetch)
+    };
+    record.nodes.iter().filter(is_fetch).map(|did| u64::from(did.restarts)).sum()
 }
 
 /// Bytes fetched and written for `ix`: of the nodes whose first image it is.
@@ -358,6 +373,23 @@ node:latest: failed
         // What failed is told of, also when its name stood for the same image before.
         let lost = ImageResult { unchanged: true, ..summary.images[1].clone() };
         assert!(told(vec![kept, lost]).starts_with("failed    node:latest: the disk"));
+    }
+
+    #[test]
+    fn transfers_that_were_begun_again_are_counted() {
+        let summary = summary(
+            &sample::two_images(),
+            [
+                Event::Started(id(5)),
+                Event::Restarted(id(5)),
+                Event::Restarted(id(5)),
+                Event::Restarted(id(6)),
+                Event::Finished(id(13)),
+            ],
+        );
+        assert_eq!(summary.totals.retries, 2, "only fetches count");
+        assert!(summary.totals_line().contains("0 B fetched (2 retries), "), "{}", summary.totals_line());
+        assert!(!one_of_two().totals_line().contains("retr"));
     }
 
     #[test]
