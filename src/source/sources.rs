@@ -10,8 +10,8 @@ use super::{
     SourceError, Tell, Transport, host::Hosts, proxy::Pools, tags,
 };
 
-/// References that are resolved at once, whatever they wait for: enough that registries which hang leave room for
-/// those which do not, and each holds at most a manifest and a config.
+/// References that are resolved at once: enough that registries which hang, each with as many as it may be asked for at
+/// once, leave room for those which do not. Each holds at most a manifest and a config.
 const RESOLVING: usize = 64;
 
 /// Repositories whose tags are listed at once, each by a process of its own.
@@ -110,8 +110,14 @@ impl Sources {
             let (permits, documents) = (permits.clone(), documents.clone());
             let (retries, tell) = (self.options.retries, self.tell.clone());
             async move {
-                let _permit = permits.acquire_owned().await;
-                resolve(&*source, &*documents, retries, &*tell).await
+                let attempt = || async {
+                    let slot = source.host().slot().await;
+                    let _permit = permits.acquire().await;
+                    let resolved = source.resolve(&*documents).await;
+                    slot.learn(&resolved);
+                    resolved
+                };
+                retries.run(&source.describe(), &*tell, attempt).await
             }
         });
         all(asked, done).await
@@ -164,19 +170,4 @@ async fn all<T: Send + 'static>(
         }
     }
     results
-}
-
-async fn resolve(
-    source: &dyn Source,
-    documents: &dyn Documents,
-    retries: Retries,
-    tell: &Tell,
-) -> Result<Resolved> {
-    let attempt = || async {
-        let slot = source.host().slot().await;
-        let resolved = source.resolve(documents).await;
-        slot.learn(&resolved);
-        resolved
-    };
-    retries.run(&source.describe(), tell, attempt).await
 }

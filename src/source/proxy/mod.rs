@@ -16,7 +16,7 @@ pub(super) use self::{
 };
 use self::{
     pool::{Image, Pool},
-    process::Fault,
+    process::{Fault, Use},
     transfer::Transfer,
 };
 use super::{
@@ -50,18 +50,22 @@ impl ProxySource {
         Self { reference: reference.clone(), platform, pool, host, image: Mutex::default() }
     }
 
-    /// The image, open. Others who want it wait, lest an archive be unpacked twice.
-    async fn image(&self) -> std::result::Result<Arc<Image>, Fault> {
+    /// The image, open, on a process that nobody sends away while it is used. Others who want it wait, lest an archive be
+    /// unpacked twice.
+    async fn image(&self) -> std::result::Result<(Arc<Image>, Use), Fault> {
         let mut slot = self.image.lock().await;
-        if let Some(image) = slot.as_ref().filter(|image| !image.process.is_retired()) {
-            return Ok(image.clone());
+        if let Some(image) = slot.as_ref() {
+            let used = image.process.in_use();
+            if !image.process.is_retired() {
+                return Ok((image.clone(), used));
+            }
         }
-        let image = self.pool.open(&self.reference).await?;
-        Ok(slot.insert(image).clone())
+        let (image, used) = self.pool.open(&self.reference).await?;
+        Ok((slot.insert(image).clone(), used))
     }
 
     async fn resolve_once(&self, documents: &dyn Documents) -> std::result::Result<Resolved, Fault> {
-        let image = self.image().await?;
+        let (image, _used) = self.image().await?;
         let (name, bytes) =
             image.request("GetManifest", |proxy, id| Box::pin(proxy.fetch_manifest_raw_oci(id))).await?;
         let name: Digest =
@@ -87,13 +91,23 @@ impl ProxySource {
 
 impl Source for ProxySource {
     fn resolve<'a>(&'a self, documents: &'a dyn Documents) -> BoxFuture<'a, Result<Resolved>> {
-        Box::pin(async { moving(|| self.resolve_once(documents)).await.map_err(in_context) })
+        Box::pin(async {
+            let resolved = moving(|| self.resolve_once(documents)).await;
+            if resolved.is_err() {
+                // skopeo keeps the manifest of an open image, also one that was cut short.
+                *self.image.lock().await = None;
+            }
+            resolved.map_err(in_context)
+        })
     }
 
     fn open_blob(&self, blob: &Descriptor) -> BoxFuture<'_, Result<Box<dyn BlobReader>>> {
         let blob = blob.clone();
         Box::pin(async move {
-            let begin = || async { Transfer::begin(&self.image().await?, &blob).await };
+            let begin = || async {
+                let (image, _used) = self.image().await?;
+                Transfer::begin(&image, &blob).await
+            };
             Ok(Box::new(moving(begin).await?) as Box<dyn BlobReader>)
         })
     }

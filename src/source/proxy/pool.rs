@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     super::{BoxFuture, Patience, Reference, Result, Site, SourceError, Transport},
-    process::{Fault, Launch, Process, Turn},
+    process::{Fault, Launch, Process, Turn, Use},
 };
 
 /// Processes for one registry at most: four requests at once hide its latency.
@@ -54,7 +54,15 @@ impl Shared {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// The right to start one more process. Where there are too many, one that is idle has to go.
+    /// The right to start one more process for a registry that has some, if enough is left for all others to have their
+    /// first: those that are silent must not take everything.
+    fn spare_permit(&self) -> Option<OwnedSemaphorePermit> {
+        let others = self.pools().len();
+        let permit = self.permits.clone().try_acquire_owned().ok();
+        permit.filter(|_| self.permits.available_permits() >= others)
+    }
+
+    /// The right to start the first process for a registry. Where there are too many, one that is idle has to go.
     async fn permit(&self) -> Result<OwnedSemaphorePermit> {
         loop {
             let idle = self.idle.notified();
@@ -128,10 +136,11 @@ pub(in crate::source) struct Pool {
 }
 
 impl Pool {
-    /// Opens an image on whichever process is free.
-    pub(super) async fn open(&self, reference: &Reference) -> std::result::Result<Arc<Image>, Fault> {
+    /// Opens an image on whichever process is free, and keeps that from being taken for idle.
+    pub(super) async fn open(&self, reference: &Reference) -> std::result::Result<(Arc<Image>, Use), Fault> {
         let (process, turn) = self.process().await?;
         let turn = turn.ok_or(Fault::Retired)?;
+        let used = process.in_use();
         if reference.transport() == Transport::ContainersStorage {
             process.require((0, 2, 5), "containers-storage:")?;
         }
@@ -144,20 +153,14 @@ impl Pool {
                 Box::pin(async move { proxy.open_image(&text).await })
             })
             .await?;
-        Ok(Arc::new(Image { process, id: Arc::new(id), patience: self.patience }))
+        Ok((Arc::new(Image { process, id: Arc::new(id), patience: self.patience }), used))
     }
 
     /// A process and the turn to ask it, if it lives that long.
     async fn process(&self) -> Result<(Arc<Process>, Option<Turn>)> {
         let mut processes = self.processes.lock().await;
         // What still streams from a retired process goes on; nobody asks it any more.
-        processes.retain(|process| {
-            let is_over = process.is_retired() && process.is_idle();
-            if is_over {
-                process.dismiss();
-            }
-            !is_over
-        });
+        processes.retain(|process| !(process.is_retired() && process.dismiss()));
         if let Some(free) =
             processes.iter().find_map(|process| Some((process.clone(), Some(process.try_turn()?))))
         {
@@ -165,7 +168,7 @@ impl Pool {
         }
         let permit = match processes.iter().filter(|process| !process.is_retired()).count() {
             0 => Some(self.shared.permit().await?),
-            asked if asked < self.most => self.shared.permits.clone().try_acquire_owned().ok(),
+            asked if asked < self.most => self.shared.spare_permit(),
             _ => None,
         };
         if let Some(permit) = permit {
@@ -191,9 +194,8 @@ impl Pool {
         if !self.is_remote {
             return false;
         }
-        let Some(at) = processes.iter().position(|process| process.is_idle()) else { return false };
-        processes.swap_remove(at).dismiss();
-        true
+        let idle = processes.iter().position(|process| process.is_idle() && process.dismiss());
+        idle.map(|at| processes.swap_remove(at)).is_some()
     }
 }
 

@@ -326,13 +326,19 @@ impl Process {
         Arc::strong_count(&self.users) == 1 && self.load() == 0
     }
 
-    /// Sends an idle process away at once. Whoever has images open there opens them elsewhere.
-    pub(super) fn dismiss(&self) {
+    /// Retires it, and sends it away at once if it is idle: then whether it was. Whoever has images open there opens them
+    /// elsewhere.
+    pub(super) fn dismiss(&self) -> bool {
+        // In this order: who begins to use it sees that it is retired, or is seen here.
         self.retire();
+        if !self.is_idle() {
+            return false;
+        }
         if let Some(child) = &self.child {
             child.kill();
         }
         self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+        true
     }
 
     /// Keeps it from being taken for idle.
