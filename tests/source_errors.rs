@@ -6,9 +6,9 @@ mod support;
 use std::time::Duration;
 
 use cfs_dag::source::{
-    Access,
+    Access, Configs,
     ErrorKind::{self, *},
-    NoDocuments, Result, Site, SourceError,
+    Result, Site, SourceError,
 };
 use support::{
     registry::{Fault, Kind, Registry},
@@ -53,7 +53,7 @@ fn sources(tls_verify: bool, stall: Duration) -> AlikeSources {
 
 async fn pull(sources: &AlikeSources, reference: &str) -> Result<()> {
     let source = sources.open(&reference.parse().unwrap());
-    let layer = source.resolve(&NoDocuments).await?.layers.remove(0);
+    let layer = source.resolve(&Configs::default()).await?.layers.remove(0);
     read(&*source, &layer, 1 << 20).await.map(drop)
 }
 

@@ -4,6 +4,7 @@
 //! [`Resolved`]; its blobs come through [`BlobReader`]s, unverified, since whoever splits a blob hashes it anyway.
 
 mod access;
+mod configs;
 mod error;
 mod host;
 mod layout;
@@ -18,6 +19,7 @@ mod tags;
 use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use access::{Access, Credentials, Site};
+pub use configs::{Configs, Documents};
 pub use error::{ErrorKind, Result, SourceError};
 pub use host::{Host, HostSlot};
 pub use layout::LayoutSource;
@@ -28,15 +30,15 @@ pub use resolved::{MAX_DOCUMENT, Resolved};
 pub use retry::{Retries, Tell};
 pub use sources::{Options, Patience, Sources};
 
-use crate::types::{Buffer, Descriptor, Digest};
+use crate::types::{Buffer, Descriptor};
 
 /// A future on the heap, so that traits with async functions can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One image, wherever it is.
 pub trait Source: Send + Sync {
-    /// Fetches and verifies the manifest and the config; a config that `documents` has is not asked for.
-    fn resolve<'a>(&'a self, documents: &'a dyn Documents) -> BoxFuture<'a, Result<Resolved>>;
+    /// Fetches and verifies the manifest and the config; one that is among `configs` is not asked for.
+    fn resolve<'a>(&'a self, configs: &'a Configs) -> BoxFuture<'a, Result<Resolved>>;
 
     /// Begins the transfer of one of the image's layers, as listed in [`Resolved::layers`].
     ///
@@ -49,21 +51,6 @@ pub trait Source: Send + Sync {
 
     /// The registry that it is at, which can bear only so much at once.
     fn host(&self) -> &Arc<Host>;
-}
-
-/// Documents that are here already.
-pub trait Documents: Send + Sync {
-    /// The config of this digest. The bytes are checked by whoever asks.
-    fn config(&self, digest: &Digest) -> Option<Vec<u8>>;
-}
-
-/// Nothing is here.
-pub struct NoDocuments;
-
-impl Documents for NoDocuments {
-    fn config(&self, _: &Digest) -> Option<Vec<u8>> {
-        None
-    }
 }
 
 /// One blob on its way. Gives as many bytes as the descriptor says or fails; their digest is not checked here.

@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    Documents, ErrorKind, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site, Source,
-    SourceError, Tell, Transport, host::Hosts, proxy::Pools, tags,
+    Configs, Documents, ErrorKind, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site,
+    Source, SourceError, Tell, Transport, host::Hosts, proxy::Pools, tags,
 };
 
 /// References that are resolved at once: enough that registries which hang, each with as many as it may be asked for at
@@ -98,22 +98,23 @@ impl Sources {
     }
 
     /// Resolves all of `sources`, and tells `done` of each as it comes; results in their order. One image's failure
-    /// does not touch the others. Configs that `documents` has are not asked for.
+    /// does not touch the others. Configs that `stored` has are not asked for, others once.
     pub async fn resolve_all(
         &self,
         sources: &[Arc<dyn Source>],
-        documents: Arc<dyn Documents>,
+        stored: Arc<dyn Documents>,
         done: impl FnMut(usize, &Result<Resolved>),
     ) -> Vec<Result<Resolved>> {
         let permits = Arc::new(Semaphore::new(RESOLVING));
+        let configs = Arc::new(Configs::over(stored));
         let asked = sources.iter().cloned().map(|source| {
-            let (permits, documents) = (permits.clone(), documents.clone());
+            let (permits, configs) = (permits.clone(), configs.clone());
             let (retries, tell) = (self.options.retries, self.tell.clone());
             async move {
                 let attempt = || async {
                     let slot = source.host().slot().await;
                     let _permit = permits.acquire().await;
-                    let resolved = source.resolve(&*documents).await;
+                    let resolved = source.resolve(&configs).await;
                     slot.learn(&resolved);
                     resolved
                 };

@@ -4,11 +4,20 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use cfs_dag::{
     source::{
-        BlobReader, ErrorKind, NoDocuments, Options, Patience, Platform, Reference, Resolved, Result,
-        Retries, Site, Source, Sources,
+        BlobReader, Documents, ErrorKind, Options, Patience, Platform, Reference, Resolved, Result, Retries,
+        Site, Source, Sources,
     },
-    types::{Budget, Descriptor},
+    types::{Budget, Descriptor, Digest},
 };
+
+/// A repository with nothing in it.
+struct NothingStored;
+
+impl Documents for NothingStored {
+    fn config(&self, _: &Digest) -> Option<Vec<u8>> {
+        None
+    }
+}
 
 /// Sources that are all reached alike, and that try nothing twice.
 pub struct AlikeSources {
@@ -30,7 +39,7 @@ impl AlikeSources {
     /// All of them, opened and resolved, in their order.
     pub async fn resolve_all(&self, references: &[Reference]) -> Vec<(Arc<dyn Source>, Result<Resolved>)> {
         let opened: Vec<_> = references.iter().map(|reference| self.open(reference)).collect();
-        let results = self.sources.resolve_all(&opened, Arc::new(NoDocuments), |_, _| ()).await;
+        let results = self.sources.resolve_all(&opened, Arc::new(NothingStored), |_, _| ()).await;
         opened.into_iter().zip(results).collect()
     }
 

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    BlobReader, BoxFuture, Documents, Host, Platform, Reference, Resolved, Result, Selector, Source,
+    BlobReader, BoxFuture, Configs, Host, Platform, Reference, Resolved, Result, Selector, Source,
     SourceError,
     resolved::{Manifest, capped, verify},
 };
@@ -55,7 +55,7 @@ impl LayoutSource {
 }
 
 impl Source for LayoutSource {
-    fn resolve<'a>(&'a self, _: &'a dyn Documents) -> BoxFuture<'a, Result<Resolved>> {
+    fn resolve<'a>(&'a self, _: &'a Configs) -> BoxFuture<'a, Result<Resolved>> {
         let source = self.clone();
         Box::pin(blocking(move || source.resolve_blocking()))
     }

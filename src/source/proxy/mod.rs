@@ -20,9 +20,9 @@ use self::{
     transfer::Transfer,
 };
 use super::{
-    BlobReader, BoxFuture, Documents, ErrorKind, Host, Platform, Reference, Resolved, Result, Source,
+    BlobReader, BoxFuture, Configs, ErrorKind, Host, Platform, Reference, Resolved, Result, Source,
     SourceError, Transport,
-    resolved::{Manifest, blob_descriptor, numbered},
+    resolved::{Manifest, blob_descriptor, numbered, verify},
 };
 use crate::types::{Descriptor, Digest};
 
@@ -64,7 +64,7 @@ impl ProxySource {
         Ok((slot.insert(image).clone(), used))
     }
 
-    async fn resolve_once(&self, documents: &dyn Documents) -> std::result::Result<Resolved, Fault> {
+    async fn resolve_once(&self, configs: &Configs) -> std::result::Result<Resolved, Fault> {
         let (image, _used) = self.image().await?;
         let (name, bytes) =
             image.request("GetManifest", |proxy, id| Box::pin(proxy.fetch_manifest_raw_oci(id))).await?;
@@ -76,10 +76,13 @@ impl ProxySource {
         let config = if manifest.is_converted() {
             // The registry knows nothing of the converted config. For others this call would write it anew.
             image.request("GetFullConfig", |proxy, id| Box::pin(proxy.fetch_config_raw(id))).await?
-        } else if let Some(stored) = documents.config(&manifest.config.digest) {
-            stored
         } else {
-            document(&image, &manifest.config).await.map_err(|fault| fault.within("the config"))?
+            let fetch = async {
+                let bytes = document(&image, &manifest.config).await;
+                let bytes = bytes.map_err(|fault| fault.within("the config"))?;
+                verify("the config", &manifest.config, &bytes).map(|()| bytes).map_err(Fault::from)
+            };
+            configs.get(self.host.name(), &manifest.config.digest, fetch).await?
         };
         let blobs = match self.reference.transport() {
             Transport::ContainersStorage => Some(stored_layers(&image).await?),
@@ -90,9 +93,9 @@ impl ProxySource {
 }
 
 impl Source for ProxySource {
-    fn resolve<'a>(&'a self, documents: &'a dyn Documents) -> BoxFuture<'a, Result<Resolved>> {
+    fn resolve<'a>(&'a self, configs: &'a Configs) -> BoxFuture<'a, Result<Resolved>> {
         Box::pin(async {
-            let resolved = moving(|| self.resolve_once(documents)).await;
+            let resolved = moving(|| self.resolve_once(configs)).await;
             if resolved.is_err() {
                 // skopeo keeps the manifest of an open image, also one that was cut short.
                 *self.image.lock().await = None;
