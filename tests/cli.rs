@@ -22,8 +22,20 @@ use support::{
     tree,
 };
 
-const VERBS: [&str; 11] =
-    ["pull", "init", "images", "inspect", "tag", "untag", "fsck", "gc", "mount", "completions", "man"];
+const VERBS: [&str; 12] = [
+    "pull",
+    "mirror",
+    "init",
+    "images",
+    "inspect",
+    "tag",
+    "untag",
+    "fsck",
+    "gc",
+    "mount",
+    "completions",
+    "man",
+];
 
 /// A layer with files of both kinds; different for each `seed`.
 fn small_layer(seed: u64) -> Vec<u8> {

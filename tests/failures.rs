@@ -268,7 +268,7 @@ fn a_registry_that_has_no_manifest_for_us() {
         (Fault::Status(500, None), "500"),
         (Fault::CutAfter(10), "EOF"),
         (Fault::Bytes(b"<html>".to_vec()), "skopeo cannot read the image"),
-        (Fault::Silence, "1s"),
+        (Fault::Silence, "3s"),
     ] {
         let registry = Registry::start();
         registry.image("app", "v1", "amd64", &[&base()]);

@@ -1,17 +1,27 @@
 //! What `cfs-dag mirror` does, by whole commands against scripted and real registries: lists, locks, names that come and
-//! go, runs in which something fails, and several programs at once.
+//! go, runs in which something fails, bad networks, and several programs at once.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod failures;
+mod faults;
 mod interrupted;
+mod kills;
+mod limits;
 mod lists;
 mod locks;
 mod many;
 mod prune;
 mod real;
+mod shop;
 mod shown;
 mod together;
 mod unchanged;
 mod world;
+
+/// Not a test: this program is started again as skopeo, see `support/skopeo.rs`.
+#[test]
+fn fake_skopeo() {
+    support::skopeo::run_if_asked();
+}

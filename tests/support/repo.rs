@@ -177,6 +177,13 @@ impl Running {
         }
     }
 
+    /// Asserts that it runs, within its time limit.
+    #[track_caller]
+    pub fn assert_goes_on(&mut self) {
+        let goes_on = self.is_running() && Instant::now() < self.deadline;
+        assert!(goes_on, "{} has ended or hangs:\n{}", self.shown, self.stderr());
+    }
+
     /// Kills the process group as a crash would (SIGKILL) and waits.
     pub fn kill(mut self) -> Finished {
         self.signal(Signal::KILL);

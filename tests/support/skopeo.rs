@@ -151,7 +151,7 @@ impl Server {
             "GetLayerInfoPiped" => self.piped(Value::Null, self.layer_info().to_string().into(), None),
             "GetBlob" => {
                 let bytes = self.blob(args[1].as_str().unwrap());
-                let trouble = self.trouble_at("blob");
+                let trouble = self.trouble_in(&bytes);
                 self.piped(json!(bytes.len()), bytes, trouble);
             }
             "GetRawBlob" => self.raw_blob(args[1].as_str().unwrap()),
@@ -180,7 +180,7 @@ impl Server {
 
     fn raw_blob(&mut self, digest: &str) {
         let bytes = self.blob(digest);
-        let trouble = self.trouble_at("blob");
+        let trouble = self.trouble_in(&bytes);
         let (read, write) = rustix::pipe::pipe().unwrap();
         let (errors, errors_out) = rustix::pipe::pipe().unwrap();
         reply(json!(-1), &[read, errors], 0);
@@ -190,6 +190,13 @@ impl Server {
                 File::from(errors_out).write_all(error.as_bytes()).unwrap();
             }
         });
+    }
+
+    /// The trouble for this blob. One that comes after so many bytes waits for a blob that has as many.
+    fn trouble_in(&self, bytes: &[u8]) -> Option<Value> {
+        let trouble: Value = serde_json::from_slice(&fs::read(self.dir.join("trouble")).ok()?).unwrap();
+        let fits = trouble["count"].as_u64().is_none_or(|count| count <= bytes.len() as u64);
+        fits.then(|| self.trouble_at("blob")).flatten()
     }
 
     /// The trouble for this occasion, taken from the file; dies of it if it is that kind.

@@ -2,7 +2,8 @@
 //!
 //! One would do, but it answers one request after the other, and an `OpenImage` is three round trips to a registry:
 //! a hundred images would resolve one by one. So there are several for each registry, and none serves two: one that
-//! waits for a registry that hangs would hold up the images of another that it has open.
+//! waits for a registry that hangs would hold up the images of another that it has open. Where there are more registries
+//! than processes, those that have nothing to do go; so more silent registries than processes hold up the others.
 
 use std::{
     collections::HashMap,

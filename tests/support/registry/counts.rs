@@ -55,6 +55,9 @@ pub struct Counts {
     bodies: HashMap<Digest, (Kind, Sent)>,
     requests: Gauge,
     blobs: Gauge,
+    layers: Gauge,
+    /// For each layer that was asked for, how many were being sent then, with this one; in the order of requests.
+    layers_met: Vec<usize>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -120,6 +123,21 @@ impl Counts {
         self.blobs.most
     }
 
+    /// How many layers are being sent.
+    pub fn layers_now(&self) -> usize {
+        self.layers.now
+    }
+
+    /// The most layers that were being sent at once.
+    pub fn most_layers(&self) -> usize {
+        self.layers.most
+    }
+
+    /// For each request for a layer, in order, how many layers were being sent when it came, itself among them.
+    pub fn layers_met(&self) -> &[usize] {
+        &self.layers_met
+    }
+
     fn blobs_sent(&self) -> impl Iterator<Item = (&Digest, &Sent)> {
         self.bodies.iter().filter(|(_, (kind, _))| kind.is_blob()).map(|(digest, (_, sent))| (digest, sent))
     }
@@ -137,12 +155,19 @@ impl Counts {
         if kind.is_blob() {
             self.blobs.up();
         }
+        if kind == Kind::Layer {
+            self.layers.up();
+            self.layers_met.push(self.layers.now);
+        }
     }
 
     pub(super) fn end(&mut self, kind: Kind) {
         self.requests.now -= 1;
         if kind.is_blob() {
             self.blobs.now -= 1;
+        }
+        if kind == Kind::Layer {
+            self.layers.now -= 1;
         }
     }
 
@@ -155,6 +180,7 @@ impl Counts {
         *self = Self {
             requests: afresh(self.requests),
             blobs: afresh(self.blobs),
+            layers: afresh(self.layers),
             // Who is sending still takes back what it could not send.
             bodies: HashMap::new(),
             ..Self::default()

@@ -26,6 +26,7 @@ use std::{
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread,
+    time::{Duration, Instant},
 };
 
 use cfs_dag::types::Digest;
@@ -235,6 +236,11 @@ impl Registry {
         self.shared.lock().released = true;
         self.shared.changed.notify_all();
     }
+
+    /// Lets what stalls from now on wait for another release. Only when nothing is left that the last one let go.
+    pub fn hold(&self) {
+        self.shared.lock().released = false;
+    }
 }
 
 /// What was asked.
@@ -251,6 +257,25 @@ impl Registry {
         let mut state = self.shared.lock();
         while !state.log.iter().any(|line| line.contains(&what)) {
             state = self.shared.changed.wait(state).unwrap();
+        }
+    }
+
+    /// Waits until the counts are so.
+    ///
+    /// # Panics
+    /// When they are not after two minutes.
+    #[track_caller]
+    pub fn until(&self, mut so: impl FnMut(&Counts) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let mut state = self.shared.lock();
+        while !so(&state.counts) {
+            if Instant::now() > deadline {
+                let counts = state.counts.clone();
+                drop(state);
+                panic!("it has not come to that: {counts:?}");
+            }
+            // The end of an answer is told to nobody.
+            state = self.shared.changed.wait_timeout(state, Duration::from_millis(20)).unwrap().0;
         }
     }
 
