@@ -69,7 +69,7 @@ printf '127.0.0.1:%s:\n  tls-verify: false\n  images: {web: [latest]}\n  images-
 show cat list.yaml
 show cfs-dag mirror list.yaml --repo mirror --insecure --dry-run
 show cfs-dag mirror list.yaml --repo mirror --insecure --lock list.lock
-sed -i 's/  images: .*$//' list.yaml
+sed -i '/images:/d' list.yaml
 show cfs-dag mirror list.yaml --repo mirror --prune
 show cat list.lock
 
