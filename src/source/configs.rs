@@ -17,12 +17,15 @@ pub trait Documents: Send + Sync {
     fn config(&self, digest: &Digest) -> Option<Vec<u8>>;
 }
 
+/// A config that was fetched, is being fetched, or failed to be.
+type Fetched = Arc<OnceCell<Vec<u8>>>;
+
 /// Configs by their digests, each fetched but once from a registry: many tags stand for one image.
 #[derive(Default)]
 pub struct Configs {
     stored: Option<Arc<dyn Documents>>,
     /// By registry as well: nobody waits for another one's.
-    fetched: Mutex<HashMap<(Option<String>, Digest), Arc<OnceCell<Vec<u8>>>>>,
+    fetched: Mutex<HashMap<(Option<String>, Digest), Fetched>>,
 }
 
 impl Configs {
