@@ -7,7 +7,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex as StdMutex, PoisonError},
+    sync::{
+        Arc, Mutex as StdMutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -58,7 +61,7 @@ impl Shared {
     /// The right to start one more process for a registry that has some, if enough is left for all others to have their
     /// first: those that are silent must not take everything.
     fn spare_permit(&self) -> Option<OwnedSemaphorePermit> {
-        let others = self.pools().len();
+        let others = self.pools().iter().filter(|pool| !pool.has_one.load(Ordering::Relaxed)).count();
         let permit = self.permits.clone().try_acquire_owned().ok();
         permit.filter(|_| self.permits.available_permits() >= others)
     }
@@ -100,6 +103,7 @@ impl Pools {
                 most: self.per_pool,
                 is_remote: host.is_some(),
                 processes: Mutex::default(),
+                has_one: AtomicBool::new(false),
                 shared: self.shared.clone(),
             })
         };
@@ -133,6 +137,8 @@ pub(in crate::source) struct Pool {
     most: usize,
     is_remote: bool,
     processes: Mutex<Vec<Arc<Process>>>,
+    /// Whether it has a process, or the right to one; told here since a pool that starts one keeps its lock.
+    has_one: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -162,6 +168,7 @@ impl Pool {
         let mut processes = self.processes.lock().await;
         // What still streams from a retired process goes on; nobody asks it any more.
         processes.retain(|process| !(process.is_retired() && process.dismiss()));
+        self.has_one.store(!processes.is_empty(), Ordering::Relaxed);
         if let Some(free) =
             processes.iter().find_map(|process| Some((process.clone(), Some(process.try_turn()?))))
         {
@@ -173,6 +180,7 @@ impl Pool {
             _ => None,
         };
         if let Some(permit) = permit {
+            self.has_one.store(true, Ordering::Relaxed);
             let idle = self.shared.idle.clone();
             let process = Process::start(&self.launch, self.patience.answer(), permit, idle).await?;
             let process = Arc::new(process);
@@ -196,7 +204,9 @@ impl Pool {
             return false;
         }
         let idle = processes.iter().position(|process| process.is_idle() && process.dismiss());
-        idle.map(|at| processes.swap_remove(at)).is_some()
+        let given_up = idle.map(|at| processes.swap_remove(at)).is_some();
+        self.has_one.store(!processes.is_empty(), Ordering::Relaxed);
+        given_up
     }
 }
 
