@@ -12,7 +12,7 @@ use crate::support::{
     oracle,
     pulls::*,
     registry::{Fault, Registry},
-    repo::{Running, Scratch, cfs_dag, scratch},
+    repo::{Invocation, Running, Scratch, cfs_dag, scratch},
     tar::*,
 };
 
@@ -59,10 +59,20 @@ impl Shared {
     }
 
     /// A mirror of these of the references.
-    fn mirror(&self, which: &[usize]) -> crate::support::repo::Invocation {
+    fn mirror(&self, which: &[usize]) -> Invocation {
         let name: String = which.iter().map(usize::to_string).collect();
         let references: Vec<&String> = which.iter().map(|at| &self.references[*at]).collect();
         mirror(&self.repo(), &list(&self.scratch, &name, &references))
+    }
+
+    /// A mirror that fetches the base, which is held, and another one that waits for it.
+    #[track_caller]
+    fn one_and_who_waits_for_it(&self, one: &[usize], other: &[usize]) -> (Running, Running) {
+        let mut first = self.mirror(one).start();
+        self.until_it_fetches(&mut first, self.base_blob());
+        let mut second = self.mirror(other).start();
+        until_it_waits_for(&mut second, &first);
+        (first, second)
     }
 
     /// Waits until it asks for a blob.
@@ -116,10 +126,7 @@ fn two_mirrors_of_one_list_fetch_each_layer_once() {
     for repository in ["app", "lib"] {
         shared.hold_base(repository);
     }
-    let mut first = shared.mirror(&[1, 2]).start();
-    shared.until_it_fetches(&mut first, shared.base_blob());
-    let mut second = shared.mirror(&[1, 2]).start();
-    until_it_waits_for(&mut second, &first);
+    let (first, second) = shared.one_and_who_waits_for_it(&[1, 2], &[1, 2]);
     shared.registry.release();
     first.wait().assert_code(0);
     second.wait().assert_code(0);
@@ -131,10 +138,7 @@ fn two_mirrors_of_one_list_fetch_each_layer_once() {
 fn two_lists_that_overlap_share_the_work() {
     let shared = shared();
     shared.hold_base("app");
-    let mut first = shared.mirror(&[1]).start();
-    shared.until_it_fetches(&mut first, shared.base_blob());
-    let mut second = shared.mirror(&[2]).start();
-    until_it_waits_for(&mut second, &first);
+    let (first, second) = shared.one_and_who_waits_for_it(&[1], &[2]);
     shared.registry.release();
     first.wait().assert_code(0);
     second.wait().assert_code(0);
@@ -147,7 +151,9 @@ fn mirrors_that_begin_together_where_nothing_is_yet_fetch_each_layer_once() {
     for _ in 0..4 {
         let shared = shared();
         let lists: [&[usize]; 3] = [&[1, 2], &[2, 1], &[1, 2]];
-        let running: Vec<Running> = lists.iter().map(|which| shared.mirror(which).start()).collect();
+        // All lists are written before the first program reads one.
+        let mirrors: Vec<Invocation> = lists.iter().map(|which| shared.mirror(which)).collect();
+        let running: Vec<Running> = mirrors.into_iter().map(Invocation::start).collect();
         for running in running {
             running.wait().assert_code(0);
         }
@@ -160,10 +166,7 @@ fn mirrors_that_begin_together_where_nothing_is_yet_fetch_each_layer_once() {
 fn a_layer_whose_holder_was_killed_is_fetched_by_who_waited() {
     let shared = shared();
     shared.hold_base("app");
-    let mut first = shared.mirror(&[1]).start();
-    shared.until_it_fetches(&mut first, shared.base_blob());
-    let mut second = shared.mirror(&[1]).start();
-    until_it_waits_for(&mut second, &first);
+    let (first, second) = shared.one_and_who_waits_for_it(&[1], &[1]);
     first.kill();
     second.wait().assert_code(0);
     assert_eq!(shared.registry.requests_for(shared.base_blob()), 2);
@@ -299,10 +302,7 @@ fn a_mirror_during_a_gc_waits_for_it_and_asks_nobody_before() {
 fn a_mirror_that_waits_for_another_ends_when_it_is_told_to() {
     let shared = shared();
     shared.hold_base("app");
-    let mut first = shared.mirror(&[1]).start();
-    shared.until_it_fetches(&mut first, shared.base_blob());
-    let mut second = shared.mirror(&[2]).start();
-    until_it_waits_for(&mut second, &first);
+    let (first, second) = shared.one_and_who_waits_for_it(&[1], &[2]);
     second.terminate();
     second.wait().assert_code(130);
     assert_eq!(shared.registry.requests_for(shared.base_blob()), 1);
