@@ -64,7 +64,8 @@ pub(super) fn run(args: &MirrorArgs, repo: &RepoArgs, verbose: bool) -> Result<E
         lock.check(&chooser)?;
     }
     let session = Session::open(&args.run, repo, verbose)?;
-    let mirror = Mirror { args, session: &session, chooser: &chooser, lock: lock.as_ref() };
+    let (followed, renewed) = if args.locked { (lock, None) } else { (None, lock) };
+    let mirror = Mirror { args, session: &session, chooser: &chooser, followed, renewed };
     let result = mirror.go();
     session.close();
     result
@@ -106,12 +107,15 @@ struct Mirror<'a> {
     args: &'a MirrorArgs,
     session: &'a Session<'a>,
     chooser: &'a Chooser<'a>,
-    lock: Option<&'a LockFile>,
+    /// The lock that says what is mirrored.
+    followed: Option<LockFile>,
+    /// The lock that is told what was.
+    renewed: Option<LockFile>,
 }
 
 impl Mirror<'_> {
     fn go(&self) -> Result<Exit, Problem> {
-        let chosen = match self.lock.filter(|_| self.args.locked) {
+        let chosen = match &self.followed {
             Some(lock) => Some(self.chooser.follow_lock(lock.lock())?),
             None => self.session.wait(self.chooser.ask(&self.session.sources)).transpose()?,
         };
@@ -119,11 +123,11 @@ impl Mirror<'_> {
         let names: BTreeSet<String> = asked.iter().map(|asked| asked.name.clone()).collect();
         let Some(mut resolution) = self.session.resolve(asked) else { return Ok(Exit::Interrupted) };
         resolution.failed.extend(failed);
-        if let Some(lock) = self.lock.filter(|_| self.args.locked) {
+        if let Some(lock) = &self.followed {
             lock.refuse_others(&mut resolution);
         }
         let digests = Digests::of(&resolution);
-        if let Some(lock) = self.lock.filter(|_| !self.args.locked) {
+        if let Some(lock) = &self.renewed {
             lock.renew(&resolution, self.chooser)?;
         }
         let before = self.names_before()?;

@@ -8,28 +8,7 @@ use super::*;
 use crate::source::Credentials;
 
 /// The example of skopeo-sync(1).
-const MANUAL: &str = r#"registry.example.com:
-    images:
-        busybox: []
-        redis:
-            - "1.0"
-            - "2.0"
-            - "sha256:0000000000000000000000000000000011111111111111111111111111111111"
-    images-by-tag-regex:
-        nginx: ^1\.13\.[12]-alpine-perl$
-    images-by-semver:
-        alpine: ">= 3.12.0"
-    credentials:
-        username: john
-        password: this is a secret
-    tls-verify: true
-    cert-dir: /home/john/certs
-quay.io:
-    tls-verify: false
-    images:
-        coreos/etcd:
-            - latest
-"#;
+const MANUAL: &str = include_str!("../../tests/support/skopeo-sync.yaml");
 
 fn list(text: &str) -> List {
     List::parse(text).unwrap_or_else(|error| panic!("{error} in\n{text}"))

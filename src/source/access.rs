@@ -3,12 +3,16 @@
 use std::{
     fs::File,
     io::Write,
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::PathBuf,
+    process::Command,
 };
 
 use base64::Engine;
-use rustix::fs::MemfdFlags;
+use rustix::{fs::MemfdFlags, io::FdFlags, process::Signal};
 
 use super::{Platform, Result, SourceError};
 
@@ -54,8 +58,14 @@ impl Access {
         Ok(())
     }
 
+    /// The file of credentials that skopeo is to be told of, and what it has to inherit to find it.
+    pub(super) fn authfile(&self) -> Result<(Option<PathBuf>, Option<OwnedFd>)> {
+        let inherited = self.auth_file()?.map(OwnedFd::from);
+        Ok((inherited.as_ref().map(path_of).or_else(|| self.authfile.clone()), inherited))
+    }
+
     /// The credentials as skopeo reads them, in a file that has no name and that no disk ever sees.
-    pub(super) fn auth_file(&self) -> Result<Option<File>> {
+    fn auth_file(&self) -> Result<Option<File>> {
         let Some((registry, credentials)) = &self.credentials else { return Ok(None) };
         let fault =
             |cause: std::io::Error| SourceError::local(format!("credentials cannot be passed on: {cause}"));
@@ -99,8 +109,25 @@ pub struct Site {
     pub access: Access,
 }
 
+/// Ties a skopeo to us: it dies with the thread that starts it, has a group of its own, so that a Ctrl-C at the terminal
+/// reaches us alone and we end it in good order, and inherits `credentials`.
+pub(super) fn tie(command: &mut Command, credentials: Option<OwnedFd>) {
+    command.process_group(0);
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are two plain system calls
+    // (prctl, fcntl) without allocation or locks.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            if let Some(credentials) = &credentials {
+                rustix::io::fcntl_setfd(credentials, FdFlags::empty())?;
+            }
+            Ok(())
+        });
+    }
+}
+
 /// The path under which a process finds a descriptor that it inherits.
-pub(super) fn path_of(fd: &OwnedFd) -> PathBuf {
+fn path_of(fd: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 

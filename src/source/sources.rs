@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    Configs, Documents, ErrorKind, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site,
-    Source, SourceError, Tell, Transport, host::Hosts, proxy::Pools, tags,
+    Configs, Documents, ErrorKind, Host, LayoutSource, ProxySource, Reference, Resolved, Result, Retries,
+    Site, Source, SourceError, Tell, Transport, host::Hosts, proxy::Pools, tags,
 };
 
 /// References that are resolved at once: enough that registries which hang, each with as many as it may be asked for at
@@ -78,11 +78,6 @@ impl Sources {
         Self { tell, ..self }
     }
 
-    /// When to try again.
-    pub fn retries(&self) -> Retries {
-        self.options.retries
-    }
-
     /// The source of one image. Must be used inside a tokio runtime with I/O and time enabled.
     pub fn open(&self, reference: &Reference, site: &Site) -> Arc<dyn Source> {
         // Only skopeo can enforce a policy, so with one it reads layouts too.
@@ -108,40 +103,29 @@ impl Sources {
         let permits = Arc::new(Semaphore::new(RESOLVING));
         let configs = Arc::new(Configs::over(stored));
         let asked = sources.iter().cloned().map(|source| {
-            let (permits, configs) = (permits.clone(), configs.clone());
-            let (retries, tell) = (self.options.retries, self.tell.clone());
-            async move {
-                let attempt = || async {
-                    let slot = source.host().slot().await;
-                    let _permit = permits.acquire().await;
-                    let resolved = source.resolve(&configs).await;
-                    slot.learn(&resolved);
-                    resolved
-                };
-                retries.run(&source.describe(), &*tell, attempt).await
-            }
+            let (configs, asking) = (configs.clone(), self.asking(source.host(), &permits));
+            async move { asking.ask(&source.describe(), || source.resolve(&configs)).await }
         });
         all(asked, done).await
     }
 
     /// The tags that registries list for repositories, which the references name without a tag; results in their order.
     pub async fn tags_all(&self, repositories: Vec<(Reference, Site)>) -> Vec<Result<Vec<String>>> {
-        let Options { patience, retries, .. } = self.options;
+        let limit = self.options.patience.answer();
         let permits = Arc::new(Semaphore::new(LISTING));
         let asked = repositories.into_iter().map(|(reference, site)| {
-            let (host, permits, tell) = (self.hosts.of(&reference), permits.clone(), self.tell.clone());
+            let asking = self.asking(&self.hosts.of(&reference), &permits);
             async move {
-                let list = || async {
-                    let slot = host.slot().await;
-                    let _permit = permits.acquire().await;
-                    let tags = tags::list(&reference, &site.access, patience.answer()).await;
-                    slot.learn(&tags);
-                    tags
-                };
-                retries.run(&reference.to_string(), &*tell, list).await
+                let list = || tags::list(&reference, &site.access, limit);
+                asking.ask(&reference.to_string(), list).await
             }
         });
         all(asked, |_, _| ()).await
+    }
+
+    fn asking(&self, host: &Arc<Host>, permits: &Arc<Semaphore>) -> Asking {
+        let (host, permits) = (host.clone(), permits.clone());
+        Asking { host, permits, retries: self.options.retries, tell: self.tell.clone() }
     }
 
     /// Ends the skopeo processes: in good order where they are idle, so that they remove their temporary files
@@ -149,6 +133,32 @@ impl Sources {
     /// when all sources and readers are dropped.
     pub async fn close(self) {
         self.pools.close().await;
+    }
+}
+
+/// A request to a registry, as often as it may help.
+struct Asking {
+    host: Arc<Host>,
+    permits: Arc<Semaphore>,
+    retries: Retries,
+    tell: Arc<Tell>,
+}
+
+impl Asking {
+    /// Makes the request `what`, each time when it is its turn. The registry's slot comes first: whoever waits for it
+    /// takes no place from those who ask others.
+    async fn ask<T, F>(&self, what: &str, request: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let attempt = || async {
+            let slot = self.host.slot().await;
+            let _permit = self.permits.acquire().await;
+            let answer = request().await;
+            slot.learn(&answer);
+            answer
+        };
+        self.retries.run(what, &*self.tell, attempt).await
     }
 }
 

@@ -2,23 +2,17 @@
 
 use std::{
     io::Read,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::OwnedFd,
     process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
-use rustix::{
-    io::FdFlags,
-    process::{PidfdFlags, Signal},
-};
+use rustix::process::{PidfdFlags, Signal};
 use serde::Deserialize;
 
 use super::{
     Access, ErrorKind, Reference, Result, SourceError,
-    access::path_of,
+    access::tie,
     proxy::{in_starter, missing_program},
 };
 
@@ -28,8 +22,7 @@ const LONGEST: u64 = 64 << 20;
 /// Lists the tags of the repository that `reference` names, within `limit`.
 pub(super) async fn list(reference: &Reference, access: &Access, limit: Duration) -> Result<Vec<String>> {
     access.check_paths()?;
-    let auth = access.auth_file()?.map(OwnedFd::from);
-    let command = command(reference, access, auth);
+    let command = command(reference, access)?;
     let program = access.skopeo.clone();
     let mut child = in_starter(move || { command }.spawn())
         .await?
@@ -66,7 +59,7 @@ impl Drop for Handle {
     }
 }
 
-fn command(reference: &Reference, access: &Access, auth: Option<OwnedFd>) -> Command {
+fn command(reference: &Reference, access: &Access) -> Result<Command> {
     let mut command = Command::new(&access.skopeo);
     if let Some(policy) = &access.policy {
         command.arg("--policy").arg(policy);
@@ -75,25 +68,14 @@ fn command(reference: &Reference, access: &Access, auth: Option<OwnedFd>) -> Com
     if let Some(dir) = &access.cert_dir {
         command.arg("--cert-dir").arg(dir);
     }
-    match (&auth, &access.authfile) {
-        (Some(auth), _) => drop(command.arg("--authfile").arg(path_of(auth))),
-        (None, Some(authfile)) => drop(command.arg("--authfile").arg(authfile)),
-        (None, None) => {}
+    let (authfile, credentials) = access.authfile()?;
+    if let Some(authfile) = authfile {
+        command.arg("--authfile").arg(authfile);
     }
     command.arg(reference.for_skopeo());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are two plain system calls
-    // (prctl, fcntl) without allocation or locks.
-    unsafe {
-        command.pre_exec(move || {
-            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-            if let Some(auth) = &auth {
-                rustix::io::fcntl_setfd(auth.as_fd(), FdFlags::empty())?;
-            }
-            Ok(())
-        });
-    }
-    command
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    tie(&mut command, credentials);
+    Ok(command)
 }
 
 /// Reads what the child has to say, both streams at once, and waits for its end.

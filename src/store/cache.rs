@@ -97,11 +97,8 @@ impl<H: FsVerityHashValue> Store<H> {
             make_dir(self.root(), dir).map_err(fault)?;
         }
         let scratch = self.scratch()?;
-        let name = scratch.unused_name();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = fs::openat(scratch.dir(), &*name, flags, Mode::from_raw_mode(0o644)).map_err(fault)?;
-        std::io::Write::write_all(&mut File::from(fd), &text)
-            .map_err(|cause| StoreError::Io { what: NODES.into(), cause })?;
+        let written = scratch.write(Mode::from_raw_mode(0o644), &text);
+        let (_, name) = written.map_err(|error| self.explain(NODES, error))?;
         // No sync: a record lost or torn in a crash is no record.
         fs::renameat(scratch.dir(), &*name, self.root(), path).map_err(fault)
     }

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, Read},
 };
 
 use composefs::fsverity::FsVerityHashValue;
@@ -112,12 +112,9 @@ impl<H: FsVerityHashValue> Store<H> {
             }
         }
         let scratch = self.scratch()?;
-        let name = scratch.unused_name();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file =
-            File::from(fs::openat(scratch.dir(), &*name, flags, Mode::from_raw_mode(0o600)).map_err(fault)?);
-        let written = file.write_all(&text).and_then(|()| file.sync_all());
-        written.map_err(|error| self.explain(MIRRORS_DIR, error))?;
+        let written = scratch.write(Mode::from_raw_mode(0o600), &text);
+        let synced = written.and_then(|(file, name)| file.sync_all().map(|()| name));
+        let name = synced.map_err(|error| self.explain(MIRRORS_DIR, error))?;
         fs::renameat(scratch.dir(), &*name, self.root(), record_path(list)).map_err(fault)?;
         self.sync_dir(MIRRORS_DIR)
     }

@@ -1,10 +1,7 @@
 //! Records of runs as numbered files in `<repo>/cfs-dag/runs/`. Knows names and how many are kept; ignores what is in
 //! them.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-};
+use std::{fs::File, io};
 
 use composefs::fsverity::FsVerityHashValue;
 use rustix::{
@@ -56,12 +53,10 @@ impl<H: FsVerityHashValue> Store<H> {
             make_dir(self.root(), dir).map_err(fault)?;
         }
         let scratch = self.scratch()?;
-        let name = scratch.unused_name();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = fs::openat(scratch.dir(), &*name, flags, Mode::from_raw_mode(0o600)).map_err(fault)?;
-        let written = File::from(fd).write_all(record);
-        written.map_err(|cause| StoreError::Io { what: RUNS_DIR.into(), cause })?;
-        // Errors of registries may hold what is not for everyone, hence the mode. No sync: a record lost or torn in a crash is no record.
+        // Errors of registries may hold what is not for everyone, hence the mode. No sync: a record lost or torn in a
+        // crash is no record.
+        let written = scratch.write(Mode::from_raw_mode(0o600), record);
+        let (_, name) = written.map_err(|error| self.explain(RUNS_DIR, error))?;
         for _ in 0..ATTEMPTS {
             let runs = self.runs();
             let Some(number) = runs.last().copied().unwrap_or(0).checked_add(1) else { break };

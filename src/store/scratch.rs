@@ -6,6 +6,8 @@
 //! one from the work of a living one.
 
 use std::{
+    fs::File,
+    io::Write,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
@@ -69,6 +71,15 @@ impl Scratch {
     /// The folder itself.
     pub(super) fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// A new file of these bytes, complete but not synced, and its name in the folder.
+    pub(super) fn write(&self, mode: Mode, bytes: &[u8]) -> std::io::Result<(File, String)> {
+        let name = self.unused_name();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file = File::from(fs::openat(&self.dir, &*name, flags, mode)?);
+        file.write_all(bytes)?;
+        Ok((file, name))
     }
 
     /// A name in the folder that this run has not used yet.

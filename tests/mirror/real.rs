@@ -328,29 +328,7 @@ fn the_example_of_skopeos_manual_is_mirrored() {
     expected.push(reference(&open.host(), "coreos/etcd:latest"));
 
     // As it stands in skopeo-sync(1), but for who is asked, where the certificates are, and one digest.
-    let example = r#"registry.example.com:
-    images:
-        busybox: []
-        redis:
-            - "1.0"
-            - "2.0"
-            - "sha256:0000000000000000000000000000000011111111111111111111111111111111"
-    images-by-tag-regex:
-        nginx: ^1\.13\.[12]-alpine-perl$
-    images-by-semver:
-        alpine: ">= 3.12.0"
-    credentials:
-        username: john
-        password: this is a secret
-    tls-verify: true
-    cert-dir: /home/john/certs
-quay.io:
-    tls-verify: false
-    images:
-        coreos/etcd:
-            - latest
-"#;
-    let list = example
+    let list = include_str!("../support/skopeo-sync.yaml")
         .replace("registry.example.com", &private.host())
         .replace("quay.io", &open.host())
         .replace("/home/john/certs", private.authority.cert_dir().to_str().unwrap())

@@ -30,7 +30,6 @@ use std::{
 
 use containers_image_proxy::{Error as ProxyError, GetBlobError, ImageProxy, ImageProxyConfig};
 use rustix::{
-    io::FdFlags,
     pipe::PipeFlags,
     process::{Pid, PidfdFlags, Signal},
 };
@@ -40,7 +39,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::super::{BoxFuture, ErrorKind, Platform, Result, Site, SourceError, access::path_of};
+use super::super::{BoxFuture, ErrorKind, Platform, Result, Site, SourceError, access::tie};
 
 /// A version of the proxy protocol.
 pub(super) type Version = (u64, u64, u64);
@@ -69,20 +68,15 @@ impl Launch {
         if let Some(policy) = &access.policy {
             command.arg("--policy").arg(policy);
         }
-        // A group of its own, so that a Ctrl-C at the terminal reaches us alone and we end it in good order.
-        command.process_group(0);
         let mut config = ImageProxyConfig::default();
         // Not as the client's `auth_data`: it copies that to a file in /tmp.
-        let credentials = access.auth_file()?.map(OwnedFd::from);
-        config.authfile = credentials.as_ref().map(path_of).or_else(|| access.authfile.clone());
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are four plain system
-        // calls (prctl, fcntl, getpid, write) without allocation or locks.
+        let (authfile, credentials) = access.authfile()?;
+        config.authfile = authfile;
+        tie(&mut command, credentials);
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are two plain system calls
+        // (getpid, write) without allocation or locks.
         unsafe {
             command.pre_exec(move || {
-                rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-                if let Some(credentials) = &credentials {
-                    rustix::io::fcntl_setfd(credentials, FdFlags::empty())?;
-                }
                 let pid = rustix::process::getpid().as_raw_nonzero().get();
                 rustix::io::write(&pid_out, &pid.to_ne_bytes())?;
                 Ok(())
