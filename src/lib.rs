@@ -40,10 +40,11 @@
 //! # A mirror, before and around that
 //!
 //! [`list`] turns a file into rules; registries are asked for the tags that rules choose from; what comes of it is a
-//! request like any other. Networks fail, so [`source`] tells by skopeo's words what may pass, and what may is tried
-//! again: a resolve by itself, a blob by the fetch step, which knows the other places that have it. A registry in trouble
-//! gets fewer requests at once. A layer is claimed before it is fetched, so that two programs do not fetch it both.
-//! An interrupted run is drained first: what is nearly whole may end, nothing new begins.
+//! request like any other, or a few, one after the other: images whose registries do not answer are left to a later
+//! graph. Networks fail, so [`source`] tells by skopeo's words what may pass, and what may is tried again: a resolve by
+//! itself, a blob by the fetch step, which knows the other places that have it. A registry in trouble gets fewer
+//! requests at once. A layer is claimed before it is fetched, so that two programs do not fetch it both. An interrupted
+//! run is drained first: what is nearly whole may end, nothing new begins.
 //!
 //! # What holds always
 //!

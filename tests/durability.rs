@@ -14,7 +14,7 @@ use std::{
 
 use cfs_dag::{
     graph::{self, State},
-    pull::{self, Asked, Interrupt, Settings, Stored, Task},
+    pull::{self, Asked, Interrupt, Resolving, Settings, Stored, Task},
     report::{Recorder, Summary},
     source::{Options, Retries, Sources},
     store::{
@@ -262,8 +262,12 @@ impl<'a> Pull<'a> {
         let before = Before::of(store).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let sources = Sources::new(Options::default());
-        let resolution =
-            runtime.block_on(pull::resolve(self.asked(), &sources, Arc::new(Stored::of(None)), |_, _| ()));
+        let resolution = runtime.block_on(async {
+            let mut resolving = Resolving::new(&sources, Arc::new(Stored::of(None)));
+            resolving.ask(self.asked().into_iter().enumerate().collect(), |_| ());
+            while resolving.next().await.is_some() {}
+            resolving.take()
+        });
         assert!(resolution.failed.is_empty());
         let inputs = resolution.inputs("the tests'".to_owned(), None);
         let (facts, known) = pull::look(store, &inputs).unwrap();

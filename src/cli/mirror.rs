@@ -1,6 +1,7 @@
 //! `cfs-dag mirror`: the images of a list, kept. Knows the order of things: list, tags, images, run, lock, names;
 //! each of them is done elsewhere.
 
+mod asking;
 mod chosen;
 mod locked;
 
@@ -13,22 +14,20 @@ use std::{
 use clap::{Args, ValueHint};
 
 use super::{
-    Exit, Problem, RepoArgs,
-    options::RunArgs,
-    request::{Answer, Request},
-    session::Session,
-    write_file,
+    Exit, Problem, RepoArgs, options::RunArgs, plan::PlanFormat, request::Request, results::Results,
+    session::Session, write_file,
 };
 use crate::{
     graph::{ImageIx, Selection},
-    list::List,
+    list::{List, Lock},
     pull::Resolution,
     render::words::count,
     report::{Outcome, Summary},
     store::{AnyStore, Tag},
     with_store,
 };
-use chosen::{Chooser, Chosen};
+use asking::Asking;
+use chosen::Chooser;
 use locked::LockFile;
 
 /// No list is longer, in bytes: ten million images of 60 characters would be one.
@@ -66,7 +65,10 @@ pub(super) fn run(args: &MirrorArgs, repo: &RepoArgs, verbose: bool) -> Result<E
     let session = Session::open(&args.run, repo, verbose)?;
     let (followed, renewed) = if args.locked { (lock, None) } else { (None, lock) };
     let mirror = Mirror { args, session: &session, chooser: &chooser, followed, renewed };
-    let result = mirror.go();
+    let result = match args.run.dry_run {
+        Some(format) => mirror.show(format),
+        None => mirror.run(),
+    };
     session.close();
     result
 }
@@ -113,59 +115,114 @@ struct Mirror<'a> {
     renewed: Option<LockFile>,
 }
 
+/// What has come of a list so far.
+#[derive(Default)]
+struct Sofar {
+    /// The names that earlier mirrors of this list made.
+    before: BTreeSet<String>,
+    digests: Digests,
+    locked: Lock,
+    /// Images and rules that have failed before there was a plan.
+    unreachable: HashSet<String>,
+    results: Results,
+    /// The names that the list has lost, if they shall go.
+    lost: Vec<String>,
+}
+
 impl Mirror<'_> {
-    fn go(&self) -> Result<Exit, Problem> {
-        let chosen = match &self.followed {
-            Some(lock) => Some(self.chooser.follow_lock(lock.lock())?),
-            None => self.session.wait(self.chooser.ask(&self.session.sources)).transpose()?,
-        };
-        let Some(Chosen { asked, by_rule, failed }) = chosen else { return Ok(Exit::Interrupted) };
-        let names: BTreeSet<String> = asked.iter().map(|asked| asked.name.clone()).collect();
-        let Some(mut resolution) = self.session.resolve(asked) else { return Ok(Exit::Interrupted) };
-        resolution.failed.extend(failed);
-        if let Some(lock) = &self.followed {
-            lock.refuse_others(&mut resolution);
+    /// Shows the plan for all that can be resolved.
+    fn show(&self, format: PlanFormat) -> Result<Exit, Problem> {
+        let mut asking = self.asking();
+        let mut sofar = Sofar { before: self.names_before()?, ..Sofar::default() };
+        let Some(wave) = self.session.wait(asking.wave(true)) else { return Ok(Exit::Interrupted) };
+        let exit = self.request(wave?, &asking, &mut sofar)?.show(format)?;
+        self.write_digests(&sofar.digests, None)?;
+        tell_kept(exit, &sofar.lost);
+        Ok(exit)
+    }
+
+    /// Runs wave after wave: what has come goes ahead while slow registries take their time.
+    fn run(&self) -> Result<Exit, Problem> {
+        let mut asking = self.asking();
+        let mut sofar = Sofar { before: self.names_before()?, ..Sofar::default() };
+        loop {
+            // With --fail-fast nothing begins before all is known to be there.
+            let ended = match self.session.wait(asking.wave(self.args.run.fail_fast)) {
+                Some(wave) => wave.and_then(|wave| self.run_wave(wave, &asking, &mut sofar)),
+                None => Ok(Results::interrupted()),
+            };
+            // What came before a problem is told all the same.
+            sofar.results.join(ended.unwrap_or_else(Results::from));
+            if asking.is_complete() || sofar.results.are_cut_short() {
+                break;
+            }
         }
-        let digests = Digests::of(&resolution);
-        if let Some(lock) = &self.renewed {
-            lock.renew(&resolution, self.chooser)?;
+        let Sofar { digests, mut results, lost, .. } = sofar;
+        if !results.of_a_run() && results.are_cut_short() {
+            return results.problem.map_or(Ok(Exit::Interrupted), Err);
         }
-        let before = self.names_before()?;
-        let lost = self.lost(&before, &names)?;
-        let is_whole = resolution.failed.is_empty();
-        let request = Request {
-            session: self.session,
-            selections: self.selections(&resolution, &by_rule),
-            untag: if is_whole { lost.clone() } else { Vec::new() },
-            resolution,
-            planned: None,
-            plan_out: None,
-            platform: self.args.run.platform.as_ref().map(|platform| platform.to_string()),
-        };
-        // Before any of them can be seen, so that none is ever here that no list knows of.
-        let all = before.union(&names).cloned().collect();
-        let Answer { exit, summary } = request.go(|store| self.remember(store, &all))?;
-        self.write_digests(&digests, summary.as_ref())?;
-        if let Exit::Failed | Exit::SomeFailed = exit
-            && !lost.is_empty()
-        {
-            let names =
-                count(lost.len(), "name that the list has lost stays", "names that the list has lost stay");
-            super::say(format_args!("cfs-dag: not pruned: {names} until all of its images can be had"));
-        }
+        results.join(Results::unresolved(&asking.late()));
+        let summary = results.summary();
+        let told = results.tell(self.session, true);
+        self.write_digests(&digests, Some(&summary))?;
+        let exit = told?;
+        tell_kept(exit, &lost);
         if self.args.prune
-            && summary.is_some()
             && exit == Exit::Done
-            && let Some(store) = &self.session.store
+            && let Some(store) = self.session.store()
         {
-            self.remember(store, &names)?;
+            self.remember(store, &asking.names().cloned().collect())?;
         }
         Ok(exit)
     }
 
+    fn asking(&self) -> Asking<'_> {
+        Asking::new(self.session, self.chooser, self.followed.as_ref().map(LockFile::lock))
+    }
+
+    fn run_wave(&self, wave: Resolution, asking: &Asking<'_>, sofar: &mut Sofar) -> Result<Results, Problem> {
+        let request = self.request(wave, asking, sofar)?;
+        // Before any of them can be seen, so that none is ever here that no list knows of.
+        let names = asking.names().chain(&sofar.before).cloned().collect();
+        request.run(|store| self.remember(store, &names))
+    }
+
+    /// What is to be done for a wave; the lock is renewed on the way.
+    fn request(
+        &self,
+        mut wave: Resolution,
+        asking: &Asking<'_>,
+        sofar: &mut Sofar,
+    ) -> Result<Request<'_>, Problem> {
+        if let Some(lock) = &self.followed {
+            lock.refuse_others(&mut wave);
+        }
+        sofar.digests.add(&wave);
+        sofar.unreachable.extend(wave.failed.iter().map(|failed| failed.text.clone()));
+        if let Some(lock) = &self.renewed {
+            locked::add(&mut sofar.locked, &wave);
+            let late: HashSet<String> = asking.late().into_iter().map(|late| late.text).collect();
+            let is_unreachable = |text: &str| sofar.unreachable.contains(text) || late.contains(text);
+            lock.renew(&sofar.locked, is_unreachable, self.chooser)?;
+        }
+        if asking.is_complete() {
+            sofar.lost = self.lost(&sofar.before, &asking.names().cloned().collect())?;
+        }
+        let is_whole = wave.failed.is_empty() && sofar.results.are_good();
+        Ok(Request {
+            session: self.session,
+            selections: self.selections(&wave, asking.by_rule()),
+            untag: if is_whole { sofar.lost.clone() } else { Vec::new() },
+            resolution: wave,
+            planned: None,
+            plan_out: None,
+            platform: self.args.run.platform.as_ref().map(|platform| platform.to_string()),
+        })
+    }
+
     /// The names that earlier mirrors of this list made.
     fn names_before(&self) -> Result<BTreeSet<String>, Problem> {
-        match &self.session.store {
+        match self.session.store() {
             Some(store) => Ok(with_store!(store, store => store.mirrored(&self.args.identity()))?),
             None => Ok(BTreeSet::new()),
         }
@@ -173,7 +230,7 @@ impl Mirror<'_> {
 
     /// The names that shall go: the list has lost them, they are still there, and no other list has them.
     fn lost(&self, before: &BTreeSet<String>, names: &BTreeSet<String>) -> Result<Vec<String>, Problem> {
-        let Some(store) = self.session.store.as_ref().filter(|_| self.args.prune) else {
+        let Some(store) = self.session.store().filter(|_| self.args.prune) else {
             return Ok(Vec::new());
         };
         let elsewhere = with_store!(store, store => store.mirrored_elsewhere(&self.args.identity()))?;
@@ -218,15 +275,28 @@ impl Mirror<'_> {
     }
 }
 
-/// The lines of a file of digests, with the names of the images in the repository.
-struct Digests(Vec<(String, String)>);
+/// Says that `lost` names stay, if they do because something failed.
+fn tell_kept(exit: Exit, lost: &[String]) {
+    if let Exit::Failed | Exit::SomeFailed = exit
+        && !lost.is_empty()
+    {
+        let names =
+            count(lost.len(), "name that the list has lost stays", "names that the list has lost stay");
+        super::say(format_args!("cfs-dag: not pruned: {names} until all of its images can be had"));
+    }
+}
+
+/// The lines of a file of digests, with the places and names of the images in the repository.
+#[derive(Default)]
+struct Digests(Vec<(usize, String, String)>);
 
 impl Digests {
-    fn of(resolution: &Resolution) -> Self {
-        let line = |image: &crate::pull::ResolvedImage| {
-            (image.asked.name.clone(), format!("{} {}\n", image.resolved.manifest_digest, image.asked.text))
-        };
-        Self(resolution.images.iter().map(line).collect())
+    fn add(&mut self, resolution: &Resolution) {
+        self.0.extend(resolution.images.iter().map(|image| {
+            let line = format!("{} {}\n", image.resolved.manifest_digest, image.asked.text);
+            (image.place, image.asked.name.clone(), line)
+        }));
+        self.0.sort_by_key(|(place, ..)| *place);
     }
 
     /// All of them, or with a summary those that came to be in the repository.
@@ -236,6 +306,6 @@ impl Digests {
             done.map(|image| image.name.as_str()).collect()
         });
         let is_here = |name: &str| here.as_ref().is_none_or(|here| here.contains(name));
-        self.0.iter().filter(|(name, _)| is_here(name)).map(|(_, line)| line.as_str()).collect()
+        self.0.iter().filter(|(_, name, _)| is_here(name)).map(|(.., line)| line.as_str()).collect()
     }
 }

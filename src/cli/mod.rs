@@ -13,6 +13,7 @@ mod parse;
 mod plan;
 mod pull;
 mod request;
+mod results;
 mod session;
 
 use std::{

@@ -37,20 +37,19 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
     let platform = site.platform.as_ref().map(|platform| platform.to_string());
     let asked = args.asked(planned.as_ref(), &Arc::new(site))?;
     let session = Session::open(&args.run, repo, verbose)?;
-    let result = match session.resolve(asked) {
-        Some(resolution) => {
-            let request = Request {
-                session: &session,
-                resolution,
-                planned: planned.as_ref(),
-                plan_out: args.plan_out.clone(),
-                platform,
-                selections: Vec::new(),
-                untag: Vec::new(),
-            };
-            request.go(|_| Ok(())).map(|answer| answer.exit)
-        }
-        None => Ok(Exit::Interrupted),
+    let request = session.resolve(asked).map(|resolution| Request {
+        session: &session,
+        resolution,
+        planned: planned.as_ref(),
+        plan_out: args.plan_out.clone(),
+        platform,
+        selections: Vec::new(),
+        untag: Vec::new(),
+    });
+    let result = match (request, args.run.dry_run) {
+        (None, _) => Ok(Exit::Interrupted),
+        (Some(request), Some(format)) => request.show(format),
+        (Some(request), None) => request.run(|_| Ok(())).and_then(|results| results.tell(&session, false)),
     };
     session.close();
     result

@@ -1,14 +1,14 @@
-//! A request whose images are resolved, on its way to a result: plan, show or run, tell. Knows the order and the words;
-//! the work is the library's.
+//! A request whose images are resolved, on its way to results: plan, then show or run. Knows the order; the work is the
+//! library's, and results are told elsewhere.
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use super::{
     Exit, Problem,
     history::History,
-    options::Format,
     plan::{self, PlanFormat},
     print,
+    results::{Results, exit_code},
     session::Session,
 };
 use crate::{
@@ -16,9 +16,9 @@ use crate::{
     graph::{self, Facts, Inputs, Plan, Selection},
     pull::{self, Ended, Known, Resolution, Task, Unresolved},
     render::{Marks, words::count},
-    report::{self, ImageResult, Mode, Outcome, Progress, Record, Recorder, Summary, Tee, diagnosis::Logged},
+    report::{self, Progress, Recorder, Tee, diagnosis::Logged},
     source::{ErrorKind, SourceError},
-    store::{self, AnyStore, FsVerityHashValue, Store},
+    store::{AnyStore, FsVerityHashValue, Store},
     with_store,
 };
 
@@ -38,25 +38,52 @@ pub(super) struct Request<'a> {
     pub(super) untag: Vec<String>,
 }
 
-/// How a request ended.
-pub(super) struct Answer {
-    pub(super) exit: Exit,
-    /// What became of it; nothing if it was only shown.
-    pub(super) summary: Option<Summary>,
-}
-
-impl From<Exit> for Answer {
-    fn from(exit: Exit) -> Self {
-        Self { exit, summary: None }
-    }
-}
-
 impl Request<'_> {
-    /// Plans, and shows or runs the plan; `before` is called when it is sure that something will be run.
-    pub(super) fn go(
+    /// Plans and shows the plan.
+    pub(super) fn show(mut self, format: PlanFormat) -> Result<Exit, Problem> {
+        self.check()?;
+        let inputs = self.inputs();
+        let (mut facts, mut history) = (Facts::default(), History::default());
+        if let Some(store) = self.session.store() {
+            facts = with_store!(store, store => pull::look(store, &inputs).map(|(facts, _)| facts))?;
+            history = with_store!(store, store => History::of(store));
+            history.tell(&mut facts);
+        }
+        let plan = self.plan(&inputs, &facts)?;
+        self.save(&plan)?;
+        let args = self.session.args;
+        let outlook = history.outlook(&plan, args.settings().jobs, &self.session.path);
+        let marks = Marks { critical: outlook.critical.clone(), ..Marks::default() };
+        print(&format.draw(&plan, &marks, &outlook, plan::colour()))?;
+        Ok(match exit_code(self.resolution.images.len(), self.resolution.failed.len()) {
+            Exit::Done if args.detailed_exitcode && plan.is_work() => Exit::WorkNeeded,
+            exit => exit,
+        })
+    }
+
+    /// Plans and runs the plan; `before` is called when it is sure that something will be run. Reasons of failures are
+    /// told, results are not.
+    pub(super) fn run(
         mut self,
         before: impl FnOnce(&AnyStore) -> Result<(), Problem>,
-    ) -> Result<Answer, Problem> {
+    ) -> Result<Results, Problem> {
+        self.check()?;
+        if self.resolution.images.is_empty() && self.untag.is_empty() {
+            // No repository is made for failures.
+            return Ok(Results::unresolved(&self.resolution.failed));
+        }
+        let inputs = self.inputs();
+        if self.planned.is_some() && self.session.store().is_none() {
+            // Nor for a plan that is refused.
+            self.plan(&inputs, &Facts::default())?;
+        }
+        let store = self.session.make_store()?;
+        before(store)?;
+        with_store!(store, store => self.run_in(store, &inputs))
+    }
+
+    /// Tells what could not be resolved.
+    fn check(&mut self) -> Result<(), Problem> {
         if let Some((name, one, other)) = self.resolution.clash() {
             return Err(Problem::usage(format!(
                 "{one} and {other} would both be named {name:?}: pull one of them with another --name"
@@ -66,25 +93,7 @@ impl Request<'_> {
             super::tell(&Named { reference: &failed.text, error: &failed.error }, self.session.verbose);
         }
         self.stop_if_one_failed();
-        let inputs = self.inputs();
-        if let Some(format) = self.session.args.dry_run {
-            return self.show(format, &inputs).map(Answer::from);
-        }
-        if self.resolution.images.is_empty() {
-            return self.nothing_resolved();
-        }
-        let store = match &self.session.store {
-            Some(store) => store.clone(),
-            None => {
-                if self.planned.is_some() {
-                    // A plan that is refused makes no repository.
-                    self.plan(&inputs, &Facts::default())?;
-                }
-                store::init(&self.session.path, &self.session.args.init.options())?.0
-            }
-        };
-        before(&store)?;
-        with_store!(&store, store => self.run(store, &inputs))
+        Ok(())
     }
 
     /// With --fail-fast an image that cannot be resolved takes all others with it.
@@ -100,20 +109,6 @@ impl Request<'_> {
             text: image.asked.text,
             error: SourceError::new(ErrorKind::Other, pull::NotDone.to_string()),
         }));
-        self.resolution.failed.sort_by_key(|failed| failed.place);
-    }
-
-    /// Programs get the result that they asked for also when there is nothing but failures; no repository is made.
-    fn nothing_resolved(&self) -> Result<Answer, Problem> {
-        let mut summary = Summary::new(&Plan::default(), &Record::default());
-        self.complete(&mut summary, &Ended::default(), 0);
-        match self.session.args.format {
-            Format::Json => print(&summary.json())?,
-            Format::Text if self.is_of_list() => print(&summary.brief())?,
-            Format::Text => {}
-        }
-        self.write_summary(&summary)?;
-        Ok(Answer { exit: Exit::Failed, summary: Some(summary) })
     }
 
     fn inputs(&self) -> Inputs {
@@ -136,25 +131,6 @@ impl Request<'_> {
         Err(Problem::from(format!("the plan cannot be run as it is: {why}: make a new one")))
     }
 
-    fn show(&self, format: PlanFormat, inputs: &Inputs) -> Result<Exit, Problem> {
-        let (mut facts, mut history) = (Facts::default(), History::default());
-        if let Some(store) = &self.session.store {
-            facts = with_store!(store, store => pull::look(store, inputs).map(|(facts, _)| facts))?;
-            history = with_store!(store, store => History::of(store));
-            history.tell(&mut facts);
-        }
-        let plan = self.plan(inputs, &facts)?;
-        self.save(&plan)?;
-        let args = self.session.args;
-        let outlook = history.outlook(&plan, args.settings().jobs, &self.session.path);
-        let marks = Marks { critical: outlook.critical.clone(), ..Marks::default() };
-        print(&format.draw(&plan, &marks, &outlook, plan::colour()))?;
-        Ok(match exit_code(self.resolution.images.len(), self.resolution.failed.len()) {
-            Exit::Done if args.detailed_exitcode && plan.is_work() => Exit::WorkNeeded,
-            exit => exit,
-        })
-    }
-
     /// Saves the plan, if that was asked for and it is a plan for all that was asked for.
     fn save(&self, plan: &Plan) -> Result<(), Problem> {
         let Some(path) = &self.plan_out else { return Ok(()) };
@@ -164,7 +140,11 @@ impl Request<'_> {
         plan::save(plan, path)
     }
 
-    fn run<H: FsVerityHashValue>(&self, store: &Arc<Store<H>>, inputs: &Inputs) -> Result<Answer, Problem> {
+    fn run_in<H: FsVerityHashValue>(
+        &self,
+        store: &Arc<Store<H>>,
+        inputs: &Inputs,
+    ) -> Result<Results, Problem> {
         let args = self.session.args;
         let (mut facts, known): (Facts, Known<H>) = pull::look(store, inputs)?;
         let mut plan = self.plan(inputs, &facts)?;
@@ -175,7 +155,7 @@ impl Request<'_> {
         }
         let plan = Arc::new(plan);
         self.save(&plan)?;
-        let began = SystemTime::now();
+        let (began, barriers) = (SystemTime::now(), store.barriers());
         let needed = plan.graph.node_weights().filter(|node| node.state == graph::State::Needed);
         let layers = needed.filter(|node| node.kind == graph::Kind::Finalize).count();
         tracing::info!("{layers} of {} layers are needed", plan.layers().len());
@@ -193,16 +173,14 @@ impl Request<'_> {
         );
         progress.finish();
         let record = recorder.record();
-        let mut summary = Summary::new(&plan, &record);
         let (ended, failure) = match ended {
             Ok(ended) => (ended, None),
             Err(error) => (Ended::default(), Some(error)),
         };
-        self.complete(&mut summary, &ended, store.barriers());
+        let barriers = store.barriers() - barriers;
+        let mut results = Results::of_run(&plan, &record, &self.resolution, &ended, barriers);
         let untagged = match &failure {
-            None if !ended.interrupted && summary.totals.images_failed == 0 => {
-                store.untag_all(self.untag.iter().map(String::as_str))
-            }
+            None if results.are_good() => store.untag_all(self.untag.iter().map(String::as_str)),
             _ => Ok(Vec::new()),
         };
         let plan = Arc::unwrap_or_clone(plan);
@@ -211,7 +189,7 @@ impl Request<'_> {
             None if ended.interrupted => report::RunEnd::Interrupted,
             None => report::RunEnd::Whole,
         };
-        let run = report::Run::new(plan, record, &summary, began, args.limits(), end);
+        let run = report::Run::new(plan, record, &results.summary(), began, args.limits(), end);
         // The record helps to understand the run; the run is as good without it.
         if let Err(error) =
             run.to_bytes().map_err(Problem::from).and_then(|bytes| Ok(store.keep_run(&bytes)?))
@@ -221,17 +199,16 @@ impl Request<'_> {
         if let Some(failure) = failure {
             return Err(failure.into());
         }
-        // The images are there whatever became of the names that should go.
-        let failed_to_untag = untagged.map(|names| summary.untagged = names).err();
-        let exit = self.report(&summary, &ended)?;
-        match failed_to_untag {
-            Some(error) => Err(error.into()),
-            None => Ok(Answer { exit, summary: Some(summary) }),
+        self.tell_failures(&ended);
+        match untagged {
+            Ok(untagged) => results.untagged = untagged,
+            // The images are there whatever became of the names that should go.
+            Err(error) => results.problem = Some(error.into()),
         }
+        Ok(results)
     }
 
-    fn report(&self, summary: &Summary, ended: &Ended) -> Result<Exit, Problem> {
-        let args = self.session.args;
+    fn tell_failures(&self, ended: &Ended) {
         let failures = ended.images.iter().filter_map(|image| image.failure.as_ref());
         let (given_up, failed): (Vec<_>, Vec<_>) =
             failures.partition(|(_, failure)| failure.0.is::<pull::NotDone>());
@@ -240,53 +217,6 @@ impl Request<'_> {
             super::tell_causes(&*failure.0, self.session.verbose);
         }
         tell_given_up(given_up.len());
-        self.write_summary(summary)?;
-        match args.format {
-            Format::Json => print(&summary.json()),
-            Format::Text if self.is_of_list() => print(&summary.brief()),
-            Format::Text => print(&summary.text()),
-        }?;
-        if let Mode::Tty | Mode::Plain = args.progress.resolve() {
-            super::say(format_args!("{}", summary.totals_line()));
-        }
-        if ended.interrupted {
-            super::say(format_args!(
-                "cfs-dag: interrupted: what was committed stays; run this again to go on from here"
-            ));
-            return Ok(Exit::Interrupted);
-        }
-        let (ok, failed) = (summary.totals.images_ok, summary.totals.images_failed);
-        Ok(exit_code(ok as usize, failed as usize))
-    }
-
-    /// Whether a list was asked for, and not single images.
-    fn is_of_list(&self) -> bool {
-        !self.selections.is_empty()
-    }
-
-    fn write_summary(&self, summary: &Summary) -> Result<(), Problem> {
-        match &self.session.args.summary {
-            Some(path) => super::write_file(path, "the summary", &summary.json()),
-            None => Ok(()),
-        }
-    }
-
-    /// Fills in what events do not tell.
-    fn complete(&self, summary: &mut Summary, ended: &Ended, barriers: u64) {
-        let resolved = &self.resolution.images;
-        for ((result, image), end) in summary.images.iter_mut().zip(resolved).zip(&ended.images) {
-            result.original_manifest = image.resolved.original_digest;
-            result.erofs = end.erofs.clone();
-            if let Some((line, _)) = &end.failure {
-                result.outcome = Outcome::Failed { error: line.clone() };
-            }
-        }
-        for failed in &self.resolution.failed {
-            let error = format!("{}: {}", failed.text, failed.error);
-            summary.insert(failed.place, ImageResult::unresolved(&failed.name, &failed.text, error));
-        }
-        summary.totals.barriers = barriers;
-        summary.add_up();
     }
 }
 
@@ -303,13 +233,5 @@ fn tell_given_up(images: usize) {
     if images > 0 {
         let images = count(images, "image was", "images were");
         super::say(format_args!("cfs-dag: {images} given up: another one failed first (--fail-fast)"));
-    }
-}
-
-fn exit_code(ok: usize, failed: usize) -> Exit {
-    match (ok, failed) {
-        (_, 0) => Exit::Done,
-        (0, _) => Exit::Failed,
-        _ => Exit::SomeFailed,
     }
 }

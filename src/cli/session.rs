@@ -1,14 +1,14 @@
 //! What a verb that talks to registries needs around it: the repository as it is found, signals, a runtime and the
 //! sources. Knows when each begins and ends; ignores what is asked of them.
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{cell::OnceCell, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::runtime::Runtime;
 
 use super::{Exit, Problem, RepoArgs, options::RunArgs};
 use crate::{
     pull::{self, Asked, Interrupt, Resolution, Stored},
-    report::{self, Mode, Resolving},
+    report::{self, Mode},
     source::Sources,
     store::{self, AnyStore, Meta, Target},
     with_store,
@@ -19,8 +19,7 @@ pub(super) struct Session<'a> {
     pub(super) args: &'a RunArgs,
     pub(super) verbose: bool,
     pub(super) path: PathBuf,
-    /// The repository, if there is one.
-    pub(super) store: Option<AnyStore>,
+    store: OnceCell<AnyStore>,
     target: Target,
     pub(super) runtime: Runtime,
     pub(super) interrupt: Interrupt,
@@ -34,10 +33,10 @@ impl<'a> Session<'a> {
         let path = repo.path()?;
         let target = store::probe(&path, &args.init.options())?;
         let store = match &target {
-            Target::Existing(_) => Some(super::open(&path)?),
-            Target::ToCreate => None,
+            Target::Existing(_) => OnceCell::from(super::open(&path)?),
+            Target::ToCreate => OnceCell::new(),
         };
-        if let Some(store) = store.as_ref().filter(|_| args.dry_run.is_none()) {
+        if let Some(store) = store.get().filter(|_| args.dry_run.is_none()) {
             with_store!(store, store => store.require_writable())?;
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -65,13 +64,39 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// The repository, if there is one.
+    pub(super) fn store(&self) -> Option<&AnyStore> {
+        self.store.get()
+    }
+
+    /// The repository; a new one if there is none.
+    pub(super) fn make_store(&self) -> Result<&AnyStore, Problem> {
+        if let Some(store) = self.store() {
+            return Ok(store);
+        }
+        let (store, _) = store::init(&self.path, &self.args.init.options())?;
+        Ok(self.store.get_or_init(|| store))
+    }
+
     /// Resolves what is asked for; `None` if a signal came first.
     pub(super) fn resolve(&self, asked: Vec<Asked>) -> Option<Resolution> {
+        let mut progress = report::Resolving::new(self.args.progress);
+        progress.asked(asked.len());
+        let mut resolving = self.resolving();
+        self.wait(async {
+            resolving.ask(asked.into_iter().enumerate().collect(), |_| ());
+            while resolving.next().await.is_some() {
+                progress.one_more();
+            }
+            resolving.take()
+        })
+    }
+
+    /// Nothing is asked for yet.
+    pub(super) fn resolving(&self) -> pull::Resolving<'_> {
         // What is made again is asked for again.
-        let known = self.store.as_ref().filter(|_| !self.args.force);
-        let stored = Arc::new(Stored::of(known));
-        let progress = Resolving::of(asked.len(), self.args.progress);
-        self.wait(pull::resolve(asked, &self.sources, stored, |_, _| progress.one_more()))
+        let known = self.store().filter(|_| !self.args.force);
+        pull::Resolving::new(&self.sources, Arc::new(Stored::of(known)))
     }
 
     /// What changes the bytes that this repository gets.

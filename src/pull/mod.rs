@@ -1,9 +1,9 @@
 //! From references to a repository: resolve, plan, run. The one room that knows all others, and the one place
 //! where a kind of node meets the code that does it.
 //!
-//! [`resolve`] turns references into manifests and configs, all at once. [`look`] asks the repository what it
-//! has of them, `graph::plan` makes the plan, and [`run`] does it: `work.rs` says which file does which kind of
-//! node.
+//! [`Resolving`] turns references into manifests and configs, side by side; [`Wave`] says how long those that have come
+//! wait for the others. [`look`] asks the repository what it has of them, `graph::plan` makes the plan, and [`run`]
+//! does it: `work.rs` says which file does which kind of node.
 
 mod check;
 mod context;
@@ -25,10 +25,12 @@ mod run;
 mod split;
 mod tag;
 mod tree;
+mod wave;
 mod work;
 mod write;
 
 pub use look::{Known, look};
 pub use report::ImageEnd;
-pub use resolve::{Asked, Resolution, ResolvedImage, Stored, Unresolved, resolve};
+pub use resolve::{Asked, Resolution, ResolvedImage, Resolving, Stored, Unresolved};
 pub use run::{Ended, GRACE, Interrupt, MEMORY_MIN, NotDone, RunError, Settings, Task, run};
+pub use wave::Wave;

@@ -8,7 +8,10 @@ use std::{
 
 use crate::{
     graph::{ImageInput, Inputs, LayerInput},
-    source::{Documents, Reference, Resolved, Result as SourceResult, Site, Source, SourceError, Sources},
+    source::{
+        Answers, Configs, Documents, Reference, Resolved, Result as SourceResult, Site, Source, SourceError,
+        Sources,
+    },
     store::{AnyStore, Tag},
     types::{Digest, LayerKind},
     with_store,
@@ -93,57 +96,106 @@ impl Documents for Stored {
     }
 }
 
-/// Resolves all images; `done` hears of each as it comes, by its place.
-pub async fn resolve(
-    asked: Vec<Asked>,
-    sources: &Sources,
+/// Images on their way: asked for, heard of as they come, and handed out when there is time for them. They go on while
+/// nobody listens.
+pub struct Resolving<'a> {
+    sources: &'a Sources,
     stored: Arc<Stored>,
-    mut done: impl FnMut(usize, &SourceResult<Resolved>),
-) -> Resolution {
-    let firsts = firsts(&asked);
-    let mut opened: Vec<Arc<dyn Source>> = Vec::with_capacity(asked.len());
-    for (place, asked) in asked.iter().enumerate() {
-        let alike = opened.get(firsts[place]).cloned();
-        opened.push(alike.unwrap_or_else(|| sources.open(&asked.reference, &asked.site)));
-    }
-    let mut results: Vec<Option<SourceResult<Resolved>>> =
-        asked.iter().map(|asked| stored.image(asked).map(Ok)).collect();
-    let is_unknown = |place: &usize| results[*place].is_none();
-    let mut places: Vec<usize> = (0..asked.len()).filter(is_unknown).map(|place| firsts[place]).collect();
-    places.sort_unstable();
-    places.dedup();
-    let unknown: Vec<Arc<dyn Source>> = places.iter().map(|place| opened[*place].clone()).collect();
-    let found = sources.resolve_all(&unknown, stored, |at, result| done(places[at], result)).await;
-    let found: HashMap<usize, SourceResult<Resolved>> = places.into_iter().zip(found).collect();
-    for (result, first) in results.iter_mut().zip(&firsts).filter(|(result, _)| result.is_none()) {
-        *result = found.get(first).cloned();
-    }
-    let mut resolution = Resolution::default();
-    for (place, ((asked, source), result)) in asked.into_iter().zip(opened).zip(results).enumerate() {
-        match result {
-            Some(Ok(resolved)) => {
-                tracing::info!("{} is {}", asked.text, resolved.manifest_digest);
-                resolution.images.push(ResolvedImage { place, asked, source, resolved });
-            }
-            Some(Err(error)) => {
-                resolution.failed.push(Unresolved { place, name: asked.name, text: asked.text, error })
-            }
-            None => {}
-        }
-    }
-    resolution
+    configs: Arc<Configs>,
+    answers: Answers<Question, Resolved>,
+    here: Resolution,
 }
 
-/// For each image the place of the first one that is the same, whatever its name: nobody is asked twice.
-fn firsts(asked: &[Asked]) -> Vec<usize> {
-    let mut places = HashMap::new();
-    let first = |(place, asked): (usize, &Asked)| {
-        *places.entry((asked.reference.for_skopeo(), asked.site.clone())).or_insert(place)
-    };
-    asked.iter().enumerate().map(first).collect()
+/// An image that was asked for, and everyone who did so, by their places in the request: nobody is asked twice.
+struct Question {
+    source: Arc<dyn Source>,
+    askers: Vec<(usize, Asked)>,
+}
+
+impl<'a> Resolving<'a> {
+    /// Nothing is asked for yet; what `stored` can tell is not asked of anyone.
+    pub fn new(sources: &'a Sources, stored: Arc<Stored>) -> Self {
+        let configs = Arc::new(Configs::over(stored.clone()));
+        Self { sources, stored, configs, answers: Answers::default(), here: Resolution::default() }
+    }
+
+    /// Asks for images, each with its place in the request; `owed` hears of each answer that has to come, by its registry.
+    /// Must be called inside a tokio runtime.
+    pub fn ask(&mut self, asked: Vec<(usize, Asked)>, mut owed: impl FnMut(Option<&str>)) {
+        let mut questions: Vec<Question> = Vec::new();
+        let mut alike = HashMap::new();
+        for (place, asked) in asked {
+            if let Some(resolved) = self.stored.image(&asked) {
+                let source = self.sources.open(&asked.reference, &asked.site);
+                self.here.add(place, asked, source, Ok(resolved));
+                continue;
+            }
+            let at = *alike.entry((asked.reference.for_skopeo(), asked.site.clone())).or_insert_with(|| {
+                let source = self.sources.open(&asked.reference, &asked.site);
+                questions.push(Question { source, askers: Vec::new() });
+                questions.len() - 1
+            });
+            questions[at].askers.push((place, asked));
+        }
+        for question in questions {
+            owed(question.source.host().name());
+            let resolved = self.sources.resolve(question.source.clone(), self.configs.clone());
+            self.answers.ask(question, resolved);
+        }
+    }
+
+    /// Waits for the next answer; the name of the registry that gave it, if it has one, or `None` if all have come.
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Option<String>> {
+        let (Question { source, askers }, answer) = self.answers.next().await?;
+        for (place, asked) in askers {
+            self.here.add(place, asked, source.clone(), answer.clone());
+        }
+        Some(source.host().name().map(str::to_owned))
+    }
+
+    /// Whether images are here that could go on.
+    pub fn has_images(&self) -> bool {
+        !self.here.images.is_empty()
+    }
+
+    /// Whether all that was asked for is here.
+    pub fn is_complete(&self) -> bool {
+        self.answers.is_empty()
+    }
+
+    /// Hands out what is here, in the order of the request.
+    pub fn take(&mut self) -> Resolution {
+        let mut here = std::mem::take(&mut self.here);
+        here.images.sort_by_key(|image| image.place);
+        here.failed.sort_by_key(|failed| failed.place);
+        for image in &here.images {
+            tracing::info!("{} is {}", image.asked.text, image.resolved.manifest_digest);
+        }
+        here
+    }
+
+    /// What has not been heard of, as if it had failed with `error`.
+    pub fn late(&self, error: &SourceError) -> Vec<Unresolved> {
+        let askers = self.answers.unanswered().flat_map(|question| question.askers.iter().cloned());
+        askers.map(|(place, asked)| Unresolved::new(place, asked, error.clone())).collect()
+    }
+}
+
+impl Unresolved {
+    fn new(place: usize, asked: Asked, error: SourceError) -> Self {
+        Self { place, name: asked.name, text: asked.text, error }
+    }
 }
 
 impl Resolution {
+    fn add(&mut self, place: usize, asked: Asked, source: Arc<dyn Source>, answer: SourceResult<Resolved>) {
+        match answer {
+            Ok(resolved) => self.images.push(ResolvedImage { place, asked, source, resolved }),
+            Err(error) => self.failed.push(Unresolved::new(place, asked, error)),
+        }
+    }
+
     /// What a plan for these images is made from; `repository` and `platform` as in [`Inputs`].
     pub fn inputs(&self, repository: String, platform: Option<String>) -> Inputs {
         let images = self.images.iter().map(|image| image.input(platform.as_deref())).collect();

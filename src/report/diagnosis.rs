@@ -7,7 +7,7 @@
 //! stay with skopeo and in the files that it reads.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -79,12 +79,17 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let text = String::from_utf8_lossy(&mem::take(&mut self.0)).trim_end().to_owned();
-        let view = lock().upgrade();
+        above(String::from_utf8_lossy(&mem::take(&mut self.0)).trim_end());
+    }
+}
+
+/// Shows a line for people: above what the view that has stderr shows, or on stderr as it is.
+pub fn above(text: &str) {
+    let view = lock().upgrade();
+    if view.is_none_or(|view| !view.line(text)) {
+        let cleared = if io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
         // Nobody can be told if stderr is closed.
-        if view.is_none_or(|view| !view.line(&text)) {
-            let _ = io::stderr().write_all(format!("{}\n", printable(&text)).as_bytes());
-        }
+        let _ = io::stderr().write_all(format!("{cleared}{}\n", printable(text)).as_bytes());
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! | `event` | further fields |
 //! |---|---|
-//! | `plan` | first line, before any work: `schema`, `to_fetch_bytes`, `layers`, `nodes`, `images` |
+//! | `plan` | first line of a run, before any work: `schema`, `to_fetch_bytes`, `layers`, `nodes`, `images` |
 //! | `tick` | `fraction`, `fetched_bytes`, `to_fetch_bytes`, `bytes_per_second` and `eta_ms` if they are known |
 //! | `started` | `node`, `kind`, `subject`, `cost_bytes`, `images` (their numbers) |
 //! | `progress` | `node`, `bytes`, `fetched_bytes`, `to_fetch_bytes` |
@@ -13,7 +13,7 @@
 //! | `layer` | a layer is stored: `node` (its last), `layers_done`, `layers` |
 //! | `image` | an image ended: `image`, `outcome`, `error` if failed |
 //! | `message` | `text`, a warning or a line of the log, for people |
-//! | `end` | last line: `fetched_bytes`, `layers_done`, `images_ok`, `images_failed` |
+//! | `end` | last line of a run: `fetched_bytes`, `layers_done`, `images_ok`, `images_failed` |
 //!
 //! | field | what it is |
 //! |---|---|
@@ -30,7 +30,7 @@
 //! | `bytes` | through this step since it started over last: compressed ones of a `fetch`, tar bytes of a `split`, bytes of new objects of a `write` |
 //! | `outcome` | `ok` or `failed` |
 //!
-//! Only while a run goes on: errors before it, and the reasons of failed images after it, are lines for people, as always.
+//! A mirror whose registries do not all answer is several runs, one after the other. Only while a run goes on: errors before it, and the reasons of failed images after it, are lines for people, as always.
 //!
 //! A `tick` comes when something in it has changed, a `progress` when bytes have come, each at most ten times a
 //! second (`progress` for each node). The totals may change during a run: work that is cancelled is taken off,

@@ -14,6 +14,9 @@ use crate::{
     types::Digest,
 };
 
+/// What is said of an image that was not done because the run was interrupted.
+pub const INTERRUPTED: &str = "interrupted: run this again to go on from here";
+
 /// The result of a run. Fields are only added while `schema` stays the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -99,7 +102,7 @@ impl Summary {
     /// What `record` says about the images of `plan`. `erofs`, `original_manifest`, and the barriers of the totals
     /// are not in events: the caller fills them in.
     pub fn new(plan: &Plan, record: &Record) -> Self {
-        let images = (0..plan.images.len()).map(|ix| ImageResult::new(plan, record, ImageIx(ix))).collect();
+        let images = (0..plan.images.len()).map(|ix| ImageResult::new(plan, record, ImageIx(ix)));
         let counted = |what| record.nodes.iter().map(|node| node.count(what)).sum();
         let totals = Totals {
             wall_seconds: record.wall_us as f64 / 1e6,
@@ -108,19 +111,17 @@ impl Summary {
             objects_present: counted("objects_present"),
             ..Totals::default()
         };
-        let mut summary = Self { schema: 1, images, untagged: Vec::new(), totals };
+        Self::of(images.collect(), Vec::new(), totals)
+    }
+
+    /// What became of `images`; those of `totals` that are sums over them are set.
+    pub fn of(images: Vec<ImageResult>, untagged: Vec<String>, totals: Totals) -> Self {
+        let mut summary = Self { schema: 1, images, untagged, totals };
         summary.add_up();
         summary
     }
 
-    /// Puts an image that is not in the plan at its place in the request.
-    pub fn insert(&mut self, place: usize, image: ImageResult) {
-        self.images.insert(place.min(self.images.len()), image);
-        self.add_up();
-    }
-
-    /// Sets those totals that are sums over the images; to be called after a change to these.
-    pub fn add_up(&mut self) {
+    fn add_up(&mut self) {
         let sum = |of: fn(&ImageResult) -> u64| self.images.iter().map(of).fold(0, u64::saturating_add);
         let totals = Totals {
             images_ok: sum(|image| (image.outcome == Outcome::Ok).into()),
@@ -181,6 +182,23 @@ impl Summary {
             totals.objects_present,
             count(totals.barriers as usize, "barrier", "barriers"),
         )
+    }
+}
+
+impl Totals {
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        *self = Self {
+            images_ok: self.images_ok.saturating_add(other.images_ok),
+            images_failed: self.images_failed.saturating_add(other.images_failed),
+            bytes_fetched: self.bytes_fetched.saturating_add(other.bytes_fetched),
+            bytes_written: self.bytes_written.saturating_add(other.bytes_written),
+            retries: self.retries.saturating_add(other.retries),
+            wall_seconds: self.wall_seconds + other.wall_seconds,
+            objects_new: self.objects_new.saturating_add(other.objects_new),
+            objects_present: self.objects_present.saturating_add(other.objects_present),
+            barriers: self.barriers.saturating_add(other.barriers),
+        };
     }
 }
 
@@ -296,7 +314,7 @@ fn outcome(plan: &Plan, record: &Record, ix: ImageIx) -> Outcome {
     match record.first_failure(plan, ix) {
         Some(error) => Outcome::Failed { error: error.to_owned() },
         None if ended.is_none() && plan.graph[tag].state == State::Stored => Outcome::Ok,
-        None => Outcome::Failed { error: "interrupted: run this again to go on from here".to_owned() },
+        None => Outcome::Failed { error: INTERRUPTED.to_owned() },
     }
 }
 
@@ -433,13 +451,22 @@ node:latest: failed
     }
 
     #[test]
-    fn an_image_that_could_not_be_resolved_keeps_its_place() {
-        let mut summary = one_of_two();
-        summary.insert(
-            1,
-            ImageResult::unresolved("gone:v1", "docker://r/gone:v1", "docker://r/gone:v1: not found"),
-        );
-        assert_eq!(summary.images[1].text(), "gone:v1: failed\n  not found\n");
+    fn an_image_that_could_not_be_resolved_counts_as_failed() {
+        let Summary { mut images, totals, .. } = one_of_two();
+        let unresolved = ("gone:v1", "docker://r/gone:v1", "docker://r/gone:v1: not found");
+        images.push(ImageResult::unresolved(unresolved.0, unresolved.1, unresolved.2));
+        let summary = Summary::of(images, Vec::new(), totals);
+        assert_eq!(summary.images[2].text(), "gone:v1: failed\n  not found\n");
         assert_eq!(summary.totals.images_failed, 2);
+    }
+
+    #[test]
+    fn totals_of_two_runs_are_added() {
+        let Summary { images, totals, .. } = one_of_two();
+        let mut both = Totals { retries: 2, barriers: 1, objects_new: 4, ..totals.clone() };
+        both.add(&Totals { objects_present: 3, ..both.clone() });
+        let twice = [images.clone(), images].concat();
+        let line = "2 images done, 2 failed in 2.5 s: 24.0 MB fetched (4 retries), 60.0 MB written, 8 objects new, 3 present, 2 barriers";
+        assert_eq!(Summary::of(twice, Vec::new(), both).totals_line(), line);
     }
 }

@@ -4,6 +4,7 @@
 //! [`Resolved`]; its blobs come through [`BlobReader`]s, unverified, since whoever splits a blob hashes it anyway.
 
 mod access;
+mod answers;
 mod configs;
 mod error;
 mod host;
@@ -19,6 +20,7 @@ mod tags;
 use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use access::{Access, Credentials, Site};
+pub use answers::Answers;
 pub use configs::{Configs, Documents};
 pub use error::{ErrorKind, Result, SourceError};
 pub use host::{Host, HostSlot};

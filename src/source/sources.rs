@@ -3,11 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::sync::Semaphore;
 
 use super::{
-    Configs, Documents, ErrorKind, Host, LayoutSource, ProxySource, Reference, Resolved, Result, Retries,
-    Site, Source, SourceError, Tell, Transport, host::Hosts, proxy::Pools, tags,
+    Configs, Host, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site, Source, Tell,
+    Transport, host::Hosts, proxy::Pools, tags,
 };
 
 /// References that are resolved at once: enough that registries which hang, each with as many as it may be asked for at
@@ -15,7 +15,7 @@ use super::{
 const RESOLVING: usize = 64;
 
 /// Repositories whose tags are listed at once, each by a process of its own.
-const LISTING: usize = 8;
+const LISTING: usize = 16;
 
 /// How much a silent registry may try a run's patience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,11 @@ impl Patience {
     /// for as long as `Retry-After` says.
     pub(super) fn answer(self) -> Duration {
         self.stall.saturating_mul(3)
+    }
+
+    /// How long those that have answered wait for others while nothing is heard.
+    pub fn pause(self) -> Duration {
+        self.stall / 6
     }
 }
 
@@ -63,14 +68,22 @@ pub struct Sources {
     options: Options,
     hosts: Hosts,
     pools: Pools,
+    resolving: Arc<Semaphore>,
+    listing: Arc<Semaphore>,
     tell: Arc<Tell>,
 }
 
 impl Sources {
     /// Nothing is started or opened yet.
     pub fn new(options: Options) -> Self {
-        let pools = Pools::new(options.patience, options.per_host);
-        Self { options, hosts: Hosts::new(options.per_host), pools, tell: Arc::new(|_| ()) }
+        Self {
+            options,
+            hosts: Hosts::new(options.per_host),
+            pools: Pools::new(options.patience, options.per_host),
+            resolving: Arc::new(Semaphore::new(RESOLVING)),
+            listing: Arc::new(Semaphore::new(LISTING)),
+            tell: Arc::new(|_| ()),
+        }
     }
 
     /// The same, telling those who watch what is tried again.
@@ -92,35 +105,29 @@ impl Sources {
         Arc::new(ProxySource::new(reference, site.platform.clone(), pool, host))
     }
 
-    /// Resolves all of `sources`, and tells `done` of each as it comes; results in their order. One image's failure
-    /// does not touch the others. Configs that `stored` has are not asked for, others once.
-    pub async fn resolve_all(
+    /// Resolves `source`, as often as that may help, when it is its turn. Configs are shared by all who bring the same
+    /// `configs`.
+    pub fn resolve(
         &self,
-        sources: &[Arc<dyn Source>],
-        stored: Arc<dyn Documents>,
-        done: impl FnMut(usize, &Result<Resolved>),
-    ) -> Vec<Result<Resolved>> {
-        let permits = Arc::new(Semaphore::new(RESOLVING));
-        let configs = Arc::new(Configs::over(stored));
-        let asked = sources.iter().cloned().map(|source| {
-            let (configs, asking) = (configs.clone(), self.asking(source.host(), &permits));
-            async move { asking.ask(&source.describe(), || source.resolve(&configs)).await }
-        });
-        all(asked, done).await
+        source: Arc<dyn Source>,
+        configs: Arc<Configs>,
+    ) -> impl Future<Output = Result<Resolved>> + Send + use<> {
+        let asking = self.asking(source.host(), &self.resolving);
+        async move { asking.ask(&source.describe(), || source.resolve(&configs)).await }
     }
 
-    /// The tags that registries list for repositories, which the references name without a tag; results in their order.
-    pub async fn tags_all(&self, repositories: Vec<(Reference, Site)>) -> Vec<Result<Vec<String>>> {
+    /// The tags that the registry lists for the repository that `reference` names without a tag.
+    pub fn tags(
+        &self,
+        reference: Reference,
+        site: Site,
+    ) -> impl Future<Output = Result<Vec<String>>> + Send + use<> {
+        let asking = self.asking(&self.hosts.of(&reference), &self.listing);
         let limit = self.options.patience.answer();
-        let permits = Arc::new(Semaphore::new(LISTING));
-        let asked = repositories.into_iter().map(|(reference, site)| {
-            let asking = self.asking(&self.hosts.of(&reference), &permits);
-            async move {
-                let list = || tags::list(&reference, &site.access, limit);
-                asking.ask(&reference.to_string(), list).await
-            }
-        });
-        all(asked, |_, _| ()).await
+        async move {
+            let list = || tags::list(&reference, &site.access, limit);
+            asking.ask(&reference.to_string(), list).await
+        }
     }
 
     fn asking(&self, host: &Arc<Host>, permits: &Arc<Semaphore>) -> Asking {
@@ -160,25 +167,4 @@ impl Asking {
         };
         self.retries.run(what, &*self.tell, attempt).await
     }
-}
-
-/// Waits for all of `futures`, which run side by side, and tells `done` of each as it comes; results in their order.
-async fn all<T: Send + 'static>(
-    futures: impl ExactSizeIterator<Item = impl Future<Output = Result<T>> + Send + 'static>,
-    mut done: impl FnMut(usize, &Result<T>),
-) -> Vec<Result<T>> {
-    // A panic in there leaves this error in place.
-    let cut_short = || Err(SourceError::new(ErrorKind::Other, "the request was cut short"));
-    let mut results: Vec<Result<T>> = (0..futures.len()).map(|_| cut_short()).collect();
-    let mut running = JoinSet::new();
-    for (place, future) in futures.enumerate() {
-        running.spawn(async move { (place, future.await) });
-    }
-    while let Some(joined) = running.join_next().await {
-        if let Ok((place, result)) = joined {
-            done(place, &result);
-            results[place] = result;
-        }
-    }
-    results
 }

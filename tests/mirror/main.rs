@@ -18,6 +18,7 @@ mod shop;
 mod shown;
 mod together;
 mod unchanged;
+mod waves;
 mod world;
 
 /// Not a test: this program is started again as skopeo, see `support/skopeo.rs`.

@@ -4,20 +4,11 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use cfs_dag::{
     source::{
-        BlobReader, Documents, ErrorKind, Options, Patience, Platform, Reference, Resolved, Result, Retries,
-        Site, Source, Sources,
+        Answers, BlobReader, Configs, ErrorKind, Options, Patience, Platform, Reference, Resolved, Result,
+        Retries, Site, Source, Sources,
     },
-    types::{Budget, Descriptor, Digest},
+    types::{Budget, Descriptor},
 };
-
-/// A repository with nothing in it.
-struct NothingStored;
-
-impl Documents for NothingStored {
-    fn config(&self, _: &Digest) -> Option<Vec<u8>> {
-        None
-    }
-}
 
 /// Sources that are all reached alike, and that try nothing twice.
 pub struct AlikeSources {
@@ -38,9 +29,19 @@ impl AlikeSources {
 
     /// All of them, opened and resolved, in their order.
     pub async fn resolve_all(&self, references: &[Reference]) -> Vec<(Arc<dyn Source>, Result<Resolved>)> {
-        let opened: Vec<_> = references.iter().map(|reference| self.open(reference)).collect();
-        let results = self.sources.resolve_all(&opened, Arc::new(NothingStored), |_, _| ()).await;
-        opened.into_iter().zip(results).collect()
+        let configs = Arc::new(Configs::default());
+        let mut answers = Answers::default();
+        for (place, reference) in references.iter().enumerate() {
+            let source = self.open(reference);
+            let resolved = self.sources.resolve(source.clone(), configs.clone());
+            answers.ask((place, source), resolved);
+        }
+        let mut heard = Vec::new();
+        while let Some(((place, source), result)) = answers.next().await {
+            heard.push((place, source, result));
+        }
+        heard.sort_by_key(|(place, ..)| *place);
+        heard.into_iter().map(|(_, source, result)| (source, result)).collect()
     }
 
     pub async fn close(self) {

@@ -1,13 +1,13 @@
-//! What a list asks for right now: its rules, and the tags that registries have. Knows rules and places in a request;
-//! ignores what the images are.
+//! Which images a list asks for: its rules, followed with the tags that are known. Knows rules, names and places in a
+//! request; ignores where tags come from and what the images are.
 
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     cli::Problem,
     list::{Choice, List, Lock, Repository, Rule},
-    pull::{Asked, Unresolved},
-    source::{ErrorKind, Reference, Site, SourceError, Sources},
+    pull::Asked,
+    source::{Platform, Reference, Site},
     store::Tag,
 };
 
@@ -17,16 +17,6 @@ pub(super) struct Chooser<'a> {
     /// The list's name for people.
     pub(super) shown: String,
     pub(super) site: Site,
-}
-
-/// What a list asks for.
-pub(super) struct Chosen {
-    /// Each image once.
-    pub(super) asked: Vec<Asked>,
-    /// The places in `asked` that each rule chose.
-    pub(super) by_rule: Vec<Vec<usize>>,
-    /// Rules that could not be followed.
-    pub(super) failed: Vec<Unresolved>,
 }
 
 impl Chooser<'_> {
@@ -47,96 +37,82 @@ impl Chooser<'_> {
     }
 
     /// `repository` as `rule` reaches it; tags are the same for all platforms.
-    fn repository_of(&self, repository: &Repository, rule: &Rule) -> Place {
+    pub(super) fn repository_of(&self, repository: &Repository, rule: &Rule) -> (Repository, Site) {
         (repository.clone(), Site { platform: None, ..self.site(rule) })
     }
 
-    /// Asks registries for their tags, each repository once.
-    pub(super) async fn ask(&self, sources: &Sources) -> Result<Chosen, Problem> {
-        let mut tags = Tags::default();
-        for rule in &self.list.rules {
-            if let Choice::Tags { repository, .. } = &rule.choice {
-                tags.want(self.repository_of(repository, rule));
-            }
-        }
-        let tags = tags.ask(sources).await;
-        self.follow(|repository, rule| match tags.get(&self.repository_of(repository, rule)) {
-            Some(Ok(tags)) => Ok(rule.choose(tags)),
-            Some(Err(error)) => Err(error.clone()),
-            None => Ok(Vec::new()),
-        })
+    /// The tags that `rule` has in a lock.
+    pub(super) fn locked_tags(&self, rule: &Rule, lock: &Lock) -> Vec<String> {
+        let Choice::Tags { repository, .. } = &rule.choice else { return Vec::new() };
+        let platform = self.site(rule).platform;
+        let locked = lock.iter().filter(|(_, on, _)| *on == platform.as_ref());
+        let references = locked.filter_map(|(text, ..)| text.parse::<Reference>().ok());
+        let covered = references.filter(|reference| rule.covers(reference));
+        covered.filter_map(|reference| repository.tag_of(&reference).map(str::to_owned)).collect()
     }
-
-    /// Takes tags from a lock instead; its digests are what is asked for.
-    pub(super) fn follow_lock(&self, lock: &Lock) -> Result<Chosen, Problem> {
-        let mut chosen = self.follow(|repository, rule| {
-            let platform = self.site(rule).platform;
-            let locked = lock.iter().filter(|(_, on, _)| *on == platform.as_ref());
-            let references = locked.filter_map(|(text, ..)| text.parse::<Reference>().ok());
-            let covered = references.filter(|reference| rule.covers(reference));
-            Ok(covered.filter_map(|reference| repository.tag_of(&reference).map(str::to_owned)).collect())
-        })?;
-        for asked in &mut chosen.asked {
-            let digest = lock.get(&asked.text, asked.site.platform.as_ref());
-            if let Some(pinned) = digest.and_then(|digest| asked.reference.pinned_to(digest)) {
-                asked.reference = pinned;
-            }
-        }
-        Ok(chosen)
-    }
-
-    /// Follows all rules; `tags` says which tags a rule chooses.
-    fn follow(
-        &self,
-        tags: impl Fn(&Repository, &Rule) -> Result<Vec<String>, SourceError>,
-    ) -> Result<Chosen, Problem> {
-        let mut following =
-            Following { chooser: self, places: HashMap::new(), sites: HashMap::new(), asked: Vec::new() };
-        let (mut by_rule, mut failed) = (Vec::new(), Vec::new());
-        for rule in &self.list.rules {
-            let references = match &rule.choice {
-                Choice::Image(reference) => Ok(vec![reference.clone()]),
-                Choice::Tags { repository, .. } => tags(repository, rule).and_then(|tags| {
-                    let tags: Vec<Reference> = tags.iter().map(|tag| repository.tag(tag)).collect();
-                    if tags.is_empty() { Err(nothing_chosen()) } else { Ok(tags) }
-                }),
-            };
-            let mut places = Vec::new();
-            match references {
-                Ok(references) => {
-                    for reference in references {
-                        places.push(following.place(rule, reference)?);
-                    }
-                }
-                Err(error) => {
-                    let (name, text) = (rule.to_string(), rule.to_string());
-                    failed.push(Unresolved { place: usize::MAX, name, text, error });
-                }
-            }
-            by_rule.push(places);
-        }
-        Ok(Chosen { asked: following.asked, by_rule, failed })
-    }
-}
-
-fn nothing_chosen() -> SourceError {
-    SourceError::new(
-        ErrorKind::NotFound,
-        "the registry has no tag that fits: correct the list, or take this out of it",
-    )
 }
 
 /// Images on their way into a request, each but once.
-struct Following<'a> {
+pub(super) struct Choosing<'a> {
     chooser: &'a Chooser<'a>,
-    /// Where a name's image is, and the line that named it.
-    places: HashMap<String, (usize, usize)>,
+    /// By their names.
+    named: HashMap<String, Named>,
     /// Sites that are alike are one.
     sites: HashMap<Site, Arc<Site>>,
-    asked: Vec<Asked>,
+    /// The places of the images that each rule chose, so far.
+    pub(super) by_rule: Vec<Vec<usize>>,
+    /// The images that were not taken yet.
+    chosen: Vec<(usize, Asked)>,
 }
 
-impl Following<'_> {
+/// An image that has its place.
+struct Named {
+    place: usize,
+    line: usize,
+    /// What it is for skopeo.
+    reference: String,
+    platform: Option<Platform>,
+}
+
+impl<'a> Choosing<'a> {
+    /// No rule is followed yet.
+    pub(super) fn new(chooser: &'a Chooser<'a>) -> Self {
+        Self {
+            chooser,
+            named: HashMap::new(),
+            sites: HashMap::new(),
+            by_rule: vec![Vec::new(); chooser.list.rules.len()],
+            chosen: Vec::new(),
+        }
+    }
+
+    /// Follows one of the list's rules; `tags` are those that it chose, if it is not an image itself.
+    ///
+    /// # Errors
+    /// Two images would have one name, or one has a name that none may have.
+    pub(super) fn follow(&mut self, at: usize, tags: &[String]) -> Result<(), Problem> {
+        let rule = &self.chooser.list.rules[at];
+        let references = match &rule.choice {
+            Choice::Image(reference) => vec![reference.clone()],
+            Choice::Tags { repository, .. } => tags.iter().map(|tag| repository.tag(tag)).collect(),
+        };
+        for reference in references {
+            let place = self.place(rule, reference)?;
+            self.by_rule[at].push(place);
+        }
+        Ok(())
+    }
+
+    /// The images that were chosen since the last time, with their places.
+    pub(super) fn take(&mut self) -> Vec<(usize, Asked)> {
+        std::mem::take(&mut self.chosen)
+    }
+
+    /// The names of all images so far.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.named.keys()
+    }
+
     /// The place of the image that `rule` asks for.
     fn place(&mut self, rule: &Rule, reference: Reference) -> Result<usize, Problem> {
         let shown = &self.chooser.shown;
@@ -145,44 +121,24 @@ impl Following<'_> {
         Tag::new(&name).map_err(|error| Problem::usage(format!("{shown}: line {}: {error}", rule.line)))?;
         let site = self.chooser.site(rule);
         let site = self.sites.entry(site).or_insert_with_key(|site| Arc::new(site.clone())).clone();
-        let new = Asked { reference, text, name, site, immutable: rule.immutable_tags };
-        let Some((place, line)) = self.places.get(&new.name).copied() else {
-            self.places.insert(new.name.clone(), (self.asked.len(), rule.line));
-            self.asked.push(new);
-            return Ok(self.asked.len() - 1);
+        let place = self.named.len();
+        let Some(first) = self.named.get(&name) else {
+            let (skopeo, platform) = (reference.for_skopeo(), site.platform.clone());
+            self.named.insert(name.clone(), Named { place, line: rule.line, reference: skopeo, platform });
+            self.chosen.push((place, Asked { reference, text, name, site, immutable: rule.immutable_tags }));
+            return Ok(place);
         };
-        let first = &mut self.asked[place];
-        if first.reference.for_skopeo() != new.reference.for_skopeo()
-            || first.site.platform != new.site.platform
-        {
+        if first.reference != reference.for_skopeo() || first.platform != site.platform {
             return Err(Problem::usage(format!(
-                "{shown}: line {}: {} would have the name of line {line}, {}: give one of them another name",
-                rule.line, new.text, new.name
+                "{shown}: line {}: {text} would have the name of line {}, {name}: give one of them another name",
+                rule.line, first.line
             )));
         }
-        // Who wants to see a tag move wants to see it, whoever else does not.
-        first.immutable &= new.immutable;
-        Ok(place)
-    }
-}
-
-/// A repository and how it is reached.
-type Place = (Repository, Site);
-
-/// The tags of repositories.
-#[derive(Default)]
-struct Tags(Vec<Place>);
-
-impl Tags {
-    fn want(&mut self, place: Place) {
-        if !self.0.contains(&place) {
-            self.0.push(place);
+        // Who wants to see a tag move wants to see it, whoever else does not. What was taken has been asked for.
+        let taken = place - self.chosen.len();
+        if let Some(at) = first.place.checked_sub(taken) {
+            self.chosen[at].1.immutable &= rule.immutable_tags;
         }
-    }
-
-    async fn ask(self, sources: &Sources) -> HashMap<Place, Result<Vec<String>, SourceError>> {
-        let wanted = self.0.iter().map(|(repository, site)| (repository.reference(), site.clone()));
-        let listed = sources.tags_all(wanted.collect()).await;
-        self.0.into_iter().zip(listed).collect()
+        Ok(first.place)
     }
 }

@@ -103,21 +103,22 @@ impl LockFile {
         }));
     }
 
-    /// Writes what all images stand for now. What cannot be reached keeps what it stood for.
-    pub(super) fn renew(&self, resolution: &Resolution, chooser: &Chooser<'_>) -> Result<(), Problem> {
-        let mut new = Lock::default();
-        for image in &resolution.images {
-            let Ok(reference) = image.asked.text.parse::<Reference>() else { continue };
-            new.insert(&reference, image.asked.site.platform.clone(), digest_of(image));
-        }
-        let unreachable = |text: &str| resolution.failed.iter().any(|failed| failed.text == text);
+    /// Writes what all images stand for now, as `new` has it. What `is_unreachable`, an image or a rule, keeps what it
+    /// stood for.
+    pub(super) fn renew(
+        &self,
+        new: &Lock,
+        is_unreachable: impl Fn(&str) -> bool,
+        chooser: &Chooser<'_>,
+    ) -> Result<(), Problem> {
+        let mut new = new.clone();
         for (text, platform, digest) in self.lock.iter() {
             let Ok(reference) = text.parse::<Reference>() else { continue };
             let by_rule = || {
-                let rules = chooser.list.rules.iter();
-                rules.clone().any(|rule| rule.covers(&reference) && unreachable(&rule.to_string()))
+                let mut rules = chooser.list.rules.iter();
+                rules.any(|rule| rule.covers(&reference) && is_unreachable(&rule.to_string()))
             };
-            if new.get(text, platform).is_none() && (unreachable(text) || by_rule()) {
+            if new.get(text, platform).is_none() && (is_unreachable(text) || by_rule()) {
                 new.insert(&reference, platform.cloned(), digest);
             }
         }
@@ -125,6 +126,14 @@ impl LockFile {
             return Ok(());
         }
         write_file(&self.path, "the lock", &new.to_string())
+    }
+}
+
+/// Adds to `lock` what the images of `resolution` stand for.
+pub(super) fn add(lock: &mut Lock, resolution: &Resolution) {
+    for image in &resolution.images {
+        let Ok(reference) = image.asked.text.parse::<Reference>() else { continue };
+        lock.insert(&reference, image.asked.site.platform.clone(), digest_of(image));
     }
 }
 
