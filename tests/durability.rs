@@ -264,7 +264,7 @@ impl<'a> Pull<'a> {
         let sources = Sources::new(Options::default());
         let resolution = runtime.block_on(async {
             let mut resolving = Resolving::new(&sources, Arc::new(Stored::of(None)));
-            resolving.ask(self.asked().into_iter().enumerate().collect(), |_| ());
+            resolving.ask((0..).zip(self.asked()).collect(), |_| ());
             while resolving.next().await.is_some() {}
             resolving.take()
         });

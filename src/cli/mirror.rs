@@ -20,9 +20,10 @@ use super::{
 use crate::{
     graph::{ImageIx, Selection},
     list::{List, Lock},
-    pull::Resolution,
+    pull::{Resolution, ResolvedImage, Unresolved},
     render::words::count,
-    report::{Outcome, Summary},
+    report::{INTERRUPTED, Outcome, Summary},
+    source::{ErrorKind, SourceError},
     store::{AnyStore, Tag},
     with_store,
 };
@@ -32,6 +33,9 @@ use locked::LockFile;
 
 /// No list is longer, in bytes: ten million images of 60 characters would be one.
 const LONGEST_LIST: u64 = 640 << 20;
+
+/// What is said of an image that was not begun because of a problem that is told besides.
+const NOT_DONE: &str = "not done: the mirror ended before";
 
 /// A list and how to keep it.
 #[derive(Debug, Args)]
@@ -132,7 +136,7 @@ struct Sofar {
 impl Mirror<'_> {
     /// Shows the plan for all that can be resolved.
     fn show(&self, format: PlanFormat) -> Result<Exit, Problem> {
-        let mut asking = self.asking();
+        let mut asking = self.asking()?;
         let mut sofar = Sofar { before: self.names_before()?, ..Sofar::default() };
         let Some(wave) = self.session.wait(asking.wave(true)) else { return Ok(Exit::Interrupted) };
         let exit = self.request(wave?, &asking, &mut sofar)?.show(format)?;
@@ -143,16 +147,16 @@ impl Mirror<'_> {
 
     /// Runs wave after wave: what has come goes ahead while slow registries take their time.
     fn run(&self) -> Result<Exit, Problem> {
-        let mut asking = self.asking();
+        let mut asking = self.asking()?;
         let mut sofar = Sofar { before: self.names_before()?, ..Sofar::default() };
         loop {
             // With --fail-fast nothing begins before all is known to be there.
-            let ended = match self.session.wait(asking.wave(self.args.run.fail_fast)) {
-                Some(wave) => wave.and_then(|wave| self.run_wave(wave, &asking, &mut sofar)),
-                None => Ok(Results::interrupted()),
+            let Some(wave) = self.session.wait(asking.wave(self.args.run.fail_fast)) else {
+                sofar.results.join(Results::interrupted());
+                break;
             };
-            // What came before a problem is told all the same.
-            sofar.results.join(ended.unwrap_or_else(Results::from));
+            let results = self.run_wave(wave?, &asking, &mut sofar);
+            sofar.results.join(results);
             if asking.is_complete() || sofar.results.are_cut_short() {
                 break;
             }
@@ -161,11 +165,14 @@ impl Mirror<'_> {
         if !results.of_a_run() && results.are_cut_short() {
             return results.problem.map_or(Ok(Exit::Interrupted), Err);
         }
-        results.join(Results::unresolved(&asking.late()));
+        let why = if results.problem.is_some() { NOT_DONE } else { INTERRUPTED };
+        results
+            .join(Results::unresolved(&asking.give_up(&SourceError::new(ErrorKind::Other, why.to_owned()))));
         let summary = results.summary();
         let told = results.tell(self.session, true);
-        self.write_digests(&digests, Some(&summary))?;
+        let written = self.write_digests(&digests, Some(&summary));
         let exit = told?;
+        written?;
         tell_kept(exit, &lost);
         if self.args.prune
             && exit == Exit::Done
@@ -176,15 +183,34 @@ impl Mirror<'_> {
         Ok(exit)
     }
 
-    fn asking(&self) -> Asking<'_> {
+    fn asking(&self) -> Result<Asking<'_>, Problem> {
         Asking::new(self.session, self.chooser, self.followed.as_ref().map(LockFile::lock))
     }
 
-    fn run_wave(&self, wave: Resolution, asking: &Asking<'_>, sofar: &mut Sofar) -> Result<Results, Problem> {
-        let request = self.request(wave, asking, sofar)?;
-        // Before any of them can be seen, so that none is ever here that no list knows of.
-        let names = asking.names().chain(&sofar.before).cloned().collect();
-        request.run(|store| self.remember(store, &names))
+    /// What became of a wave; with a problem nothing of it was done.
+    fn run_wave(&self, wave: Resolution, asking: &Asking<'_>, sofar: &mut Sofar) -> Results {
+        let given_up = |image: &ResolvedImage| {
+            Unresolved::new(
+                image.place,
+                &image.asked,
+                SourceError::new(ErrorKind::Other, NOT_DONE.to_owned()),
+            )
+        };
+        let given_up: Vec<Unresolved> = wave.images.iter().map(given_up).collect();
+        let names: BTreeSet<String> = asking.names().cloned().collect();
+        let ran = self.request(wave, asking, sofar).and_then(|request| {
+            // Before any of them can be seen, so that none is ever here that no list knows of. Another mirror of this
+            // list may have made some meanwhile.
+            request.run(|store| {
+                let before = with_store!(store, store => store.mirrored(&self.args.identity()))?;
+                self.remember(store, &names.union(&before).cloned().collect())
+            })
+        });
+        ran.unwrap_or_else(|problem| {
+            let mut results = Results::unresolved(&given_up);
+            results.problem = Some(problem);
+            results
+        })
     }
 
     /// What is to be done for a wave; the lock is renewed on the way.
@@ -201,7 +227,7 @@ impl Mirror<'_> {
         sofar.unreachable.extend(wave.failed.iter().map(|failed| failed.text.clone()));
         if let Some(lock) = &self.renewed {
             locked::add(&mut sofar.locked, &wave);
-            let late: HashSet<String> = asking.late().into_iter().map(|late| late.text).collect();
+            let late: HashSet<String> = asking.late().into_iter().collect();
             let is_unreachable = |text: &str| sofar.unreachable.contains(text) || late.contains(text);
             lock.renew(&sofar.locked, is_unreachable, self.chooser)?;
         }
@@ -209,14 +235,20 @@ impl Mirror<'_> {
             sofar.lost = self.lost(&sofar.before, &asking.names().cloned().collect())?;
         }
         let is_whole = wave.failed.is_empty() && sofar.results.are_good();
+        let mut selections = self.selections(&wave, asking.by_rule());
+        if asking.is_in_waves() {
+            // What a rule chose may be in another one.
+            selections.retain(|selection| !selection.images.is_empty());
+        }
         Ok(Request {
             session: self.session,
-            selections: self.selections(&wave, asking.by_rule()),
+            selections,
             untag: if is_whole { sofar.lost.clone() } else { Vec::new() },
             resolution: wave,
             planned: None,
             plan_out: None,
             platform: self.args.run.platform.as_ref().map(|platform| platform.to_string()),
+            is_later: sofar.results.of_a_run(),
         })
     }
 
@@ -255,8 +287,8 @@ impl Mirror<'_> {
     }
 
     /// What each rule chose, of those images that could be resolved.
-    fn selections(&self, resolution: &Resolution, by_rule: &[Vec<usize>]) -> Vec<Selection> {
-        let place_of: HashMap<usize, ImageIx> =
+    fn selections(&self, resolution: &Resolution, by_rule: &[Vec<u64>]) -> Vec<Selection> {
+        let place_of: HashMap<u64, ImageIx> =
             resolution.images.iter().enumerate().map(|(ix, image)| (image.place, ImageIx(ix))).collect();
         let rules = self.chooser.list.rules.iter().zip(by_rule);
         rules
@@ -288,7 +320,7 @@ fn tell_kept(exit: Exit, lost: &[String]) {
 
 /// The lines of a file of digests, with the places and names of the images in the repository.
 #[derive(Default)]
-struct Digests(Vec<(usize, String, String)>);
+struct Digests(Vec<(u64, String, String)>);
 
 impl Digests {
     fn add(&mut self, resolution: &Resolution) {

@@ -16,7 +16,7 @@ use crate::{
     graph::{self, Facts, Inputs, Plan, Selection},
     pull::{self, Ended, Known, Resolution, Task, Unresolved},
     render::{Marks, words::count},
-    report::{self, Progress, Recorder, Tee, diagnosis::Logged},
+    report::{self, Mode, Progress, Recorder, Tee, diagnosis::Logged},
     source::{ErrorKind, SourceError},
     store::{AnyStore, FsVerityHashValue, Store},
     with_store,
@@ -36,6 +36,9 @@ pub(super) struct Request<'a> {
     pub(super) selections: Vec<Selection>,
     /// Names to take away when all images have succeeded.
     pub(super) untag: Vec<String>,
+    /// Whether other images of what was asked for have had their run: then failures alone are one as well, so that they
+    /// are in a record.
+    pub(super) is_later: bool,
 }
 
 impl Request<'_> {
@@ -68,7 +71,7 @@ impl Request<'_> {
         before: impl FnOnce(&AnyStore) -> Result<(), Problem>,
     ) -> Result<Results, Problem> {
         self.check()?;
-        if self.resolution.images.is_empty() && self.untag.is_empty() {
+        if self.resolution.images.is_empty() && self.untag.is_empty() && !self.is_later {
             // No repository is made for failures.
             return Ok(Results::unresolved(&self.resolution.failed));
         }
@@ -89,9 +92,7 @@ impl Request<'_> {
                 "{one} and {other} would both be named {name:?}: pull one of them with another --name"
             )));
         }
-        for failed in &self.resolution.failed {
-            super::tell(&Named { reference: &failed.text, error: &failed.error }, self.session.verbose);
-        }
+        tell_failed(self.session, &self.resolution.failed);
         self.stop_if_one_failed();
         Ok(())
     }
@@ -159,7 +160,8 @@ impl Request<'_> {
         let needed = plan.graph.node_weights().filter(|node| node.state == graph::State::Needed);
         let layers = needed.filter(|node| node.kind == graph::Kind::Finalize).count();
         tracing::info!("{layers} of {} layers are needed", plan.layers().len());
-        let progress = Arc::new(Progress::start(args.progress, plan.clone()));
+        let shown = if plan.images.is_empty() { Mode::None } else { args.progress };
+        let progress = Arc::new(Progress::start(shown, plan.clone()));
         let recorder = Arc::new(Recorder::new(&plan));
         let observers: [Arc<dyn Observer>; 2] = [recorder.clone(), progress.clone()];
         let observers = observers.into_iter().chain(Logged::wanted(&plan));
@@ -217,6 +219,13 @@ impl Request<'_> {
             super::tell_causes(&*failure.0, self.session.verbose);
         }
         tell_given_up(given_up.len());
+    }
+}
+
+/// Tells why images could not be resolved.
+pub(super) fn tell_failed(session: &Session<'_>, failed: &[Unresolved]) {
+    for failed in failed {
+        super::tell(&Named { reference: &failed.text, error: &failed.error }, session.verbose);
     }
 }
 

@@ -12,11 +12,11 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Results {
     /// Each with its place in the request.
-    images: Vec<(usize, ImageResult)>,
+    images: Vec<(u64, ImageResult)>,
     /// Names that were taken away.
     pub(super) untagged: Vec<String>,
     totals: Totals,
-    /// Whether there was a run.
+    /// Whether any of it is of a run.
     ran: bool,
     interrupted: bool,
     /// What went wrong besides, after which nothing else was begun.
@@ -87,7 +87,7 @@ impl Results {
         !self.are_cut_short() && self.images.iter().all(|(_, image)| image.outcome == Outcome::Ok)
     }
 
-    /// Whether there was a run.
+    /// Whether any of it is of a run.
     pub(super) fn of_a_run(&self) -> bool {
         self.ran
     }

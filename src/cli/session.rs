@@ -80,11 +80,11 @@ impl<'a> Session<'a> {
 
     /// Resolves what is asked for; `None` if a signal came first.
     pub(super) fn resolve(&self, asked: Vec<Asked>) -> Option<Resolution> {
-        let mut progress = report::Resolving::new(self.args.progress);
+        let mut progress = report::ResolveCount::new(self.args.progress);
         progress.asked(asked.len());
         let mut resolving = self.resolving();
         self.wait(async {
-            resolving.ask(asked.into_iter().enumerate().collect(), |_| ());
+            resolving.ask((0..).zip(asked).collect(), |_| ());
             while resolving.next().await.is_some() {
                 progress.one_more();
             }
@@ -112,6 +112,10 @@ impl<'a> Session<'a> {
 
     /// Ends what was begun; everything that came from the sources is gone by now.
     pub(super) fn close(self) {
+        if let Some(store) = self.store() {
+            // A worker on its way out may hold the repository for longer than this process lives.
+            with_store!(store, store => store.end_of_writing());
+        }
         self.runtime.block_on(self.sources.close());
         self.runtime.shutdown_timeout(Duration::from_secs(1));
     }

@@ -1,8 +1,8 @@
 //! From references to a repository: resolve, plan, run. The one room that knows all others, and the one place
 //! where a kind of node meets the code that does it.
 //!
-//! [`Resolving`] turns references into manifests and configs, side by side; [`Wave`] says how long those that have come
-//! wait for the others. [`look`] asks the repository what it has of them, `graph::plan` makes the plan, and [`run`]
+//! [`Resolving`] turns references into manifests and configs, side by side; [`Waiting`] says how long those that have
+//! come wait for the others. [`look`] asks the repository what it has of them, `graph::plan` makes the plan, and [`run`]
 //! does it: `work.rs` says which file does which kind of node.
 
 mod check;
@@ -25,7 +25,7 @@ mod run;
 mod split;
 mod tag;
 mod tree;
-mod wave;
+mod waiting;
 mod work;
 mod write;
 
@@ -33,4 +33,4 @@ pub use look::{Known, look};
 pub use report::ImageEnd;
 pub use resolve::{Asked, Resolution, ResolvedImage, Resolving, Stored, Unresolved};
 pub use run::{Ended, GRACE, Interrupt, MEMORY_MIN, NotDone, RunError, Settings, Task, run};
-pub use wave::Wave;
+pub use waiting::Waiting;

@@ -34,8 +34,8 @@ pub struct Asked {
 
 /// An image whose manifest and config are here.
 pub struct ResolvedImage {
-    /// Its place in the request.
-    pub place: usize,
+    /// Its place in the request: results are told in the order of places.
+    pub place: u64,
     /// What was asked for.
     pub asked: Asked,
     /// Where its blobs come from.
@@ -47,7 +47,7 @@ pub struct ResolvedImage {
 /// Something that could not be resolved.
 pub struct Unresolved {
     /// Its place in the request.
-    pub place: usize,
+    pub place: u64,
     /// The name that it would have got.
     pub name: String,
     /// What was asked for, as the user wrote it.
@@ -109,7 +109,7 @@ pub struct Resolving<'a> {
 /// An image that was asked for, and everyone who did so, by their places in the request: nobody is asked twice.
 struct Question {
     source: Arc<dyn Source>,
-    askers: Vec<(usize, Asked)>,
+    askers: Vec<(u64, Asked)>,
 }
 
 impl<'a> Resolving<'a> {
@@ -121,7 +121,7 @@ impl<'a> Resolving<'a> {
 
     /// Asks for images, each with its place in the request; `owed` hears of each answer that has to come, by its registry.
     /// Must be called inside a tokio runtime.
-    pub fn ask(&mut self, asked: Vec<(usize, Asked)>, mut owed: impl FnMut(Option<&str>)) {
+    pub fn ask(&mut self, asked: Vec<(u64, Asked)>, mut owed: impl FnMut(Option<&str>)) {
         let mut questions: Vec<Question> = Vec::new();
         let mut alike = HashMap::new();
         for (place, asked) in asked {
@@ -144,19 +144,14 @@ impl<'a> Resolving<'a> {
         }
     }
 
-    /// Waits for the next answer; the name of the registry that gave it, if it has one, or `None` if all have come.
-    /// Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<Option<String>> {
+    /// Waits for the next answer: the name of the registry that gave it, if it has one, and whether it is an image; or
+    /// `None` if all have come. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<(Option<String>, bool)> {
         let (Question { source, askers }, answer) = self.answers.next().await?;
         for (place, asked) in askers {
             self.here.add(place, asked, source.clone(), answer.clone());
         }
-        Some(source.host().name().map(str::to_owned))
-    }
-
-    /// Whether images are here that could go on.
-    pub fn has_images(&self) -> bool {
-        !self.here.images.is_empty()
+        Some((source.host().name().map(str::to_owned), answer.is_ok()))
     }
 
     /// Whether all that was asked for is here.
@@ -175,24 +170,24 @@ impl<'a> Resolving<'a> {
         here
     }
 
-    /// What has not been heard of, as if it had failed with `error`.
-    pub fn late(&self, error: &SourceError) -> Vec<Unresolved> {
-        let askers = self.answers.unanswered().flat_map(|question| question.askers.iter().cloned());
-        askers.map(|(place, asked)| Unresolved::new(place, asked, error.clone())).collect()
+    /// What has not been heard of, with its place.
+    pub fn late(&self) -> impl Iterator<Item = &(u64, Asked)> {
+        self.answers.unanswered().flat_map(|question| &question.askers)
     }
 }
 
 impl Unresolved {
-    fn new(place: usize, asked: Asked, error: SourceError) -> Self {
-        Self { place, name: asked.name, text: asked.text, error }
+    /// What was asked for at a place of the request, and why it could not be had.
+    pub fn new(place: u64, asked: &Asked, error: SourceError) -> Self {
+        Self { place, name: asked.name.clone(), text: asked.text.clone(), error }
     }
 }
 
 impl Resolution {
-    fn add(&mut self, place: usize, asked: Asked, source: Arc<dyn Source>, answer: SourceResult<Resolved>) {
+    fn add(&mut self, place: u64, asked: Asked, source: Arc<dyn Source>, answer: SourceResult<Resolved>) {
         match answer {
             Ok(resolved) => self.images.push(ResolvedImage { place, asked, source, resolved }),
-            Err(error) => self.failed.push(Unresolved::new(place, asked, error)),
+            Err(error) => self.failed.push(Unresolved::new(place, &asked, error)),
         }
     }
 

@@ -87,10 +87,15 @@ impl Drop for Line {
 pub fn above(text: &str) {
     let view = lock().upgrade();
     if view.is_none_or(|view| !view.line(text)) {
-        let cleared = if io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
-        // Nobody can be told if stderr is closed.
-        let _ = io::stderr().write_all(format!("{cleared}{}\n", printable(text)).as_bytes());
+        on_stderr(text);
     }
+}
+
+/// Writes a line where there is no view; what counts there on a terminal is written over.
+pub(super) fn on_stderr(text: &str) {
+    let cleared = if io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+    // Nobody can be told if stderr is closed.
+    let _ = io::stderr().write_all(format!("{cleared}{}\n", printable(text)).as_bytes());
 }
 
 /// Logs the events of a run: what begins and ends for `debug`, what goes another way than planned for `info`.

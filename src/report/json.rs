@@ -30,7 +30,9 @@
 //! | `bytes` | through this step since it started over last: compressed ones of a `fetch`, tar bytes of a `split`, bytes of new objects of a `write` |
 //! | `outcome` | `ok` or `failed` |
 //!
-//! A mirror whose registries do not all answer is several runs, one after the other. Only while a run goes on: errors before it, and the reasons of failed images after it, are lines for people, as always.
+//! Only while a run goes on: errors before it, and the reasons of failed images after it, are lines for people, as always.
+//! A mirror whose registries do not all answer in time is several runs: after an `end` may come another `plan`, with which
+//! `t_ms`, `fraction` and the numbers of images begin anew.
 //!
 //! A `tick` comes when something in it has changed, a `progress` when bytes have come, each at most ten times a
 //! second (`progress` for each node). The totals may change during a run: work that is cancelled is taken off,

@@ -1,6 +1,7 @@
 //! What people and programs are told of a run: progress, result, record. All of it comes from one stream of
 //! events and the plan; the engine is never asked.
 
+mod count;
 mod critical;
 pub mod diagnosis;
 mod eta;
@@ -11,7 +12,6 @@ mod progress;
 mod rate;
 mod rates;
 mod record;
-mod resolving;
 mod run;
 #[cfg(test)]
 #[path = "../../tests/support/sample_run.rs"]
@@ -27,6 +27,7 @@ mod tracker;
 mod tty;
 mod why;
 
+pub use count::ResolveCount;
 pub use critical::{CriticalPath, Link, Wait, critical_nodes, critical_path};
 pub use diagnosis::above;
 pub use eta::Eta;
@@ -36,7 +37,6 @@ pub use plain::Plain;
 pub use progress::{Mode, Progress, View};
 pub use rates::{Rate, Rates};
 pub use record::{NodeOutcome, NodeRecord, Record, Recorder, Series, Span};
-pub use resolving::Resolving;
 pub use run::{Head, HeadImage, Limits, NoRun, Run, RunEnd, RunOutcome};
 pub use screen::{Stderr, Terminal};
 pub use stage::{ActiveLayer, ImageStep, News, Stage};

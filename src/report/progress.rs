@@ -185,7 +185,9 @@ impl Shared {
     /// Whether somebody will show it.
     fn push(&self, item: Item) -> bool {
         let mut queue = self.lock();
-        let open = queue.phase == Phase::Open;
+        // A line waits until the bars are gone.
+        let open =
+            queue.phase == Phase::Open || matches!((&item, queue.phase), (Item::Line(_), Phase::Closing));
         if open {
             queue.push(item);
         }
@@ -228,14 +230,18 @@ impl Queue {
     }
 }
 
-/// Frees those who wait for the thread, also if a view panics.
+/// Frees those who wait for the thread, also if a view panics; tells what came too late for it.
 struct GoneAtEnd<'a>(&'a Shared);
 
 impl Drop for GoneAtEnd<'_> {
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.phase = Phase::Gone;
-        queue.take();
+        for item in queue.take() {
+            if let Item::Line(text) = item {
+                diagnosis::on_stderr(&text);
+            }
+        }
         self.0.changed.notify_all();
     }
 }

@@ -88,7 +88,7 @@ pub struct Totals {
     /// How often a transfer was begun again, from the same place or from another one.
     #[serde(default)]
     pub retries: u64,
-    /// Duration of the run.
+    /// Duration of the run; of several, the sum.
     pub wall_seconds: f64,
     /// Objects that the run stored.
     pub objects_new: u64,
@@ -186,19 +186,13 @@ impl Summary {
 }
 
 impl Totals {
-    /// Adds those of another run.
+    /// Adds what another run counted; sums over images are not added, see [`Summary::of`].
     pub fn add(&mut self, other: &Self) {
-        *self = Self {
-            images_ok: self.images_ok.saturating_add(other.images_ok),
-            images_failed: self.images_failed.saturating_add(other.images_failed),
-            bytes_fetched: self.bytes_fetched.saturating_add(other.bytes_fetched),
-            bytes_written: self.bytes_written.saturating_add(other.bytes_written),
-            retries: self.retries.saturating_add(other.retries),
-            wall_seconds: self.wall_seconds + other.wall_seconds,
-            objects_new: self.objects_new.saturating_add(other.objects_new),
-            objects_present: self.objects_present.saturating_add(other.objects_present),
-            barriers: self.barriers.saturating_add(other.barriers),
-        };
+        self.retries = self.retries.saturating_add(other.retries);
+        self.wall_seconds += other.wall_seconds;
+        self.objects_new = self.objects_new.saturating_add(other.objects_new);
+        self.objects_present = self.objects_present.saturating_add(other.objects_present);
+        self.barriers = self.barriers.saturating_add(other.barriers);
     }
 }
 

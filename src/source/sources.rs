@@ -112,8 +112,8 @@ impl Sources {
         source: Arc<dyn Source>,
         configs: Arc<Configs>,
     ) -> impl Future<Output = Result<Resolved>> + Send + use<> {
-        let asking = self.asking(source.host(), &self.resolving);
-        async move { asking.ask(&source.describe(), || source.resolve(&configs)).await }
+        let attempts = self.attempts(source.host(), &self.resolving);
+        async move { attempts.make(&source.describe(), || source.resolve(&configs)).await }
     }
 
     /// The tags that the registry lists for the repository that `reference` names without a tag.
@@ -122,17 +122,17 @@ impl Sources {
         reference: Reference,
         site: Site,
     ) -> impl Future<Output = Result<Vec<String>>> + Send + use<> {
-        let asking = self.asking(&self.hosts.of(&reference), &self.listing);
+        let attempts = self.attempts(&self.hosts.of(&reference), &self.listing);
         let limit = self.options.patience.answer();
         async move {
             let list = || tags::list(&reference, &site.access, limit);
-            asking.ask(&reference.to_string(), list).await
+            attempts.make(&reference.to_string(), list).await
         }
     }
 
-    fn asking(&self, host: &Arc<Host>, permits: &Arc<Semaphore>) -> Asking {
+    fn attempts(&self, host: &Arc<Host>, permits: &Arc<Semaphore>) -> Attempts {
         let (host, permits) = (host.clone(), permits.clone());
-        Asking { host, permits, retries: self.options.retries, tell: self.tell.clone() }
+        Attempts { host, permits, retries: self.options.retries, tell: self.tell.clone() }
     }
 
     /// Ends the skopeo processes: in good order where they are idle, so that they remove their temporary files
@@ -144,17 +144,17 @@ impl Sources {
 }
 
 /// A request to a registry, as often as it may help.
-struct Asking {
+struct Attempts {
     host: Arc<Host>,
     permits: Arc<Semaphore>,
     retries: Retries,
     tell: Arc<Tell>,
 }
 
-impl Asking {
+impl Attempts {
     /// Makes the request `what`, each time when it is its turn. The registry's slot comes first: whoever waits for it
     /// takes no place from those who ask others.
-    async fn ask<T, F>(&self, what: &str, request: impl Fn() -> F) -> Result<T>
+    async fn make<T, F>(&self, what: &str, request: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {

@@ -38,6 +38,7 @@ impl<H: FsVerityHashValue> Store<H> {
         self.record(|| Op::BarrierBegin);
         self.objects.unsynced.store(false, Ordering::SeqCst);
         if let Err(errno) = rustix::fs::syncfs(self.root()) {
+            self.lost.store(true, Ordering::SeqCst);
             return Err((complete, errno));
         }
         self.barriers.fetch_add(1, Ordering::Relaxed);

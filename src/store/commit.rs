@@ -262,24 +262,23 @@ struct Done<H> {
 fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) -> Touched {
     let attended = Attended(queue);
     let mut done = Done { touched: Touched::new(), kept: Vec::new() };
-    let mut sound = true;
     loop {
         let requests = attended.0.take();
         if requests.is_empty() {
             return done.touched;
         }
-        if sound {
-            sound = round(store, requests, &mut done);
+        if store.lost.load(Ordering::SeqCst) {
+            requests.into_iter().for_each(|request| request.answer(Err(StoreError::AfterFailedSync)));
+        } else {
+            round(store, requests, &mut done);
             // Failing is harmless: the next run tries again.
             done.kept.retain(|id| !store.release(id).unwrap_or(false));
-        } else {
-            requests.into_iter().for_each(|request| request.answer(Err(StoreError::AfterFailedSync)));
         }
     }
 }
 
-/// One barrier and the links that it allows; false if the barrier failed.
-fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, done: &mut Done<H>) -> bool {
+/// One barrier and the links that it allows.
+fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, done: &mut Done<H>) {
     let mut waiting = Vec::with_capacity(requests.len());
     for request in requests {
         match store.prepare(&request.set) {
@@ -289,7 +288,7 @@ fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, done
         }
     }
     if waiting.is_empty() {
-        return true;
+        return;
     }
     match store.barrier(waiting) {
         Ok(durable) => {
@@ -297,12 +296,10 @@ fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, done
                 let result = store.make_links(&request, done);
                 request.into_inner().answer(result);
             }
-            true
         }
         Err((requests, errno)) => {
             let error = || Err(store.fault("syncing the repository to disk", errno));
             requests.into_iter().for_each(|request| request.answer(error()));
-            false
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -40,6 +40,8 @@ pub struct Store<H: FsVerityHashValue> {
     pub(super) claims: OnceLock<Arc<OwnedFd>>,
     recorder: OnceLock<Arc<dyn Recorder>>,
     pub(super) barriers: AtomicU64,
+    /// Set when a barrier failed: the system tells it but once, and what it lost is not known.
+    pub(super) lost: AtomicBool,
 }
 
 /// A store of either algorithm.
@@ -73,6 +75,7 @@ impl<H: FsVerityHashValue> Store<H> {
             claims: OnceLock::new(),
             recorder: OnceLock::new(),
             barriers: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
         })
     }
 
@@ -166,9 +169,11 @@ impl<H: FsVerityHashValue> Store<H> {
         self.repo.repo_fd()
     }
 
-    /// Removes this run's temporary folder, as dropping the store would: to be called when nothing is written any
-    /// more, since a worker may hold the store for a moment longer than the process lives.
+    /// Removes this run's temporary folder, as dropping the store would, and forgets what was tagged when it began: to
+    /// be called when nothing is written any more, since a worker may hold the store for a moment longer than the
+    /// process lives.
     pub fn end_of_writing(&self) {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

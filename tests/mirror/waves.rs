@@ -29,8 +29,7 @@ fn a_registry_that_never_answers_holds_up_no_other() {
         silent.registry.heal();
         silent.registry.release();
         let finished = running.wait().assert_code(0);
-        let late =
-            format!("not everything has come yet from {}: the rest goes ahead", silent.registry.host());
+        let late = format!("not all has come yet from {}: what has goes ahead", silent.registry.host());
         let finished = finished.says(&[&late]);
         // One result, in the order of the list.
         let result = finished.json();
@@ -168,6 +167,10 @@ fn a_failure_that_comes_late_is_one_all_the_same() {
     let finished = running.wait().assert_code(3);
     assert_eq!(two.outcomes(&finished), outcomes(&[("LATE/app:v1", "failed"), ("QUICK/app:v1", "ok")]));
     finished.says(&["not pruned: 1 name that the list has lost stays"]);
+    // Who looks at the last run sees it as well.
+    let log = cfs_dag(["log"]).repo(two.quick.repo()).expect_success();
+    assert!(log.stdout.contains("LATE") || log.stdout.contains(&two.late().host()), "{log}");
+    assert!(log.stdout.contains("1 failed"), "{log}");
     assert_eq!(two.names(), ["LATE/app:v1", "QUICK/app:v1", "QUICK/app:v2"]);
     let kept: Vec<&str> = lock.lines().filter(|line| !line.ends_with("app:v2")).collect();
     assert_eq!(fs::read_to_string(two.file("lock")).unwrap().lines().collect::<Vec<_>>(), kept);
@@ -188,27 +191,59 @@ fn who_is_told_to_end_while_it_waits_tells_what_is_there() {
 }
 
 #[test]
+fn who_is_told_to_end_forgets_no_image_that_has_come_meanwhile() {
+    let (two, silent) = (Two::new(Kind::Ping), World::new());
+    silent.images(["app:v1"]);
+    silent.registry.fault_kind_always(Kind::Ping, Fault::Silence);
+    let list = format!("{LIST}docker://LATE/app:v9\n{}\n", silent.name("app:v1"));
+    let running = two.start(&list, &[], &["QUICK/app:v1"]);
+    two.let_go();
+    two.late().wait_for("app/manifests/v9");
+    two.late().until(|counts| counts.requests(Kind::Config) > 0);
+    running.terminate();
+    let finished = running.wait().assert_code(130);
+    let told =
+        two.outcomes(&finished).into_iter().map(|(name, _)| name.rsplit('/').next().unwrap().to_owned());
+    assert_eq!(told.collect::<Vec<_>>(), ["app:v1", "app:v1", "app:v9", "app:v1"], "{finished}");
+}
+
+#[test]
+fn one_registry_that_takes_its_time_makes_one_run() {
+    let world = World::new();
+    world.images(["app:v1", "app:v2", "lib:v1"]);
+    for at in ["app/manifests/v1", "app/manifests/v2", "lib/manifests/v1"] {
+        world.registry.fault_next(at, Fault::DelayThen(Duration::from_millis(1500)));
+    }
+    let list = "docker://HOST/app:v1\ndocker://HOST/app:v2\ndocker://HOST/lib:v1\n";
+    // Others would go ahead after a second.
+    world.mirror_of(list).args(["--stall-timeout=6s", "--downloads-per-host=1"]).expect_success();
+    let runs = cfs_dag(["log", "--list"]).repo(world.repo()).expect_success();
+    assert_eq!(runs.stdout.lines().count(), 2, "{runs}");
+}
+
+#[test]
 fn tags_that_come_late_are_followed() {
     let two = Two::new(Kind::Tags);
     let list = "LATE:\n  images-by-tag-regex: {app: ^v}\nQUICK:\n  images: {app: [v2]}\n";
     let running = two.start(list, &[], &["QUICK/app:v2"]);
     two.let_go();
     let finished = running.wait().assert_code(0);
-    let all = [("QUICK/app:v2", "ok"), ("LATE/app:v1", "ok"), ("LATE/app:v2", "ok")];
+    let all = [("LATE/app:v1", "ok"), ("LATE/app:v2", "ok"), ("QUICK/app:v2", "ok")];
     assert_eq!(two.outcomes(&finished), outcomes(&all));
 }
 
 #[test]
 fn what_comes_last_may_be_nothing_new() {
     let two = Two::new(Kind::Tags);
-    let list =
-        |tag: &str| format!("LATE:\n  images: {{app: [{tag}]}}\n  images-by-semver: {{app: \"< v2\"}}\n");
-    two.mirror("docker://LATE/app:v2\n").expect_success();
-    let running = two.start(&list("v1"), &["--prune".to_owned()], &["LATE/app:v1", "LATE/app:v2"]);
+    let late = "LATE:\n  images: {app: [v1]}\n  images-by-semver: {app: \"< v2\"}\n";
+    let list = format!("{late}QUICK:\n  images: {{app: [v1]}}\n");
+    two.mirror("docker://QUICK/app:v2\n").expect_success();
+    let all = ["LATE/app:v1", "QUICK/app:v1", "QUICK/app:v2"];
+    let running = two.start(&list, &["--prune".to_owned()], &all);
     two.let_go();
     let finished = running.wait().assert_code(0);
-    assert_eq!(two.outcomes(&finished), outcomes(&[("LATE/app:v1", "ok")]));
-    assert_eq!(two.names(), ["LATE/app:v1"]);
+    assert_eq!(two.outcomes(&finished), outcomes(&[("LATE/app:v1", "ok"), ("QUICK/app:v1", "ok")]));
+    assert_eq!(two.names(), &all[..2]);
 }
 
 #[test]

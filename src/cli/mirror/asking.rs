@@ -1,20 +1,20 @@
 //! What a list asks of registries, and the answers in waves: tags become images, images become what can be pulled. Knows
-//! who is waited for, and how long; ignores what happens to the images.
+//! who is waited for; ignores what happens to the images.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use super::chosen::{Chooser, Choosing};
+use super::chosen::{Chooser, Choosing, place};
 use crate::{
-    cli::{Problem, session::Session},
+    cli::{Problem, request::tell_failed, session::Session},
     list::{Choice, Lock},
-    pull::{Resolution, Resolving, Unresolved, Wave},
+    pull::{Resolution, Resolving, Unresolved, Waiting},
     render::words::count,
-    report::{self, INTERRUPTED, Mode},
+    report::{self, Mode, ResolveCount},
     source::{Answers, ErrorKind, SourceError},
 };
 
 /// More registries are not named when they are slow.
-const NAMED: usize = 3;
+const TOLD: usize = 3;
 
 /// A list that is being asked for.
 pub(super) struct Asking<'a> {
@@ -23,47 +23,54 @@ pub(super) struct Asking<'a> {
     /// Where digests come from instead of registries.
     lock: Option<&'a Lock>,
     listing: Answers<Listing, Vec<String>>,
-    /// Rules that can be followed, by their places in the list, with the tags that they chose.
-    ready: BTreeMap<usize, Result<Vec<String>, SourceError>>,
     choosing: Choosing<'a>,
     resolving: Resolving<'a>,
-    /// Rules that could not be followed, and have not been told of.
+    /// Rules that could not be followed, and have not been handed out.
     failed: Vec<Unresolved>,
-    wave: Wave,
+    waiting: Waiting,
+    /// How often images were handed out.
     waves: usize,
-    progress: report::Resolving,
+    count: ResolveCount,
 }
 
 /// A repository whose tags are listed.
 struct Listing {
     host: Option<String>,
-    /// Those that choose among them.
+    /// Those that choose among them, by their places in the list.
     rules: Vec<usize>,
 }
 
 impl<'a> Asking<'a> {
-    /// Asks registries for the tags that rules choose from, each repository once; with a lock nobody is asked.
-    pub(super) fn new(session: &'a Session<'a>, chooser: &'a Chooser<'a>, lock: Option<&'a Lock>) -> Self {
+    /// Asks registries for images, and for the tags that rules choose from, each repository once; with a lock nobody is
+    /// asked for tags.
+    ///
+    /// # Errors
+    /// The list asks for what cannot be.
+    pub(super) fn new(
+        session: &'a Session<'a>,
+        chooser: &'a Chooser<'a>,
+        lock: Option<&'a Lock>,
+    ) -> Result<Self, Problem> {
         let mut asking = Self {
             session,
             chooser,
             lock,
             listing: Answers::default(),
-            ready: BTreeMap::new(),
             choosing: Choosing::new(chooser),
             resolving: session.resolving(),
             failed: Vec::new(),
-            wave: Wave::new(session.args.options().patience),
+            waiting: Waiting::new(session.args.options().patience),
             waves: 0,
-            progress: report::Resolving::new(session.args.progress),
+            count: ResolveCount::new(session.args.progress),
         };
+        let _in_runtime = session.runtime.enter();
         let mut repositories: Vec<(_, Vec<usize>)> = Vec::new();
         let mut known = HashMap::new();
         for (at, rule) in chooser.list.rules.iter().enumerate() {
             match (&rule.choice, lock) {
-                (Choice::Image(_), _) => drop(asking.ready.insert(at, Ok(Vec::new()))),
+                (Choice::Image(_), _) => asking.choosing.follow(at, &[])?,
                 (Choice::Tags { .. }, Some(lock)) => {
-                    asking.ready.insert(at, Ok(chooser.locked_tags(rule, lock)));
+                    asking.follow(at, Ok(chooser.locked_tags(rule, lock)))?;
                 }
                 (Choice::Tags { repository, .. }, None) => {
                     let wanted = chooser.repository_of(repository, rule);
@@ -75,14 +82,14 @@ impl<'a> Asking<'a> {
                 }
             }
         }
-        let _in_runtime = session.runtime.enter();
         for ((repository, site), rules) in repositories {
             let reference = repository.reference();
             let host = reference.host().map(str::to_owned);
-            asking.wave.owes(host.as_deref());
+            asking.waiting.owes(host.as_deref());
             asking.listing.ask(Listing { host, rules }, session.sources.tags(reference, site));
         }
-        asking
+        asking.ask();
+        Ok(asking)
     }
 
     /// Waits for the next images that can go on, with all that failed until now: for all that is left, or, unless `all`
@@ -91,52 +98,48 @@ impl<'a> Asking<'a> {
     /// # Errors
     /// The list asks for what cannot be, and nothing has been handed out yet. Later that is a failure of its rule.
     pub(super) async fn wave(&mut self, all: bool) -> Result<Resolution, Problem> {
-        self.wave.begin(!self.ready.is_empty());
-        loop {
-            if self.listing.is_empty() {
-                self.follow()?;
-            }
-            if self.is_complete() {
-                break;
-            }
-            let is_something_here = !self.ready.is_empty() || self.resolving.has_images();
+        self.waiting.begin();
+        while !self.is_complete() {
+            let ends = self.waiting.ends().filter(|_| !all);
+            let over = async {
+                match ends {
+                    Some(ends) => tokio::time::sleep_until(ends).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 Some((listing, tags)) = self.listing.next() => {
-                    self.wave.heard_of(listing.host.as_deref());
-                    for at in listing.rules {
-                        let choose = |tags: &Vec<String>| self.chooser.list.rules[at].choose(tags);
-                        self.ready.insert(at, tags.as_ref().map(choose).map_err(SourceError::clone));
+                    for at in &listing.rules {
+                        let choose = |tags: &Vec<String>| self.chooser.list.rules[*at].choose(tags);
+                        self.follow(*at, tags.as_ref().map(choose).map_err(SourceError::clone))?;
                     }
+                    self.ask();
+                    self.waiting.heard_of(listing.host.as_deref(), false);
                 }
-                Some(host) = self.resolving.next() => {
-                    self.wave.heard_of(host.as_deref());
-                    self.progress.one_more();
+                Some((host, is_image)) = self.resolving.next() => {
+                    self.waiting.heard_of(host.as_deref(), is_image);
+                    self.count.one_more();
                 }
-                () = tokio::time::sleep_until(self.wave.ends()), if is_something_here && !all => {
-                    if self.ready.is_empty() {
-                        break;
-                    }
-                    // These may still be quick.
-                    self.follow()?;
-                    self.wave.begin(self.resolving.has_images());
-                }
+                () = over => break,
             }
         }
-        self.waves += 1;
-        self.progress.pause();
+        self.count.pause();
         self.tell_who_is_late();
-        let mut wave = self.resolving.take();
-        wave.failed.append(&mut self.failed);
-        Ok(wave)
+        Ok(self.take())
     }
 
     /// Whether nothing is left to wait for.
     pub(super) fn is_complete(&self) -> bool {
-        self.listing.is_empty() && self.ready.is_empty() && self.resolving.is_complete()
+        self.listing.is_empty() && self.resolving.is_complete()
+    }
+
+    /// Whether this is not the only wave.
+    pub(super) fn is_in_waves(&self) -> bool {
+        self.waves > 1 || !self.is_complete()
     }
 
     /// The places of the images that each rule chose, so far.
-    pub(super) fn by_rule(&self) -> &[Vec<usize>] {
+    pub(super) fn by_rule(&self) -> &[Vec<u64>] {
         &self.choosing.by_rule
     }
 
@@ -145,36 +148,51 @@ impl<'a> Asking<'a> {
         self.choosing.names()
     }
 
-    /// What has not been handed out, in words for people: images and rules.
-    pub(super) fn late(&self) -> Vec<Unresolved> {
-        let error = SourceError::new(ErrorKind::Other, INTERRUPTED);
-        let listed = self.listing.unanswered().flat_map(|listing| &listing.rules);
-        let rules = listed.chain(self.ready.keys()).map(|at| self.unfollowed(*at, error.clone()));
-        rules.chain(self.resolving.late(&error)).collect()
+    /// What is still waited for, in words for people: images and rules.
+    pub(super) fn late(&self) -> Vec<String> {
+        let rules = self.listing.unanswered().flat_map(|listing| &listing.rules);
+        let rules = rules.map(|at| self.chooser.list.rules[*at].to_string());
+        rules.chain(self.resolving.late().map(|(_, asked)| asked.text.clone())).collect()
     }
 
-    /// Asks for the images of all rules that are ready, in the order of the list.
-    fn follow(&mut self) -> Result<(), Problem> {
-        for (at, tags) in std::mem::take(&mut self.ready) {
-            let is_empty = tags.as_ref().is_ok_and(Vec::is_empty);
-            let is_image = matches!(self.chooser.list.rules[at].choice, Choice::Image(_));
-            let tags = if is_empty && !is_image { Err(nothing_chosen()) } else { tags };
-            let followed = match tags {
-                Ok(tags) => self.choosing.follow(at, &tags),
-                Err(error) => {
-                    self.failed.push(self.unfollowed(at, error));
-                    continue;
-                }
-            };
-            match followed {
+    /// Gives up what has not been handed out: what is here or still waited for fails with `error`, what has failed by
+    /// itself is told.
+    pub(super) fn give_up(&mut self, error: &SourceError) -> Vec<Unresolved> {
+        self.count.pause();
+        let Resolution { images, mut failed } = self.take();
+        tell_failed(self.session, &failed);
+        let here = images.iter().map(|image| (image.place, &image.asked));
+        let late = self.resolving.late().map(|(place, asked)| (*place, asked));
+        failed.extend(here.chain(late).map(|(place, asked)| Unresolved::new(place, asked, error.clone())));
+        let rules = self.listing.unanswered().flat_map(|listing| &listing.rules);
+        failed.extend(rules.map(|at| self.unfollowed(*at, error.clone())));
+        failed
+    }
+
+    fn take(&mut self) -> Resolution {
+        self.waves += 1;
+        let mut here = self.resolving.take();
+        here.failed.append(&mut self.failed);
+        here
+    }
+
+    /// Follows a rule with the tags that it chose.
+    fn follow(&mut self, at: usize, tags: Result<Vec<String>, SourceError>) -> Result<(), Problem> {
+        let tags = tags.and_then(|tags| if tags.is_empty() { Err(nothing_chosen()) } else { Ok(tags) });
+        let error = match tags {
+            Err(error) => error,
+            Ok(tags) => match self.choosing.follow(at, &tags) {
+                Ok(()) => return Ok(()),
                 Err(problem) if self.waves == 0 => return Err(problem),
-                Err(problem) => {
-                    let error = SourceError::new(ErrorKind::Other, problem.error.to_string());
-                    self.failed.push(self.unfollowed(at, error));
-                }
-                Ok(()) => {}
-            }
-        }
+                Err(problem) => SourceError::new(ErrorKind::Other, problem.error.to_string()),
+            },
+        };
+        self.failed.push(self.unfollowed(at, error));
+        Ok(())
+    }
+
+    /// Asks for the images that were chosen.
+    fn ask(&mut self) {
         let mut chosen = self.choosing.take();
         if let Some(lock) = self.lock {
             for (_, asked) in &mut chosen {
@@ -184,28 +202,26 @@ impl<'a> Asking<'a> {
                 }
             }
         }
-        self.progress.asked(chosen.len());
-        self.resolving.ask(chosen, |host| self.wave.owes(host));
-        Ok(())
+        self.count.asked(chosen.len());
+        self.resolving.ask(chosen, |host| self.waiting.owes(host));
     }
 
     fn unfollowed(&self, at: usize, error: SourceError) -> Unresolved {
         let text = self.chooser.list.rules[at].to_string();
-        Unresolved { place: usize::MAX, name: text.clone(), text, error }
+        Unresolved { place: place(at, 0), name: text.clone(), text, error }
     }
 
     fn tell_who_is_late(&self) {
         if self.is_complete() || self.session.args.progress == Mode::None {
             return;
         }
-        let owing: Vec<&str> = self.wave.owing().collect();
-        let more = owing.len().saturating_sub(NAMED);
+        let owing: Vec<&str> = self.waiting.owing().collect();
+        let more = owing.len().saturating_sub(TOLD);
         let mut names = owing[..owing.len() - more].join(", ");
         if more > 0 {
             names = format!("{names} and {}", count(more, "other", "others"));
         }
-        let from = if names.is_empty() { String::new() } else { format!(" from {names}") };
-        report::above(&format!("not everything has come yet{from}: the rest goes ahead"));
+        report::above(&format!("cfs-dag: not all has come yet from {names}: what has goes ahead"));
     }
 }
 

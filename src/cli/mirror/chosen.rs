@@ -56,22 +56,28 @@ impl Chooser<'_> {
 pub(super) struct Choosing<'a> {
     chooser: &'a Chooser<'a>,
     /// By their names.
-    named: HashMap<String, Named>,
+    placed: HashMap<String, Placed>,
     /// Sites that are alike are one.
     sites: HashMap<Site, Arc<Site>>,
     /// The places of the images that each rule chose, so far.
-    pub(super) by_rule: Vec<Vec<usize>>,
-    /// The images that were not taken yet.
-    chosen: Vec<(usize, Asked)>,
+    pub(super) by_rule: Vec<Vec<u64>>,
+    /// The images that were not taken yet, in the order of their places.
+    chosen: Vec<(u64, Asked)>,
 }
 
 /// An image that has its place.
-struct Named {
-    place: usize,
+struct Placed {
+    place: u64,
     line: usize,
     /// What it is for skopeo.
     reference: String,
     platform: Option<Platform>,
+}
+
+/// The place of the image that the rule at `at` chose as number `number`. Places are in the order of the list, whenever
+/// tags come; no registry lists so many that the next rule's places would be reached.
+pub(super) fn place(at: usize, number: usize) -> u64 {
+    ((at as u64) << 32) + number as u64
 }
 
 impl<'a> Choosing<'a> {
@@ -79,14 +85,15 @@ impl<'a> Choosing<'a> {
     pub(super) fn new(chooser: &'a Chooser<'a>) -> Self {
         Self {
             chooser,
-            named: HashMap::new(),
+            placed: HashMap::new(),
             sites: HashMap::new(),
             by_rule: vec![Vec::new(); chooser.list.rules.len()],
             chosen: Vec::new(),
         }
     }
 
-    /// Follows one of the list's rules; `tags` are those that it chose, if it is not an image itself.
+    /// Follows one of the list's rules, as a whole or not at all; `tags` are those that it chose, if it is not an image
+    /// itself.
     ///
     /// # Errors
     /// Two images would have one name, or one has a name that none may have.
@@ -96,49 +103,66 @@ impl<'a> Choosing<'a> {
             Choice::Image(reference) => vec![reference.clone()],
             Choice::Tags { repository, .. } => tags.iter().map(|tag| repository.tag(tag)).collect(),
         };
-        for reference in references {
-            let place = self.place(rule, reference)?;
+        let site = self.chooser.site(rule);
+        let site = self.sites.entry(site).or_insert_with_key(|site| Arc::new(site.clone())).clone();
+        let asked: Vec<Asked> = references
+            .into_iter()
+            .map(|reference| Asked {
+                text: reference.to_string(),
+                name: rule.name.clone().unwrap_or_else(|| reference.default_name().to_owned()),
+                reference,
+                site: site.clone(),
+                immutable: rule.immutable_tags,
+            })
+            .collect();
+        asked.iter().try_for_each(|asked| self.check(rule, asked))?;
+        for (number, asked) in asked.into_iter().enumerate() {
+            let place = self.place(rule.line, place(at, number), asked);
             self.by_rule[at].push(place);
         }
         Ok(())
     }
 
     /// The images that were chosen since the last time, with their places.
-    pub(super) fn take(&mut self) -> Vec<(usize, Asked)> {
+    pub(super) fn take(&mut self) -> Vec<(u64, Asked)> {
         std::mem::take(&mut self.chosen)
     }
 
     /// The names of all images so far.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
-        self.named.keys()
+        self.placed.keys()
     }
 
-    /// The place of the image that `rule` asks for.
-    fn place(&mut self, rule: &Rule, reference: Reference) -> Result<usize, Problem> {
-        let shown = &self.chooser.shown;
-        let text = reference.to_string();
-        let name = rule.name.clone().unwrap_or_else(|| reference.default_name().to_owned());
-        Tag::new(&name).map_err(|error| Problem::usage(format!("{shown}: line {}: {error}", rule.line)))?;
-        let site = self.chooser.site(rule);
-        let site = self.sites.entry(site).or_insert_with_key(|site| Arc::new(site.clone())).clone();
-        let place = self.named.len();
-        let Some(first) = self.named.get(&name) else {
-            let (skopeo, platform) = (reference.for_skopeo(), site.platform.clone());
-            self.named.insert(name.clone(), Named { place, line: rule.line, reference: skopeo, platform });
-            self.chosen.push((place, Asked { reference, text, name, site, immutable: rule.immutable_tags }));
-            return Ok(place);
-        };
-        if first.reference != reference.for_skopeo() || first.platform != site.platform {
-            return Err(Problem::usage(format!(
-                "{shown}: line {}: {text} would have the name of line {}, {name}: give one of them another name",
-                rule.line, first.line
-            )));
+    fn check(&self, rule: &Rule, asked: &Asked) -> Result<(), Problem> {
+        let (shown, line, name) = (&self.chooser.shown, rule.line, &asked.name);
+        Tag::new(name).map_err(|error| Problem::usage(format!("{shown}: line {line}: {error}")))?;
+        match self.placed.get(name) {
+            Some(first)
+                if first.reference != asked.reference.for_skopeo()
+                    || first.platform != asked.site.platform =>
+            {
+                Err(Problem::usage(format!(
+                    "{shown}: line {line}: {} would have the name of line {}, {name}: give one of them another name",
+                    asked.text, first.line
+                )))
+            }
+            _ => Ok(()),
         }
-        // Who wants to see a tag move wants to see it, whoever else does not. What was taken has been asked for.
-        let taken = place - self.chosen.len();
-        if let Some(at) = first.place.checked_sub(taken) {
-            self.chosen[at].1.immutable &= rule.immutable_tags;
+    }
+
+    /// The place of an image: `place`, unless it has one.
+    fn place(&mut self, line: usize, place: u64, asked: Asked) -> u64 {
+        if let Some(first) = self.placed.get(&asked.name) {
+            let first = first.place;
+            // Who wants to see a tag move wants to see it, whoever else does not. What was taken has been asked for.
+            if let Ok(waiting) = self.chosen.binary_search_by_key(&first, |(place, _)| *place) {
+                self.chosen[waiting].1.immutable &= asked.immutable;
+            }
+            return first;
         }
-        Ok(first.place)
+        let (reference, platform) = (asked.reference.for_skopeo(), asked.site.platform.clone());
+        self.placed.insert(asked.name.clone(), Placed { place, line, reference, platform });
+        self.chosen.push((place, asked));
+        place
     }
 }

@@ -160,7 +160,8 @@ impl Pool {
                 Box::pin(async move { proxy.open_image(&text).await })
             })
             .await?;
-        Ok((Arc::new(Image { process, id: Arc::new(id), patience: self.patience }), used))
+        let runtime = tokio::runtime::Handle::current();
+        Ok((Arc::new(Image { process, id: Arc::new(id), patience: self.patience, runtime }), used))
     }
 
     /// A process and the turn to ask it, if it lives that long.
@@ -215,6 +216,8 @@ pub(super) struct Image {
     pub(super) process: Arc<Process>,
     pub(super) id: Arc<OpenedImage>,
     pub(super) patience: Patience,
+    /// Where it is closed: who drops it last need not be there.
+    runtime: tokio::runtime::Handle,
 }
 
 impl Image {
@@ -240,12 +243,11 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if self.process.is_retired() {
             return;
         }
         let (process, id, limit) = (self.process.clone(), self.id.clone(), self.patience.answer());
-        runtime.spawn(async move {
+        self.runtime.spawn(async move {
             if let Some(_turn) = process.turn().await {
                 // If it fails there is nothing to be done, and nothing depends on it.
                 let _ = process.exchange("CloseImage", limit, process.proxy().close_image(&id)).await;

@@ -1,6 +1,6 @@
 //! Group commit and the laws that it keeps.
 
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, atomic::Ordering};
 
 use super::{
     law::{Op, Recorder},
@@ -273,4 +273,17 @@ fn a_mended_object_behind_old_links_is_synced() {
     scene.store.put(&id, &[IoSlice::new(&bytes)]).unwrap();
     assert_eq!(scene.commit(set), Outcome::Linked);
     assert_eq!(scene.journal.barriers(), 1);
+}
+
+#[test]
+fn nothing_is_linked_after_a_failed_sync_by_no_later_run_either() {
+    let scene = repo::<Sha256HashValue>();
+    scene.store.lost.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let commit = Commit::start(&scene.store).unwrap();
+        let answer = submit(&commit, layer_set(&scene.usr_layer(1))).recv().unwrap();
+        assert!(matches!(answer, Err(StoreError::AfterFailedSync)));
+        drop(commit);
+        scene.store.end_of_writing();
+    }
 }

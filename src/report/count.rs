@@ -1,4 +1,4 @@
-//! How far resolving has come, on stderr, before there is a plan. Knows a number of images; ignores which they are.
+//! How far resolving has come, on stderr, while there is no plan. Knows a number of images; ignores which they are.
 
 use std::{
     io::{self, Write},
@@ -15,14 +15,14 @@ const FRAME: Duration = Duration::from_millis(100);
 
 /// Counts images as they are resolved: on a terminal in one line that goes away at the end; elsewhere a line for
 /// each tenth of them. Nothing for a few.
-pub struct Resolving {
+pub struct ResolveCount {
     mode: Mode,
     asked: usize,
     done: usize,
     shown: Option<Instant>,
 }
 
-impl Resolving {
+impl ResolveCount {
     /// Nothing is asked for yet.
     pub fn new(mode: Mode) -> Self {
         Self { mode: mode.resolve(), asked: 0, done: 0, shown: None }
@@ -65,7 +65,7 @@ impl Resolving {
     }
 }
 
-impl Drop for Resolving {
+impl Drop for ResolveCount {
     fn drop(&mut self) {
         self.pause();
     }
