@@ -20,7 +20,7 @@ use super::{
 use crate::{
     graph::{ImageIx, Selection},
     list::{List, Lock},
-    pull::{Resolution, ResolvedImage, Unresolved},
+    pull::{Resolution, Unresolved},
     render::words::count,
     report::{INTERRUPTED, Outcome, Summary},
     source::{ErrorKind, SourceError},
@@ -166,8 +166,8 @@ impl Mirror<'_> {
             return results.problem.map_or(Ok(Exit::Interrupted), Err);
         }
         let why = if results.problem.is_some() { NOT_DONE } else { INTERRUPTED };
-        results
-            .join(Results::unresolved(&asking.give_up(&SourceError::new(ErrorKind::Other, why.to_owned()))));
+        let late = asking.give_up(&SourceError::new(ErrorKind::Other, why));
+        results.join(Results::unresolved(&late));
         let summary = results.summary();
         let told = results.tell(self.session, true);
         let written = self.write_digests(&digests, Some(&summary));
@@ -178,7 +178,7 @@ impl Mirror<'_> {
             && exit == Exit::Done
             && let Some(store) = self.session.store()
         {
-            self.remember(store, &asking.names().cloned().collect())?;
+            self.remember(store, &asking.names())?;
         }
         Ok(exit)
     }
@@ -189,21 +189,15 @@ impl Mirror<'_> {
 
     /// What became of a wave; with a problem nothing of it was done.
     fn run_wave(&self, wave: Resolution, asking: &Asking<'_>, sofar: &mut Sofar) -> Results {
-        let given_up = |image: &ResolvedImage| {
-            Unresolved::new(
-                image.place,
-                &image.asked,
-                SourceError::new(ErrorKind::Other, NOT_DONE.to_owned()),
-            )
-        };
-        let given_up: Vec<Unresolved> = wave.images.iter().map(given_up).collect();
-        let names: BTreeSet<String> = asking.names().cloned().collect();
+        let error = SourceError::new(ErrorKind::Other, NOT_DONE);
+        let given_up: Vec<Unresolved> =
+            wave.images.iter().map(|image| image.given_up(error.clone())).collect();
         let ran = self.request(wave, asking, sofar).and_then(|request| {
             // Before any of them can be seen, so that none is ever here that no list knows of. Another mirror of this
             // list may have made some meanwhile.
             request.run(|store| {
-                let before = with_store!(store, store => store.mirrored(&self.args.identity()))?;
-                self.remember(store, &names.union(&before).cloned().collect())
+                let before = self.names_before()?;
+                self.remember(store, &asking.names().union(&before).cloned().collect())
             })
         });
         ran.unwrap_or_else(|problem| {
@@ -227,12 +221,12 @@ impl Mirror<'_> {
         sofar.unreachable.extend(wave.failed.iter().map(|failed| failed.text.clone()));
         if let Some(lock) = &self.renewed {
             locked::add(&mut sofar.locked, &wave);
-            let late: HashSet<String> = asking.late().into_iter().collect();
+            let late = asking.late();
             let is_unreachable = |text: &str| sofar.unreachable.contains(text) || late.contains(text);
             lock.renew(&sofar.locked, is_unreachable, self.chooser)?;
         }
         if asking.is_complete() {
-            sofar.lost = self.lost(&sofar.before, &asking.names().cloned().collect())?;
+            sofar.lost = self.lost(&sofar.before, &asking.names())?;
         }
         let is_whole = wave.failed.is_empty() && sofar.results.are_good();
         let mut selections = self.selections(&wave, asking.by_rule());

@@ -104,12 +104,8 @@ impl Request<'_> {
         }
         let images = std::mem::take(&mut self.resolution.images);
         tell_given_up(images.len());
-        self.resolution.failed.extend(images.into_iter().map(|image| Unresolved {
-            place: image.place,
-            name: image.asked.name,
-            text: image.asked.text,
-            error: SourceError::new(ErrorKind::Other, pull::NotDone.to_string()),
-        }));
+        let error = SourceError::new(ErrorKind::Other, pull::NotDone.to_string());
+        self.resolution.failed.extend(images.iter().map(|image| image.given_up(error.clone())));
     }
 
     fn inputs(&self) -> Inputs {

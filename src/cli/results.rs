@@ -131,12 +131,6 @@ impl Results {
     }
 }
 
-impl From<Problem> for Results {
-    fn from(problem: Problem) -> Self {
-        Self { problem: Some(problem), ..Self::default() }
-    }
-}
-
 /// The exit code for so many images.
 pub(super) fn exit_code(ok: usize, failed: usize) -> Exit {
     match (ok, failed) {

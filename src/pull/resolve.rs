@@ -211,6 +211,11 @@ impl Resolution {
 }
 
 impl ResolvedImage {
+    /// The same as an image that could not be had, because of `error`.
+    pub fn given_up(&self, error: SourceError) -> Unresolved {
+        Unresolved::new(self.place, &self.asked, error)
+    }
+
     fn input(&self, platform: Option<&str>) -> ImageInput {
         let resolved = &self.resolved;
         let own_platform = self.asked.site.platform.as_ref().map(|platform| platform.to_string());

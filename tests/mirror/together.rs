@@ -68,6 +68,7 @@ impl Shared {
     /// A mirror that fetches the base, which is held, and another one that waits for it.
     #[track_caller]
     fn one_and_who_waits_for_it(&self, one: &[usize], other: &[usize]) -> (Running, Running) {
+        self.hold_base("app");
         let mut first = self.mirror(one).start();
         self.until_it_fetches(&mut first, self.base_blob());
         let mut second = self.mirror(other).start();
@@ -123,9 +124,7 @@ fn until_it_waits_for(waiting: &mut Running, holder: &Running) {
 #[test]
 fn two_mirrors_of_one_list_fetch_each_layer_once() {
     let shared = shared();
-    for repository in ["app", "lib"] {
-        shared.hold_base(repository);
-    }
+    shared.hold_base("lib");
     let (first, second) = shared.one_and_who_waits_for_it(&[1, 2], &[1, 2]);
     shared.registry.release();
     first.wait().assert_code(0);
@@ -137,7 +136,6 @@ fn two_mirrors_of_one_list_fetch_each_layer_once() {
 #[test]
 fn two_lists_that_overlap_share_the_work() {
     let shared = shared();
-    shared.hold_base("app");
     let (first, second) = shared.one_and_who_waits_for_it(&[1], &[2]);
     shared.registry.release();
     first.wait().assert_code(0);
@@ -165,7 +163,6 @@ fn mirrors_that_begin_together_where_nothing_is_yet_fetch_each_layer_once() {
 #[test]
 fn a_layer_whose_holder_was_killed_is_fetched_by_who_waited() {
     let shared = shared();
-    shared.hold_base("app");
     let (first, second) = shared.one_and_who_waits_for_it(&[1], &[1]);
     first.kill();
     second.wait().assert_code(0);
@@ -306,7 +303,6 @@ fn a_mirror_during_a_gc_waits_for_it_and_asks_nobody_before() {
 #[test]
 fn a_mirror_that_waits_for_another_ends_when_it_is_told_to() {
     let shared = shared();
-    shared.hold_base("app");
     let (first, second) = shared.one_and_who_waits_for_it(&[1], &[2]);
     second.terminate();
     second.wait().assert_code(130);

@@ -1,7 +1,7 @@
 //! What a list asks of registries, and the answers in waves: tags become images, images become what can be pulled. Knows
 //! who is waited for; ignores what happens to the images.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::chosen::{Chooser, Choosing, place};
 use crate::{
@@ -144,12 +144,12 @@ impl<'a> Asking<'a> {
     }
 
     /// The names of all images so far.
-    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
-        self.choosing.names()
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        self.choosing.names().cloned().collect()
     }
 
     /// What is still waited for, in words for people: images and rules.
-    pub(super) fn late(&self) -> Vec<String> {
+    pub(super) fn late(&self) -> HashSet<String> {
         let rules = self.listing.unanswered().flat_map(|listing| &listing.rules);
         let rules = rules.map(|at| self.chooser.list.rules[*at].to_string());
         rules.chain(self.resolving.late().map(|(_, asked)| asked.text.clone())).collect()
@@ -161,9 +161,9 @@ impl<'a> Asking<'a> {
         self.count.pause();
         let Resolution { images, mut failed } = self.take();
         tell_failed(self.session, &failed);
-        let here = images.iter().map(|image| (image.place, &image.asked));
-        let late = self.resolving.late().map(|(place, asked)| (*place, asked));
-        failed.extend(here.chain(late).map(|(place, asked)| Unresolved::new(place, asked, error.clone())));
+        failed.extend(images.iter().map(|image| image.given_up(error.clone())));
+        let late = self.resolving.late();
+        failed.extend(late.map(|(place, asked)| Unresolved::new(*place, asked, error.clone())));
         let rules = self.listing.unanswered().flat_map(|listing| &listing.rules);
         failed.extend(rules.map(|at| self.unfollowed(*at, error.clone())));
         failed
