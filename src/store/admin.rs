@@ -1,10 +1,10 @@
-//! What the verbs on a repository do: list, inspect, tag, check, collect, mount. Knows upstream's functions;
+//! What the verbs on a repository do: list, inspect, tag, collect, mount. Knows upstream's functions;
 //! ignores how results are shown.
 
 use std::path::Path;
 
 use composefs::{fsverity::FsVerityHashValue, mount::MountOptions, repository::GcResult};
-use composefs_oci::{OciDigest, OciFsckResult, OciImage, oci_fsck};
+use composefs_oci::{OciDigest, OciImage};
 use rustix::{
     fs::{AtFlags, FlockOperation, flock, unlinkat},
     io::Errno,
@@ -240,26 +240,6 @@ impl<H: FsVerityHashValue> Store<H> {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.fault(path, errno)),
-        }
-    }
-
-    /// Checks every object, stream, image and tag, like `cfsctl oci fsck`; reads the whole repository.
-    ///
-    /// # Errors
-    /// A check that could not be made; what it finds is in the result.
-    pub fn fsck(&self) -> Result<OciFsckResult, StoreError> {
-        let check = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-            runtime.block_on(oci_fsck(&self.repo))
-        };
-        // A thread of its own, because the caller's may be driving a runtime already.
-        let result = std::thread::scope(|scope| scope.spawn(check).join());
-        match result {
-            Ok(result) => result.map_err(|error| StoreError::upstream("checking the repository", &error)),
-            Err(_) => Err(StoreError::Upstream {
-                what: "checking the repository".into(),
-                detail: "the check panicked".into(),
-            }),
         }
     }
 

@@ -7,6 +7,7 @@
 mod admin;
 mod barrier;
 mod cache;
+mod check;
 mod claims;
 mod commit;
 mod documents;
@@ -33,6 +34,7 @@ mod tests;
 
 pub use admin::{FsImageRow, GcMode, ImageDetails, ImageRow, RowDetails};
 pub use cache::{Output, Record};
+pub use check::Checked;
 pub use claims::{Claim, ClaimGuard};
 pub use commit::{Commit, DocumentLink, LayerLink, LinkSet, Notify, Outcome};
 pub use composefs::{

@@ -1,0 +1,118 @@
+//! Checking a repository. Knows upstream's checks and what they leave out; ignores how what is wrong is mended.
+//!
+//! In a repository with fs-verity upstream asks the kernel for the digest of each object, which is as it was when the
+//! object was sealed: whether the disk still gives those bytes is found by reading them alone.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+};
+
+use composefs::fsverity::FsVerityHashValue;
+use composefs_oci::{OciFsckResult, oci_fsck};
+use rustix::{
+    fs::{Dir, Mode, OFlags, openat},
+    io::Errno,
+};
+
+use super::{Store, StoreError, scratch::open_dir};
+
+/// What a check has found.
+#[derive(Debug)]
+pub struct Checked {
+    /// By upstream.
+    found: OciFsckResult,
+    /// Objects that were read to their end.
+    read: u64,
+    /// Objects that could not be, with the reason.
+    unreadable: Vec<(String, io::Error)>,
+}
+
+impl Checked {
+    /// Whether all is as it should be.
+    pub fn is_ok(&self) -> bool {
+        self.found.is_ok() && self.unreadable.is_empty()
+    }
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.found)?;
+        let unreadable = self.unreadable.len() as u64;
+        if self.read + unreadable > 0 {
+            writeln!(f, "contents: {}/{} ok", self.read, self.read + unreadable)?;
+        }
+        for (object, error) in &self.unreadable {
+            writeln!(f, "  {object}: {error}: remove it, and pull its images again with --force")?;
+        }
+        Ok(())
+    }
+}
+
+impl<H: FsVerityHashValue> Store<H> {
+    /// Checks every object, stream, image and tag, like `cfsctl oci fsck`; reads the whole repository.
+    ///
+    /// # Errors
+    /// A check that could not be made; what it finds is in the result.
+    pub fn fsck(&self) -> Result<Checked, StoreError> {
+        let check = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+            runtime.block_on(oci_fsck(&self.repo))
+        };
+        // A thread of its own, because the caller's may be driving a runtime already.
+        let result = std::thread::scope(|scope| scope.spawn(check).join());
+        let found = match result {
+            Ok(result) => {
+                result.map_err(|error| StoreError::upstream("checking the repository", &error))?
+            }
+            Err(_) => {
+                return Err(StoreError::Upstream {
+                    what: "checking the repository".into(),
+                    detail: "the check panicked".into(),
+                });
+            }
+        };
+        let mut checked = Checked { found, read: 0, unreadable: Vec::new() };
+        // Without fs-verity upstream has read everything.
+        if !self.is_insecure() {
+            self.read_objects(&mut checked)?;
+        }
+        Ok(checked)
+    }
+
+    fn read_objects(&self, checked: &mut Checked) -> Result<(), StoreError> {
+        let mut buffer = vec![0; 1 << 20];
+        for first in 0..=u8::MAX {
+            let folder = format!("objects/{first:02x}");
+            let fault = |errno| self.fault(folder.clone(), errno);
+            let dir = match open_dir(self.root(), &*folder) {
+                Err(Errno::NOENT) => continue,
+                opened => opened.map_err(fault)?,
+            };
+            for entry in Dir::read_from(&dir).map_err(fault)? {
+                let entry = entry.map_err(fault)?;
+                let name = entry.file_name();
+                if name == c"." || name == c".." {
+                    continue;
+                }
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let opened = openat(&dir, name, flags, Mode::empty()).map(File::from);
+                let read = opened.map_err(io::Error::from).and_then(|file| read(file, &mut buffer));
+                match read {
+                    Ok(()) => checked.read += 1,
+                    Err(error) => {
+                        checked.unreadable.push((format!("{folder}/{}", name.to_string_lossy()), error));
+                    }
+                }
+            }
+        }
+        checked.unreadable.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(())
+    }
+}
+
+fn read(mut file: File, buffer: &mut [u8]) -> io::Result<()> {
+    while file.read(buffer)? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! Inside the machine: making it usable, running a scenario, and the end. Knows mounts and modules; ignores who booted
+//! it.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, File},
+    panic,
+    path::Path,
+    time::Duration,
+};
+
+use rustix::{
+    mount::{MountFlags, mount},
+    system::{RebootCommand, finit_module, reboot},
+};
+
+use super::machine::{EXIT, SCENARIO};
+
+/// Runs the scenario that the kernel's command line names, and powers off; does nothing elsewhere.
+pub fn run_if_asked() {
+    let Ok(name) = env::var(SCENARIO) else { return };
+    let ended = panic::catch_unwind(|| {
+        set_up();
+        let scenario = super::secure::SCENARIOS.iter().find(|(known, _)| *known == name);
+        scenario.unwrap_or_else(|| panic!("no scenario {name:?}")).1();
+    });
+    println!("\n{EXIT}{}", i32::from(ended.is_err()));
+    rustix::fs::sync();
+    reboot(RebootCommand::PowerOff).unwrap();
+}
+
+fn set_up() {
+    let none = MountFlags::empty();
+    mount("proc", "/proc", "proc", none, c"").unwrap();
+    mount("sysfs", "/sys", "sysfs", none, c"").unwrap();
+    mount("devtmpfs", "/dev", "devtmpfs", none, c"").unwrap();
+    mount("tmpfs", "/tmp", "tmpfs", none, c"").unwrap();
+    let modules = fs::read_dir("/modules").unwrap().map(|entry| entry.unwrap().path());
+    let modules: BTreeMap<_, _> = modules.map(|path| (path.clone(), path)).collect();
+    for path in modules.into_values() {
+        let file = File::open(&path).unwrap();
+        finit_module(&file, c"", 0).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+/// Mounts the disk `device` (`vda`) at `at`.
+pub fn mount_disk(device: &str, at: &str) {
+    let path = format!("/dev/{device}");
+    // The kernel finds disks while it runs us.
+    while !Path::new(&path).exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    fs::create_dir_all(at).unwrap();
+    mount(&*path, at, "ext4", MountFlags::empty(), c"").unwrap_or_else(|error| panic!("{path}: {error}"));
+}

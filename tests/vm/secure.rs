@@ -1,0 +1,216 @@
+//! Repositories on a filesystem with fs-verity: what the kernel measures and refuses, what is mended, what it finds.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use composefs::fsverity::{
+    FsVerityHashValue, MeasureVerityError, Sha256HashValue, Sha512HashValue, measure_verity,
+};
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::{
+    guest::mount_disk,
+    machine::{Disk, Machine},
+};
+use crate::support::{
+    image::{Image, Layout, layout},
+    oracle,
+    repo::{Invocation, cfs_dag},
+    tar::{dir, file, noise, tar},
+};
+
+/// What runs inside, by name.
+pub const SCENARIOS: &[(&str, fn())] = &[("guarded", guarded), ("mended", mended), ("changed", changed)];
+
+#[test]
+fn the_kernel_guards_what_is_stored_and_mounts_it_with_verity_required() {
+    Machine::boot("guarded", &[&Disk::new(96)]).assert_good();
+}
+
+#[test]
+fn what_lacks_verity_or_bytes_is_mended_by_the_next_pull() {
+    Machine::boot("mended", &[&Disk::new(96)]).assert_good();
+}
+
+#[test]
+fn a_byte_that_changes_on_the_disk_is_found() {
+    Machine::boot("changed", &[&Disk::new(32)]).assert_good();
+}
+
+const DISK: &str = "/disk";
+
+/// The files of the image, with their content.
+fn files() -> BTreeMap<String, Vec<u8>> {
+    let large = (0..8).map(|n: u64| (format!("usr/large-{n}"), noise(n, 20_000 + 4096 * n as usize)));
+    let small = (0..8).map(|n: u64| (format!("usr/small-{n}"), noise(100 + n, 10 * n as usize)));
+    large.chain(small).collect()
+}
+
+fn image(layout: &Layout) -> Image {
+    let files: Vec<_> = files().into_iter().collect();
+    let layer = |files: &[(String, Vec<u8>)]| {
+        let files = files.iter().map(|(name, content)| file(name.clone(), content.clone()));
+        tar(std::iter::once(dir("usr")).chain(files))
+    };
+    let (one, other) = files.split_at(files.len() / 2);
+    layout.image("app").layer(layer(one)).layer(layer(other)).zstd().write()
+}
+
+fn pull(reference: &str, repo: &Path) -> Invocation {
+    cfs_dag(["pull", "--format=json", "--progress=none"]).arg(reference).repo(repo)
+}
+
+/// Asserts that the kernel measures every object as it is named, and that every link leads to one.
+fn assert_measured(repo: &Path) {
+    match oracle::algorithm_of(repo) {
+        oracle::Algorithm::Sha256 => assert_measured_as::<Sha256HashValue>(repo),
+        oracle::Algorithm::Sha512 => assert_measured_as::<Sha512HashValue>(repo),
+    }
+}
+
+fn assert_measured_as<H: FsVerityHashValue + PartialEq + std::fmt::Debug>(repo: &Path) {
+    let objects = oracle::objects(repo);
+    assert!(objects.len() > 8);
+    for name in &objects {
+        let file = File::open(repo.join("objects").join(name)).unwrap();
+        let measured = measure_verity::<H>(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(measured, H::from_hex(name.replace('/', "")).unwrap(), "{name}");
+    }
+    for folder in ["streams", "images"] {
+        for link in fs::read_dir(repo.join(folder)).unwrap().map(|link| link.unwrap().path()) {
+            if link.is_symlink() {
+                let object = fs::canonicalize(&link).unwrap();
+                assert!(object.starts_with(fs::canonicalize(repo).unwrap().join("objects")), "{link:?}");
+            }
+        }
+    }
+}
+
+fn guarded() {
+    mount_disk("vda", DISK);
+    let layout = layout();
+    let image = image(&layout);
+    for algorithm in ["sha512", "sha256"] {
+        let (secure, insecure) = (Path::new(DISK).join(algorithm), Path::new("/tmp").join(algorithm));
+        let flag = format!("--algorithm={algorithm}");
+        let result = pull(&image.reference, &secure).arg(&flag).expect_success().json();
+        assert_measured(&secure);
+        let other = pull(&image.reference, &insecure).args([&*flag, "--insecure"]).expect_success().json();
+        assert_eq!(result["images"][0]["erofs"], other["images"][0]["erofs"]);
+        assert_eq!(oracle::objects(&secure), oracle::objects(&insecure));
+        assert_refuses_writes(&secure);
+        assert_mounted_whole(&secure, &image.reference);
+        cfs_dag(["fsck"]).repo(&secure).expect_success();
+        // Warm, it is the same.
+        pull(&image.reference, &secure).expect_success();
+        assert_measured(&secure);
+    }
+}
+
+fn assert_refuses_writes(repo: &Path) {
+    for name in oracle::objects(repo) {
+        let path = repo.join("objects").join(name);
+        for options in [OpenOptions::new().write(true), OpenOptions::new().write(true).truncate(true)] {
+            let refused = options.open(&path).map(|_| ()).map_err(|error| error.kind());
+            assert_eq!(refused, Err(ErrorKind::PermissionDenied), "{}", path.display());
+        }
+    }
+}
+
+fn assert_mounted_whole(repo: &Path, name: &str) {
+    fs::create_dir_all("/mnt/image").unwrap();
+    cfs_dag(["mount", name, "/mnt/image"]).repo(repo).expect_success();
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mount =
+        mounts.lines().find(|line| line.contains(" /mnt/image ")).unwrap_or_else(|| panic!("{mounts}"));
+    assert!(mount.contains("verity=require"), "{mount}");
+    for (name, content) in files() {
+        assert_eq!(fs::read(Path::new("/mnt/image").join(&name)).unwrap(), content, "{name}");
+    }
+    unmount("/mnt/image", UnmountFlags::DETACH).unwrap();
+}
+
+/// The objects of at least `size` bytes.
+fn objects(repo: &Path, size: u64) -> Vec<PathBuf> {
+    let path = |name| repo.join("objects").join(name);
+    oracle::objects(repo)
+        .into_iter()
+        .map(path)
+        .filter(|path| fs::metadata(path).unwrap().len() >= size)
+        .collect()
+}
+
+/// A file of these bytes without fs-verity in the place of an object.
+fn replace(object: &Path, bytes: &[u8]) {
+    fs::remove_file(object).unwrap();
+    fs::write(object, bytes).unwrap();
+}
+
+fn mended() {
+    mount_disk("vda", DISK);
+    let layout = layout();
+    let image = image(&layout);
+    let repo = Path::new(DISK).join("repo");
+    pull(&image.reference, &repo).expect_success();
+    let before = oracle::objects(&repo);
+    let objects = objects(&repo, 10_000);
+    let content = fs::read(&objects[0]).unwrap();
+    replace(&objects[0], &content);
+    let file = File::open(&objects[0]).unwrap();
+    let measured = measure_verity::<Sha512HashValue>(&file);
+    assert!(matches!(measured, Err(MeasureVerityError::VerityMissing)));
+    drop(file);
+    replace(&objects[1], &fs::read(&objects[1]).unwrap()[..5000]);
+    replace(&objects[2], b"");
+    let wrong: Vec<u8> = fs::read(&objects[3]).unwrap().iter().map(|byte| !byte).collect();
+    replace(&objects[3], &wrong);
+    cfs_dag(["fsck"]).repo(&repo).run().assert_code(1);
+    pull(&image.reference, &repo).arg("--force").expect_success();
+    assert_measured(&repo);
+    assert_eq!(oracle::objects(&repo), before);
+    cfs_dag(["fsck"]).repo(&repo).expect_success();
+}
+
+fn changed() {
+    mount_disk("vda", DISK);
+    let layout = layout();
+    let image = image(&layout);
+    let repo = Path::new(DISK).join("repo");
+    pull(&image.reference, &repo).expect_success();
+    let object = objects(&repo, 20_000).remove(0);
+    let mut pattern = vec![0; 64];
+    File::open(&object).unwrap().read_exact_at(&mut pattern, 8192).unwrap();
+    unmount(DISK, UnmountFlags::empty()).unwrap();
+    flip(Path::new("/dev/vda"), &pattern);
+
+    mount_disk("vda", DISK);
+    let error = fs::read(&object).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    let name = object.strip_prefix(&repo).unwrap().display().to_string();
+    let finished = cfs_dag(["fsck"]).repo(&repo).run().assert_code(1);
+    assert!(format!("{finished}").contains(name.rsplit('/').next().unwrap()), "{name} in {finished}");
+}
+
+/// Changes one bit of the one place on the disk where a block begins with `pattern`.
+fn flip(device: &Path, pattern: &[u8]) {
+    let mut disk = OpenOptions::new().read(true).write(true).open(device).unwrap();
+    let mut blocks = vec![0; 1 << 20];
+    let mut at = 0_u64;
+    loop {
+        let read = disk.read(&mut blocks).unwrap();
+        assert!(read > 0, "the disk has no such block");
+        if let Some(block) = blocks[..read].chunks(4096).position(|block| block.starts_with(pattern)) {
+            let place = at + 4096 * block as u64 + 17;
+            disk.seek(SeekFrom::Start(place)).unwrap();
+            disk.write_all(&[pattern[17] ^ 1]).unwrap();
+            disk.sync_all().unwrap();
+            return;
+        }
+        at += read as u64;
+    }
+}
