@@ -63,9 +63,7 @@ impl<H: FsVerityHashValue> Store<H> {
         // A thread of its own, because the caller's may be driving a runtime already.
         let result = std::thread::scope(|scope| scope.spawn(check).join());
         let found = match result {
-            Ok(result) => {
-                result.map_err(|error| StoreError::upstream("checking the repository", &error))?
-            }
+            Ok(result) => result.map_err(|error| StoreError::upstream("checking the repository", &error))?,
             Err(_) => {
                 return Err(StoreError::Upstream {
                     what: "checking the repository".into(),

@@ -15,14 +15,15 @@ use rustix::{
     system::{RebootCommand, finit_module, reboot},
 };
 
-use super::machine::{EXIT, SCENARIO};
+use super::machine::{EXIT, NOTHING, SCENARIO};
 
 /// Runs the scenario that the kernel's command line names, and powers off; does nothing elsewhere.
 pub fn run_if_asked() {
     let Ok(name) = env::var(SCENARIO) else { return };
     let ended = panic::catch_unwind(|| {
         set_up();
-        let scenario = super::secure::SCENARIOS.iter().find(|(known, _)| *known == name);
+        let all = [super::secure::SCENARIOS, super::cuts::SCENARIOS, &[(NOTHING, || ())]].concat();
+        let scenario = all.iter().find(|(known, _)| *known == name);
         scenario.unwrap_or_else(|| panic!("no scenario {name:?}")).1();
     });
     println!("\n{EXIT}{}", i32::from(ended.is_err()));
@@ -44,13 +45,14 @@ fn set_up() {
     }
 }
 
-/// Mounts the disk `device` (`vda`) at `at`.
-pub fn mount_disk(device: &str, at: &str) {
-    let path = format!("/dev/{device}");
+/// Mounts the disk `device` (`/dev/vda`) at `at`.
+pub fn mount_disk(device: impl AsRef<Path>, at: &str) {
+    let device = device.as_ref();
     // The kernel finds disks while it runs us.
-    while !Path::new(&path).exists() {
+    while !device.exists() {
         std::thread::sleep(Duration::from_millis(5));
     }
     fs::create_dir_all(at).unwrap();
-    mount(&*path, at, "ext4", MountFlags::empty(), c"").unwrap_or_else(|error| panic!("{path}: {error}"));
+    let mounted = mount(device, at, "ext4", MountFlags::empty(), c"");
+    mounted.unwrap_or_else(|error| panic!("{}: {error}", device.display()));
 }

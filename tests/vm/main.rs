@@ -1,12 +1,16 @@
-//! What only a kernel with fs-verity can show, in a small machine that the tests boot: secure repositories.
+//! What only a machine of our own can show, which the tests boot: secure repositories on a kernel with fs-verity, and
+//! what a power cut leaves.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod cpio;
+mod cuts;
 mod guest;
 mod machine;
+mod marks;
 mod secure;
+mod writelog;
 
 /// Not a test: the machine starts this program again as its first process.
 #[test]

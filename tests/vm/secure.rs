@@ -92,7 +92,7 @@ fn assert_measured_as<H: FsVerityHashValue + PartialEq + std::fmt::Debug>(repo: 
 }
 
 fn guarded() {
-    mount_disk("vda", DISK);
+    mount_disk("/dev/vda", DISK);
     let layout = layout();
     let image = image(&layout);
     for algorithm in ["sha512", "sha256"] {
@@ -152,7 +152,7 @@ fn replace(object: &Path, bytes: &[u8]) {
 }
 
 fn mended() {
-    mount_disk("vda", DISK);
+    mount_disk("/dev/vda", DISK);
     let layout = layout();
     let image = image(&layout);
     let repo = Path::new(DISK).join("repo");
@@ -177,7 +177,7 @@ fn mended() {
 }
 
 fn changed() {
-    mount_disk("vda", DISK);
+    mount_disk("/dev/vda", DISK);
     let layout = layout();
     let image = image(&layout);
     let repo = Path::new(DISK).join("repo");
@@ -188,7 +188,7 @@ fn changed() {
     unmount(DISK, UnmountFlags::empty()).unwrap();
     flip(Path::new("/dev/vda"), &pattern);
 
-    mount_disk("vda", DISK);
+    mount_disk("/dev/vda", DISK);
     let error = fs::read(&object).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5), "{error}");
     let name = object.strip_prefix(&repo).unwrap().display().to_string();
