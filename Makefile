@@ -1,10 +1,11 @@
 # make demo    builds cfs-dag and shows it: plan, pull, pull again, registry, fsck, mount (about 5 minutes the first time)
 # make test    runs all tests, with a real registry, real images and, as root, real mounts
+# make test-vm runs those alone that boot a small machine: a kernel with fs-verity, power cuts (.ci/vm-tools fetches it)
 # make bench   measures it beside upstream's pull of the same images (ARGS=--quick for a first look, --scaling for curves)
 #
 # Each installs with apt-get what is missing of the tools in .ci/install-tools, and says so. Rust must be there.
 
-.PHONY: demo test bench
+.PHONY: demo test test-vm bench
 
 demo:
 	@.ci/install-tools
@@ -13,6 +14,10 @@ demo:
 test:
 	@.ci/install-tools
 	cargo test
+
+test-vm:
+	@.ci/install-tools
+	cargo test --test vm
 
 bench:
 	@.ci/install-tools python3

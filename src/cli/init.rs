@@ -5,7 +5,9 @@ use crate::store;
 
 pub(super) fn run(args: &InitArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let path = repo.path()?;
-    let options = args.options();
+    let mut options = args.options(repo)?;
+    // Who does not say otherwise asks for a protected one.
+    options.require_verity = !options.insecure;
     store::probe(&path, &options)?;
     let (_, created) = store::init(&path, &options)?;
     let what = if created { "created" } else { "was there already, with the same options" };

@@ -102,6 +102,9 @@ struct RepoArgs {
     /// The system's repository, /sysroot/composefs
     #[arg(long, global = true)]
     system: bool,
+    /// Refuse a repository that goes without fs-verity
+    #[arg(long, global = true)]
+    require_verity: bool,
 }
 
 /// How a repository is created.
@@ -120,12 +123,17 @@ struct InitArgs {
 }
 
 impl InitArgs {
-    fn options(&self) -> InitOptions {
-        InitOptions {
+    /// What a repository has to be, if it is there, and will be, if not.
+    fn options(&self, repo: &RepoArgs) -> Result<InitOptions, Problem> {
+        if repo.require_verity && self.insecure {
+            return Err(Problem::usage("--insecure and --require-verity exclude each other"));
+        }
+        Ok(InitOptions {
             algorithm: self.algorithm,
             formats: self.erofs_version.clone(),
             insecure: self.insecure,
-        }
+            require_verity: repo.require_verity,
+        })
     }
 }
 
@@ -135,7 +143,11 @@ impl RepoArgs {
     }
 
     fn open(&self) -> Result<AnyStore, Problem> {
-        open(&self.path()?)
+        let store = open(&self.path()?)?;
+        if self.require_verity {
+            store.require_verity()?;
+        }
+        Ok(store)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     pull::{self, Asked, Interrupt, Resolution, Stored},
     report::{self, Mode},
     source::Sources,
-    store::{self, AnyStore, Meta, Target},
+    store::{self, AnyStore, InitOptions, Meta, Target},
     with_store,
 };
 
@@ -21,6 +21,7 @@ pub(super) struct Session<'a> {
     pub(super) path: PathBuf,
     store: OnceCell<AnyStore>,
     target: Target,
+    options: InitOptions,
     pub(super) runtime: Runtime,
     pub(super) interrupt: Interrupt,
     pub(super) sources: Sources,
@@ -31,7 +32,8 @@ impl<'a> Session<'a> {
     pub(super) fn open(args: &'a RunArgs, repo: &RepoArgs, verbose: bool) -> Result<Self, Problem> {
         args.check()?;
         let path = repo.path()?;
-        let target = store::probe(&path, &args.init.options())?;
+        let options = args.init.options(repo)?;
+        let target = store::probe(&path, &options)?;
         let store = match &target {
             Target::Existing(_) => OnceCell::from(super::open(&path)?),
             Target::ToCreate => OnceCell::new(),
@@ -49,7 +51,7 @@ impl<'a> Session<'a> {
             }
         };
         let sources = Sources::new(args.options()).telling(Arc::new(tell));
-        Ok(Self { args, verbose, path, store, target, runtime, interrupt, sources })
+        Ok(Self { args, verbose, path, store, target, options, runtime, interrupt, sources })
     }
 
     /// Waits for something; `None` if a signal came first. A registry that is silent would hold us up for as long as
@@ -74,7 +76,7 @@ impl<'a> Session<'a> {
         if let Some(store) = self.store() {
             return Ok(store);
         }
-        let (store, _) = store::init(&self.path, &self.args.init.options())?;
+        let (store, _) = store::init(&self.path, &self.options)?;
         Ok(self.store.get_or_init(|| store))
     }
 
@@ -101,10 +103,9 @@ impl<'a> Session<'a> {
 
     /// What changes the bytes that this repository gets.
     pub(super) fn repository_text(&self) -> String {
-        let options = self.args.init.options();
         let (algorithm, formats) = match &self.target {
             Target::Existing(Meta { algorithm, formats, .. }) => (*algorithm, formats.clone()),
-            Target::ToCreate => (options.algorithm(), options.formats()),
+            Target::ToCreate => (self.options.algorithm(), self.options.formats()),
         };
         let formats: Vec<String> = formats.versions().map(|version| (version as u8).to_string()).collect();
         format!("{algorithm} erofs {}", formats.join(","))

@@ -1,9 +1,7 @@
-//! What the verbs on a repository do: list, inspect, tag, collect, mount. Knows upstream's functions;
+//! What the verbs on a repository do: list, inspect, tag, collect. Knows upstream's functions;
 //! ignores how results are shown.
 
-use std::path::Path;
-
-use composefs::{fsverity::FsVerityHashValue, mount::MountOptions, repository::GcResult};
+use composefs::{fsverity::FsVerityHashValue, repository::GcResult};
 use composefs_oci::{OciDigest, OciImage};
 use rustix::{
     fs::{AtFlags, FlockOperation, flock, unlinkat},
@@ -269,26 +267,7 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(result)
     }
 
-    /// Mounts an image's filesystem at `target`, read-only.
-    ///
-    /// # Errors
-    /// Nothing of this name, an image without a filesystem image, or what the kernel refuses.
-    pub fn mount_at(&self, name: &str, target: &Path) -> Result<(), StoreError> {
-        let image = self.open_image(name)?;
-        // Upstream's words for these two name neither the place nor what to do.
-        if !target.is_dir() {
-            let shown = target.display();
-            return Err(StoreError::Refused(format!("{shown}: no such directory: make it first")));
-        }
-        if !image.is_container_image() {
-            return Err(StoreError::Refused(format!("{name}: an artifact has no filesystem to mount")));
-        }
-        image
-            .mount_at(&self.repo, false, target, &MountOptions::default())
-            .map_err(|error| StoreError::upstream(format!("mounting {name} at {}", target.display()), &error))
-    }
-
-    fn open_image(&self, name: &str) -> Result<OciImage<H>, StoreError> {
+    pub(super) fn open_image(&self, name: &str) -> Result<OciImage<H>, StoreError> {
         let digest = self.resolve(name)?;
         let open = || OciImage::open(&self.repo, &oci_digest(&digest)?, None);
         open().map_err(|error| StoreError::upstream(name, &error))

@@ -2,12 +2,9 @@
 //!
 //! In a repository with fs-verity upstream asks the kernel for the digest of each object, which is as it was when the
 //! object was sealed: whether the disk still gives those bytes is found by reading them alone.
+//! What is found stays noted (see `doubt`), so that the next pull makes it anew.
 
-use std::{
-    fmt,
-    fs::File,
-    io::{self, Read},
-};
+use std::{fmt, fs::File, io};
 
 use composefs::fsverity::FsVerityHashValue;
 use composefs_oci::{OciFsckResult, oci_fsck};
@@ -16,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Store, StoreError, scratch::open_dir};
+use super::{Store, StoreError, doubt::read_to_end, scratch::open_dir};
 
 /// What a check has found.
 #[derive(Debug)]
@@ -27,6 +24,8 @@ pub struct Checked {
     read: u64,
     /// Objects that could not be, with the reason.
     unreadable: Vec<(String, io::Error)>,
+    /// The next pull knows of it.
+    noted: bool,
 }
 
 impl Checked {
@@ -44,9 +43,13 @@ impl fmt::Display for Checked {
             writeln!(f, "contents: {}/{} ok", self.read, self.read + unreadable)?;
         }
         for (object, error) in &self.unreadable {
-            writeln!(f, "  {object}: {error}: remove it, and pull its images again with --force")?;
+            writeln!(f, "  {object}: {error}")?;
         }
-        Ok(())
+        if self.is_ok() {
+            return Ok(());
+        }
+        let how = if self.noted { "" } else { " with --force" };
+        writeln!(f, "to mend: pull the images again{how}: what is damaged is made anew")
     }
 }
 
@@ -71,11 +74,12 @@ impl<H: FsVerityHashValue> Store<H> {
                 });
             }
         };
-        let mut checked = Checked { found, read: 0, unreadable: Vec::new() };
+        let mut checked = Checked { found, read: 0, unreadable: Vec::new(), noted: false };
         // Without fs-verity upstream has read everything.
         if !self.is_insecure() {
             self.read_objects(&mut checked)?;
         }
+        checked.noted = self.note_damage(!checked.is_ok());
         Ok(checked)
     }
 
@@ -96,7 +100,7 @@ impl<H: FsVerityHashValue> Store<H> {
                 }
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let opened = openat(&dir, name, flags, Mode::empty()).map(File::from);
-                let read = opened.map_err(io::Error::from).and_then(|file| read(file, &mut buffer));
+                let read = opened.map_err(io::Error::from).and_then(|file| read_to_end(file, &mut buffer));
                 match read {
                     Ok(()) => checked.read += 1,
                     Err(error) => {
@@ -108,9 +112,4 @@ impl<H: FsVerityHashValue> Store<H> {
         checked.unreadable.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(())
     }
-}
-
-fn read(mut file: File, buffer: &mut [u8]) -> io::Result<()> {
-    while file.read(buffer)? > 0 {}
-    Ok(())
 }

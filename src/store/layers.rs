@@ -127,11 +127,15 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Whether a tagged image reaches the stream or filesystem image `id`, so that every gc spares it.
     ///
-    /// As of the first question in this run: what is tagged meanwhile was checked by whoever tagged it.
+    /// As of the first question in this run: what is tagged meanwhile was checked by whoever tagged it. Of a repository
+    /// in which a check has found damage nothing is believed.
     ///
     /// # Errors
     /// The system's.
     pub fn is_reached(&self, id: &H) -> Result<bool, StoreError> {
+        if self.is_doubted() {
+            return Ok(false);
+        }
         let mut slot = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
             *slot = Some(self.read_reached()?);

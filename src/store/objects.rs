@@ -198,7 +198,7 @@ impl<H: FsVerityHashValue> Store<H> {
         if self.is_insecure() {
             return match fs::statat(dir, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if !FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Seen::Wrong),
-                Ok(stat) if u64::try_from(stat.st_size) == Ok(size) => Ok(Seen::Right),
+                Ok(stat) if u64::try_from(stat.st_size) == Ok(size) => self.seen_whole(dir, id),
                 Ok(_) => Ok(Seen::Wrong),
                 Err(Errno::NOENT) => Ok(Seen::Nothing),
                 Err(errno) => Err(self.object_fault(id, errno)),
@@ -211,13 +211,25 @@ impl<H: FsVerityHashValue> Store<H> {
             Err(Errno::LOOP) => return Ok(Seen::Wrong),
             Err(errno) => return Err(self.object_fault(id, errno)),
         };
+        let file = File::from(fd);
         // The digest covers the size.
-        match measure_verity::<H>(&fd) {
-            Ok(found) if found == *id => Ok(Seen::Right),
-            Err(MeasureVerityError::VerityMissing) if heal => self.heal(id, &File::from(fd)),
+        match measure_verity::<H>(&file) {
+            Ok(found) if found == *id && self.is_sound(id, &file) => Ok(Seen::Right),
+            Err(MeasureVerityError::VerityMissing) if heal => self.heal(id, &file),
             Err(MeasureVerityError::Io(cause)) => Err(StoreError::Io { what: object_path(id), cause }),
             _ => Ok(Seen::Wrong),
         }
+    }
+
+    /// What a file is that has the right size: right, unless the repository is doubted and its bytes are wrong.
+    fn seen_whole(&self, dir: BorrowedFd<'_>, id: &H) -> Result<Seen, StoreError> {
+        if !self.is_doubted() {
+            return Ok(Seen::Right);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(dir, Basename::of(id).as_c_str(), flags, Mode::empty());
+        let file = File::from(fd.map_err(|errno| self.object_fault(id, errno))?);
+        Ok(if self.is_sound(id, &file) { Seen::Right } else { Seen::Wrong })
     }
 
     /// Verifies a file that has no fs-verity yet (a crash can leave one) and enables it.

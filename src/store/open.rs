@@ -51,6 +51,8 @@ pub struct InitOptions {
     pub formats: Option<FormatConfig>,
     /// Go without fs-verity.
     pub insecure: bool,
+    /// Refuse an existing repository that goes without fs-verity.
+    pub require_verity: bool,
 }
 
 impl InitOptions {
@@ -177,7 +179,7 @@ pub fn init(path: &Path, options: &InitOptions) -> Result<(AnyStore, bool), Stor
     let options = InitOptions {
         algorithm: Some(options.algorithm()),
         formats: Some(options.formats()),
-        insecure: options.insecure,
+        ..options.clone()
     };
     if let Target::Existing(_) = probe(path, &options)? {
         return Ok((open(path)?, false));
@@ -300,6 +302,9 @@ fn parse_meta(text: &[u8], path: &Path) -> Result<RepoMetadata, StoreError> {
 }
 
 fn refuse_difference(path: &Path, meta: &Meta, options: &InitOptions) -> Result<(), StoreError> {
+    if options.require_verity && meta.insecure {
+        return Err(unprotected(path));
+    }
     let differs = |has: String, asked: String| {
         refused(path, &format!("has {has}, not {asked}: leave that option out, or choose another place"))
     };
@@ -409,6 +414,14 @@ fn missing_dirs(path: &Path) -> Vec<PathBuf> {
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
     fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+pub(super) fn unprotected(path: &Path) -> StoreError {
+    refused(
+        path,
+        "a repository without fs-verity, which was asked for: choose another place, or make it anew on a \
+         filesystem that has it",
+    )
 }
 
 fn refused(path: &Path, why: &str) -> StoreError {

@@ -24,6 +24,7 @@ use super::{
     StoreError,
     law::{Op, Recorder},
     objects::Objects,
+    open::unprotected,
     scratch::{self, Scratch},
 };
 
@@ -34,6 +35,8 @@ pub struct Store<H: FsVerityHashValue> {
     pub(super) repo: Arc<Repository<H>>,
     pub(super) objects: Objects<H>,
     pub(super) reached: Mutex<Option<HashSet<H>>>,
+    /// Whether nothing is believed that was not read.
+    pub(super) doubted: OnceLock<bool>,
     path: PathBuf,
     scratch: Mutex<Option<Arc<Scratch>>>,
     /// The folder of claims, once it is needed.
@@ -64,12 +67,24 @@ macro_rules! with_store {
     };
 }
 
+impl AnyStore {
+    /// Refuses a repository that goes without fs-verity: what is in it is not protected by the kernel.
+    ///
+    /// # Errors
+    /// It goes without.
+    pub fn require_verity(&self) -> Result<(), StoreError> {
+        let (insecure, path) = with_store!(self, store => (store.is_insecure(), store.path()));
+        if insecure { Err(unprotected(path)) } else { Ok(()) }
+    }
+}
+
 impl<H: FsVerityHashValue> Store<H> {
     pub(super) fn new(repo: Repository<H>, path: &Path) -> Arc<Self> {
         Arc::new(Self {
             repo: Arc::new(repo),
             objects: Objects::default(),
             reached: Mutex::new(None),
+            doubted: OnceLock::new(),
             path: path.to_owned(),
             scratch: Mutex::new(None),
             claims: OnceLock::new(),

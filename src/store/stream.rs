@@ -107,11 +107,18 @@ impl<H: FsVerityHashValue> Store<H> {
             Err(Errno::NOENT) => return Ok(Err("its object is missing".into())),
             Err(errno) => return Err(self.fault(path, errno)),
         };
+        let unsound = || Ok(Err("its object is not what its name says".into()));
         if self.is_insecure() {
-            return Ok(Ok(file));
+            return if self.is_sound(id, &file) { Ok(Ok(file)) } else { unsound() };
         }
         match measure_verity::<H>(file.as_fd()) {
-            Ok(found) if found == *id => Ok(Ok(file)),
+            Ok(found) if found == *id => {
+                if self.is_sound(id, &file) {
+                    Ok(Ok(file))
+                } else {
+                    unsound()
+                }
+            }
             Ok(found) => Ok(Err(format!("its object measures {}", found.to_hex()))),
             Err(MeasureVerityError::Io(cause)) => Err(StoreError::Io { what: path, cause }),
             Err(error) => Ok(Err(error.to_string())),

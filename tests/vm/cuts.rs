@@ -115,10 +115,12 @@ fn disks_at_reports(before: &Disk, log: &WriteLog) -> Vec<Disk> {
 /// The same, and as many more as it takes to `count` at other moments.
 fn disks_after_cuts(before: &Disk, log: &WriteLog, count: usize) -> Vec<Disk> {
     let mut disks = disks_at_reports(before, log);
-    let first = log.marks()[0];
+    let marks = log.marks();
     let mut random = Random(seed());
     while disks.len() < count {
-        let moment = first + random.below(log.len() + 1 - first);
+        // Every step gets its share, also those that write little.
+        let step = random.below(marks.len() - 1);
+        let moment = marks[step] + random.below(marks[step + 1] - marks[step]);
         let cache = [Cache::Kept, Cache::Torn, Cache::Torn, Cache::Lost][random.below(4)];
         disks.push(cut(before, log, moment, cache, random.next()));
     }

@@ -53,6 +53,6 @@ pub fn mount_disk(device: impl AsRef<Path>, at: &str) {
         std::thread::sleep(Duration::from_millis(5));
     }
     fs::create_dir_all(at).unwrap();
-    let mounted = mount(device, at, "ext4", MountFlags::empty(), c"");
+    let mounted = mount(device, at, "ext4", MountFlags::empty(), c"commit=1");
     mounted.unwrap_or_else(|error| panic!("{}: {error}", device.display()));
 }

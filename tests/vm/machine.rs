@@ -71,8 +71,9 @@ impl Disk {
             .args(features)
             .arg(&path)
             .arg(format!("{mebibytes}M"))
-            .status();
-        assert!(made.is_ok_and(|made| made.success()), "mke2fs failed");
+            .output()
+            .expect("mke2fs runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len((u64::from(mebibytes) << 20) + TAIL).unwrap();
         Self { path, log: None, _scratch: scratch }

@@ -3,15 +3,22 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::FileExt as _,
+    io::{ErrorKind, IoSlice, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::{fs::FileExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
+use cfs_dag::store::{AnyStore, InitOptions, Put, init};
 use composefs::fsverity::{
-    FsVerityHashValue, MeasureVerityError, Sha256HashValue, Sha512HashValue, measure_verity,
+    FsVerityHashValue, MeasureVerityError, Sha256HashValue, Sha512HashValue, compute_verity, measure_verity,
 };
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::{
+    mount::{UnmountFlags, unmount},
+    thread::{Timespec, nanosleep},
+};
 
 use super::{
     guest::mount_disk,
@@ -20,12 +27,18 @@ use super::{
 use crate::support::{
     image::{Image, Layout, layout},
     oracle,
-    repo::{Invocation, cfs_dag},
+    repo::{Invocation, cfs_dag, command},
     tar::{dir, file, noise, tar},
 };
 
 /// What runs inside, by name.
-pub const SCENARIOS: &[(&str, fn())] = &[("guarded", guarded), ("mended", mended), ("changed", changed)];
+pub const SCENARIOS: &[(&str, fn())] = &[
+    ("guarded", guarded),
+    ("mended", mended),
+    ("changed", changed),
+    ("busy", busy),
+    ("unknown-option", unknown_option),
+];
 
 #[test]
 fn the_kernel_guards_what_is_stored_and_mounts_it_with_verity_required() {
@@ -38,8 +51,18 @@ fn what_lacks_verity_or_bytes_is_mended_by_the_next_pull() {
 }
 
 #[test]
-fn a_byte_that_changes_on_the_disk_is_found() {
+fn a_byte_that_changes_on_the_disk_is_found_and_mended() {
     Machine::boot("changed", &[&Disk::new(32)]).assert_good();
+}
+
+#[test]
+fn programs_that_start_meanwhile_keep_no_object_from_being_sealed() {
+    Machine::boot("busy", &[&Disk::new(32)]).assert_good();
+}
+
+#[test]
+fn that_a_kernel_lacks_the_mount_option_is_said() {
+    Machine::boot("unknown-option", &[&Disk::new(32)]).assert_good();
 }
 
 const DISK: &str = "/disk";
@@ -82,7 +105,7 @@ fn assert_measured_as<H: FsVerityHashValue + PartialEq + std::fmt::Debug>(repo: 
         assert_eq!(measured, H::from_hex(name.replace('/', "")).unwrap(), "{name}");
     }
     for folder in ["streams", "images"] {
-        for link in fs::read_dir(repo.join(folder)).unwrap().map(|link| link.unwrap().path()) {
+        for link in fs::read_dir(repo.join(folder)).into_iter().flatten().map(|link| link.unwrap().path()) {
             if link.is_symlink() {
                 let object = fs::canonicalize(&link).unwrap();
                 assert!(object.starts_with(fs::canonicalize(repo).unwrap().join("objects")), "{link:?}");
@@ -158,7 +181,21 @@ fn mended() {
     let repo = Path::new(DISK).join("repo");
     pull(&image.reference, &repo).expect_success();
     let before = oracle::objects(&repo);
-    let objects = objects(&repo, 10_000);
+    // What no tag vouches for is looked at by every pull; the rest once a check has found something.
+    let ways: [&[&str]; 2] = [&["untag", &image.reference], &["fsck"]];
+    for way in ways {
+        damage(&repo);
+        cfs_dag(way).repo(&repo).run().assert_code(i32::from(way == ["fsck"]));
+        pull(&image.reference, &repo).expect_success();
+        assert_measured(&repo);
+        assert_eq!(oracle::objects(&repo), before);
+        cfs_dag(["fsck"]).repo(&repo).expect_success();
+    }
+}
+
+/// Takes fs-verity, bytes and truth away from some objects.
+fn damage(repo: &Path) {
+    let objects = objects(repo, 10_000);
     let content = fs::read(&objects[0]).unwrap();
     replace(&objects[0], &content);
     let file = File::open(&objects[0]).unwrap();
@@ -169,11 +206,6 @@ fn mended() {
     replace(&objects[2], b"");
     let wrong: Vec<u8> = fs::read(&objects[3]).unwrap().iter().map(|byte| !byte).collect();
     replace(&objects[3], &wrong);
-    cfs_dag(["fsck"]).repo(&repo).run().assert_code(1);
-    pull(&image.reference, &repo).arg("--force").expect_success();
-    assert_measured(&repo);
-    assert_eq!(oracle::objects(&repo), before);
-    cfs_dag(["fsck"]).repo(&repo).expect_success();
 }
 
 fn changed() {
@@ -194,6 +226,76 @@ fn changed() {
     let name = object.strip_prefix(&repo).unwrap().display().to_string();
     let finished = cfs_dag(["fsck"]).repo(&repo).run().assert_code(1);
     assert!(format!("{finished}").contains(name.rsplit('/').next().unwrap()), "{name} in {finished}");
+    pull(&image.reference, &repo).expect_success();
+    assert_measured(&repo);
+    cfs_dag(["fsck"]).repo(&repo).expect_success();
+    assert_mounted_whole(&repo, &image.reference);
+}
+
+/// Objects get fs-verity although other threads start programs all the time, which hold copies of every descriptor for
+/// a while: the kernel refuses files that somebody could write (ETXTBSY).
+fn busy() {
+    mount_disk("/dev/vda", DISK);
+    let repo = Path::new(DISK).join("repo");
+    let (store, _) = init(&repo, &InitOptions::default()).unwrap();
+    let AnyStore::Sha512(store) = store else { panic!("{repo:?} has another algorithm") };
+    let started = AtomicU32::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while started.load(Ordering::Relaxed) < 40 {
+                start_slowly();
+                started.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut seed = 0;
+        while started.load(Ordering::Relaxed) < 40 {
+            let content = noise(seed, 3000);
+            let id = compute_verity::<Sha512HashValue>(&content);
+            let put =
+                store.put(&id, &[IoSlice::new(&content)]).unwrap_or_else(|error| panic!("{seed}: {error}"));
+            assert_eq!(put, Put::New);
+            seed += 1;
+        }
+    });
+    drop(store);
+    assert_measured(&repo);
+}
+
+/// Starts a program that takes its time between being a copy of us and being itself.
+fn start_slowly() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_cfs-dag"));
+    program.arg("--version").stdout(Stdio::null());
+    // SAFETY: between fork and exec only nanosleep is called, which is safe there (signal-safety(7)).
+    unsafe {
+        program.pre_exec(|| {
+            let _ = nanosleep(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 });
+            Ok(())
+        });
+    }
+    assert!(program.status().unwrap().success());
+}
+
+/// A kernel whose overlayfs does not know `verity=require`, as strace plays it.
+fn unknown_option() {
+    mount_disk("/dev/vda", DISK);
+    let layout = layout();
+    let image = image(&layout);
+    let repo = Path::new(DISK).join("repo");
+    pull(&image.reference, &repo).expect_success();
+    fs::create_dir_all("/mnt/image").unwrap();
+    let flags = ["-f", "-qq", "-o", "/tmp/trace", "--trace=fsconfig"];
+    let mount = |flags: &[&str]| {
+        let program = [env!("CARGO_BIN_EXE_cfs-dag"), "mount", &image.reference, "/mnt/image"];
+        command("/usr/bin/strace", flags.iter().chain(&program)).repo(&repo)
+    };
+    mount(&flags).expect_success();
+    unmount("/mnt/image", UnmountFlags::DETACH).unwrap();
+    let trace = fs::read_to_string("/tmp/trace").unwrap();
+    let place = trace.lines().position(|call| call.contains("\"verity\"")).expect("the option is set") + 1;
+    let inject = format!("--inject=fsconfig:error=EINVAL:when={place}+");
+    let refused = mount(&[&flags[..], &[&inject]].concat()).expect_failure(1);
+    refused.says(&[&image.reference, "no verity=require", "Linux 6.6", "nothing was mounted"]);
+    assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(" /mnt/image "));
 }
 
 /// Changes one bit of the one place on the disk where a block begins with `pattern`.

@@ -106,7 +106,7 @@ impl WriteLog {
                     _ if sure => true,
                     Cache::Kept => true,
                     Cache::Lost => false,
-                    Cache::Torn => random.next() % 2 == 0,
+                    Cache::Torn => random.next().is_multiple_of(2),
                 };
                 if written {
                     disk.write_all_at(bytes, entry.at + (block * BLOCK) as u64).unwrap();

@@ -43,7 +43,7 @@ fn probing_changes_nothing_and_says_what_there_is() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     let formats = parse_formats("1,2").unwrap();
     let options =
-        InitOptions { algorithm: Some(Algorithm::SHA256), formats: Some(formats.clone()), insecure: true };
+        InitOptions { algorithm: Some(Algorithm::SHA256), formats: Some(formats.clone()), ..insecure() };
     init(&path, &options).unwrap();
     let before = snapshot(&path);
     let meta = Meta { algorithm: Algorithm::SHA256, formats, insecure: true, unknown_features: Vec::new() };
