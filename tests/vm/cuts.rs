@@ -3,7 +3,7 @@
 //!
 //! One machine does the work while everything that it writes to its disk is logged. The log gives the disk as it would
 //! be at any moment, with a cache that keeps, loses or tears what was not flushed; many such disks are put into a second
-//! machine, which looks at each of them. `CFS_DAG_CUTS` is how many (32), `CFS_DAG_SEED` chooses the moments. Other
+//! machine, which looks at each of them. `CFS_DAG_CUTS` is how many (24), `CFS_DAG_SEED` chooses the moments. Other
 //! machines are really killed at such moments.
 
 use std::{
@@ -78,19 +78,19 @@ fn a_machine_that_is_killed_loses_nothing() {
 #[test]
 fn without_its_barrier_a_pull_would_lose_objects() {
     let (before, log) = worked("work-insecure-without-syncfs", &Disk::plain(MEBIBYTES));
-    let bad = bad_disks(&before, &disks_at_reports(&before, &log));
+    let bad = bad_disks(&before, &disks_at_reports(&before, &log, 4));
     assert!(bad.iter().any(|why| why.contains("is not what its name says")), "{bad:#?}");
 }
 
 #[test]
 fn without_syncing_the_folders_of_links_a_pull_would_lose_tags() {
     let (before, log) = worked("work-without-fsync", &Disk::new(MEBIBYTES));
-    let bad = bad_disks(&before, &disks_at_reports(&before, &log));
+    let bad = bad_disks(&before, &disks_at_reports(&before, &log, 4));
     assert!(bad.iter().any(|why| why.contains("was reported, and is gone")), "{bad:#?}");
 }
 
 fn count() -> usize {
-    env::var("CFS_DAG_CUTS").map_or(32, |count| count.parse().expect("CFS_DAG_CUTS is a number"))
+    env::var("CFS_DAG_CUTS").map_or(24, |count| count.parse().expect("CFS_DAG_CUTS is a number"))
 }
 
 fn seed() -> u64 {
@@ -106,15 +106,15 @@ fn worked(scenario: &str, empty: &Disk) -> (Disk, WriteLog) {
     (before, log)
 }
 
-/// The disk right after each report, when whatever was not flushed is lost.
-fn disks_at_reports(before: &Disk, log: &WriteLog) -> Vec<Disk> {
-    let moments = log.marks().into_iter();
+/// The disk right after each report (or the first `most` of them), when whatever was not flushed is lost.
+fn disks_at_reports(before: &Disk, log: &WriteLog, most: usize) -> Vec<Disk> {
+    let moments = log.marks().into_iter().take(most);
     moments.map(|moment| cut(before, log, moment, Cache::Lost, 0)).collect()
 }
 
 /// The same, and as many more as it takes to `count` at other moments.
 fn disks_after_cuts(before: &Disk, log: &WriteLog, count: usize) -> Vec<Disk> {
-    let mut disks = disks_at_reports(before, log);
+    let mut disks = disks_at_reports(before, log, count);
     let marks = log.marks();
     let mut random = Random(seed());
     while disks.len() < count {
@@ -249,6 +249,7 @@ fn look() {
         let reported = last(&disk).expect("cuts come after the first mark");
         if undisturbed.is_empty() {
             undisturbed = completed(reported.insecure);
+            oracle::assert_clean(&repo());
         }
         unmount(DISK, UnmountFlags::empty()).unwrap();
         mount_disk(&disk, DISK);
@@ -278,8 +279,7 @@ fn look_at(reported: &Reported, undisturbed: &[String]) {
         for tag in &reported.gone {
             assert!(!tags.contains(tag), "{tag} was reported gone, and is there");
         }
-        let found = oracle::fsck(&repo);
-        assert!(found.is_empty(), "fsck: {}", found.join("; "));
+        // It has all that upstream's has to say.
         cfs_dag(["fsck"]).repo(&repo).expect_success();
     }
     assert_same_lines("repository after another pull", undisturbed, &completed(reported.insecure));
@@ -291,9 +291,7 @@ fn completed(insecure: bool) -> Vec<String> {
     let flags: &[&str] = if insecure { &["--insecure"] } else { &[] };
     pull(&repo, &["app", "web", "db"]).args(flags).expect_success();
     cfs_dag(["untag", "stable"]).repo(&repo).run();
-    let lines = swept(&repo);
-    oracle::assert_clean(&repo);
-    lines
+    swept(&repo)
 }
 
 fn tags(repo: &Path) -> BTreeSet<String> {
