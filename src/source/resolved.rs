@@ -6,10 +6,7 @@ use containers_image_proxy::oci_spec::{self, image as oci};
 use serde::Serialize;
 
 use super::{Platform, Result, SourceError};
-use crate::types::{Descriptor, Digest};
-
-/// The largest manifest, index or config that is read, in bytes: as containers/image has it.
-pub const MAX_DOCUMENT: u64 = 4 << 20;
+use crate::types::{Descriptor, Digest, Limit, Limits, MAX_DOCUMENT};
 
 /// The largest blob that is believed, in bytes: no ext4 file is larger, and sums of sizes stay inside a u64.
 const MAX_BLOB: u64 = 16 << 40;
@@ -139,6 +136,13 @@ impl Resolved {
     /// They contradict each other, or the image is for another platform than `wanted`.
     pub fn from_documents(manifest: Vec<u8>, config: Vec<u8>, wanted: Option<&Platform>) -> Result<Self> {
         Manifest::parse(manifest)?.with_config(config, None)?.expect_platform(wanted)
+    }
+
+    /// Refuses an image of more layers than `limits` allow.
+    pub(super) fn within(self, limits: &Limits) -> Result<Self> {
+        let allowed = limits.check(Limit::Layers, self.layers.len() as u64);
+        allowed.map_err(|error| SourceError::corrupt(error.to_string()))?;
+        Ok(self)
     }
 
     /// Checks that a container image is for `wanted`, which the user asked for. A reference to a single

@@ -6,13 +6,13 @@ use std::path::Path;
 use composefs::{fsverity::FsVerityHashValue, mount::MountOptions, repository::GcResult};
 use composefs_oci::{OciDigest, OciImage};
 use rustix::{
-    fs::{AtFlags, FlockOperation, flock, unlinkat},
+    fs::{FlockOperation, flock},
     io::Errno,
 };
 use serde::Serialize;
 
 use super::{
-    FormatVersion, Holder, Store, StoreError, StreamName, Tag, claims,
+    FormatVersion, Holder, Store, StoreError, StreamName, Tag, beneath, claims,
     holders::holders,
     links::{Link, TAGS},
     scratch,
@@ -103,6 +103,7 @@ impl<H: FsVerityHashValue> Store<H> {
             };
             ImageRow { name, manifest_digest, details }
         };
+        self.require_inside()?;
         Ok(self.tags()?.into_iter().map(row).collect())
     }
 
@@ -111,6 +112,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// An image that cannot be read.
     pub fn details(&self, manifest: &Digest) -> Result<ImageDetails, StoreError> {
+        self.require_inside()?;
         self.image_details(manifest).map_err(|error| StoreError::upstream(manifest.to_string(), &error))
     }
 
@@ -236,7 +238,7 @@ impl<H: FsVerityHashValue> Store<H> {
         // A name that could not be stored cannot be there either.
         let Ok(tag) = Tag::new(name) else { return Ok(false) };
         let path = Link::tag(&tag, &Digest::of(b"")).path();
-        match unlinkat(self.root(), &*path, AtFlags::empty()) {
+        match beneath::unlink(self.root(), &path) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.fault(path, errno)),
@@ -250,6 +252,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// A repository that cannot be written or read.
     pub fn gc(&self, mode: GcMode, waiting: impl FnOnce(&[Holder])) -> Result<GcResult, StoreError> {
         let failed = |error: anyhow::Error| StoreError::upstream("collecting garbage", &error);
+        self.require_inside()?;
         if mode == GcMode::DryRun {
             return self.repo.gc_dry_run(&[]).map_err(failed);
         }
@@ -289,9 +292,24 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     fn open_image(&self, name: &str) -> Result<OciImage<H>, StoreError> {
+        self.require_inside()?;
         let digest = self.resolve(name)?;
         let open = || OciImage::open(&self.repo, &oci_digest(&digest)?, None);
         open().map_err(|error| StoreError::upstream(name, &error))
+    }
+
+    /// Refuses a repository in which upstream's functions, which walk paths by themselves, would read or remove something
+    /// outside.
+    pub(super) fn require_inside(&self) -> Result<(), StoreError> {
+        let found = beneath::way_out(self.root());
+        match found.map_err(|errno| self.fault("looking for links that lead out of it", errno))? {
+            None => Ok(()),
+            Some(path) => Err(StoreError::Refused(format!(
+                "{}: {path} is a link that leads out of the repository, or where no link may be: find out who made it, \
+                 then remove it",
+                self.path().display()
+            ))),
+        }
     }
 
     fn unknown(&self, name: &str) -> StoreError {

@@ -16,7 +16,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Store, StoreError, scratch::open_dir};
+use super::{Store, StoreError, beneath};
 
 /// What a check has found.
 #[derive(Debug)]
@@ -56,6 +56,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// A check that could not be made; what it finds is in the result.
     pub fn fsck(&self) -> Result<Checked, StoreError> {
+        self.require_inside()?;
         let check = || {
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             runtime.block_on(oci_fsck(&self.repo))
@@ -63,9 +64,7 @@ impl<H: FsVerityHashValue> Store<H> {
         // A thread of its own, because the caller's may be driving a runtime already.
         let result = std::thread::scope(|scope| scope.spawn(check).join());
         let found = match result {
-            Ok(result) => {
-                result.map_err(|error| StoreError::upstream("checking the repository", &error))?
-            }
+            Ok(result) => result.map_err(|error| StoreError::upstream("checking the repository", &error))?,
             Err(_) => {
                 return Err(StoreError::Upstream {
                     what: "checking the repository".into(),
@@ -86,7 +85,7 @@ impl<H: FsVerityHashValue> Store<H> {
         for first in 0..=u8::MAX {
             let folder = format!("objects/{first:02x}");
             let fault = |errno| self.fault(folder.clone(), errno);
-            let dir = match open_dir(self.root(), &*folder) {
+            let dir = match beneath::dir(self.root(), &*folder) {
                 Err(Errno::NOENT) => continue,
                 opened => opened.map_err(fault)?,
             };
