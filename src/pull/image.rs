@@ -201,8 +201,9 @@ impl<H: FsVerityHashValue> Growing<'_, H> {
         self.metadata += metadata(&entry);
         let entries = self.limits.check(Limit::Entries, self.entries);
         entries.and_then(|()| self.limits.check(Limit::Metadata, self.metadata)).map_err(AddError::Limit)?;
-        // Layers that others have stored were not measured when they were split.
-        self.limits.check(Limit::Path, entry.path.as_os_str().len() as u64).map_err(AddError::Limit)?;
+        // Layers that others have stored were not measured when they were split. The slash before is not the tar's.
+        let path = entry.path.as_os_str().len().saturating_sub(1);
+        self.limits.check(Limit::Path, path as u64).map_err(AddError::Limit)?;
         self.builder.add(entry).map_err(AddError::Entry)
     }
 }
