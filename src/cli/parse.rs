@@ -23,7 +23,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
 /// The same number of bytes as [`bytes`] reads it, in the largest unit that divides it.
 pub(super) fn shown_bytes(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let fits = units.into_iter().find(|(shift, _)| bytes > 0 && bytes % (1 << shift) == 0);
+    let fits = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift));
     fits.map_or(bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 

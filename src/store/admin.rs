@@ -6,15 +6,16 @@ use std::path::Path;
 use composefs::{fsverity::FsVerityHashValue, mount::MountOptions, repository::GcResult};
 use composefs_oci::{OciDigest, OciImage};
 use rustix::{
-    fs::{FlockOperation, flock},
+    fs::{FileType, FlockOperation, flock},
     io::Errno,
 };
 use serde::Serialize;
 
 use super::{
-    FormatVersion, Holder, Store, StoreError, StreamName, Tag, beneath, claims,
+    Document, FormatVersion, Holder, Store, StoreError, StoredDocument, StreamName, Tag, beneath, claims,
     holders::holders,
     links::{Link, TAGS},
+    objects::object_path,
     scratch,
     stream::Opened,
 };
@@ -117,6 +118,7 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     fn image_details(&self, manifest: &Digest) -> anyhow::Result<ImageDetails> {
+        self.require_image_inside(manifest)?;
         let digest = oci_digest(manifest)?;
         let image = OciImage::open(&self.repo, &digest, None)?;
         let layers = image.layer_descriptors();
@@ -252,7 +254,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// A repository that cannot be written or read.
     pub fn gc(&self, mode: GcMode, waiting: impl FnOnce(&[Holder])) -> Result<GcResult, StoreError> {
         let failed = |error: anyhow::Error| StoreError::upstream("collecting garbage", &error);
-        self.require_inside()?;
+        self.require_all_inside()?;
         if mode == GcMode::DryRun {
             return self.repo.gc_dry_run(&[]).map_err(failed);
         }
@@ -294,14 +296,24 @@ impl<H: FsVerityHashValue> Store<H> {
     fn open_image(&self, name: &str) -> Result<OciImage<H>, StoreError> {
         self.require_inside()?;
         let digest = self.resolve(name)?;
+        self.require_image_inside(&digest)?;
         let open = || OciImage::open(&self.repo, &oci_digest(&digest)?, None);
         open().map_err(|error| StoreError::upstream(name, &error))
     }
 
-    /// Refuses a repository in which upstream's functions, which walk paths by themselves, would read or remove something
+    /// Refuses a repository in which upstream's functions, which walk paths by themselves, would come to something
     /// outside.
-    pub(super) fn require_inside(&self) -> Result<(), StoreError> {
-        let found = beneath::way_out(self.root());
+    fn require_inside(&self) -> Result<(), StoreError> {
+        self.refuse_link(beneath::way_out(self.root()))
+    }
+
+    /// The same for functions that come to all objects.
+    pub(super) fn require_all_inside(&self) -> Result<(), StoreError> {
+        self.require_inside()?;
+        self.refuse_link(beneath::linked_object(self.root()))
+    }
+
+    fn refuse_link(&self, found: Result<Option<String>, Errno>) -> Result<(), StoreError> {
         match found.map_err(|errno| self.fault("looking for links that lead out of it", errno))? {
             None => Ok(()),
             Some(path) => Err(StoreError::Refused(format!(
@@ -309,6 +321,31 @@ impl<H: FsVerityHashValue> Store<H> {
                  then remove it",
                 self.path().display()
             ))),
+        }
+    }
+
+    /// Refuses an image whose documents or filesystems upstream would find behind links.
+    fn require_image_inside(&self, manifest: &Digest) -> Result<(), StoreError> {
+        let Some(manifest) = self.whole(self.manifest(manifest)?)? else { return Ok(()) };
+        let config = manifest.refs.keys().find_map(|name| name.strip_prefix("config:")?.parse().ok());
+        let Some(config) = config else { return Ok(()) };
+        let Some(config) = self.whole(self.config(&config)?)? else { return Ok(()) };
+        for id in config.images().iter() {
+            let found = self.object_stat(id)?;
+            if found.is_some_and(|found| !FileType::from_raw_mode(found.st_mode).is_file()) {
+                return Err(StoreError::Damaged { what: object_path(id), detail: "it is no file".into() });
+            }
+        }
+        Ok(())
+    }
+
+    fn whole(&self, stored: StoredDocument<H>) -> Result<Option<Document<H>>, StoreError> {
+        match stored {
+            StoredDocument::Missing => Ok(None),
+            StoredDocument::Whole(document) => Ok(Some(document)),
+            StoredDocument::Broken { id, why } => {
+                Err(StoreError::Damaged { what: object_path(&id), detail: why })
+            }
         }
     }
 

@@ -136,40 +136,56 @@ pub(super) fn foreign_folder(root: BorrowedFd<'_>) -> Result<Option<&'static str
     no_folder(root, FOLDERS)
 }
 
-/// The first path, if any, over which upstream's functions would leave the repository: a folder of it that is a link, an
-/// object that is one, or a link in `streams/` or `images/` that leads out.
+/// The first path, if any, over which upstream's functions would leave the repository: a folder of it that is a link, or a
+/// link in `streams/` or `images/` that leads out.
 pub(super) fn way_out(root: BorrowedFd<'_>) -> Result<Option<String>> {
     if let Some(folder) = foreign_folder(root)? {
         return Ok(Some(folder.to_owned()));
     }
     for name in names(root, "objects")? {
-        let folder = format!("objects/{}", name.to_string_lossy());
-        match dir(root, &*folder) {
-            Ok(folder_fd) => {
-                for entry in Dir::read_from(&folder_fd)? {
-                    let entry = entry?;
-                    if is_link(&folder_fd, entry.file_name(), entry.file_type())? {
-                        return Ok(Some(format!("{folder}/{}", entry.file_name().to_string_lossy())));
-                    }
-                }
-            }
-            Err(Errno::LOOP | Errno::NOTDIR) => return Ok(Some(folder)),
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
+        let path = format!("objects/{}", name.to_string_lossy());
+        if is_link_at(root, &path)? {
+            return Ok(Some(path));
         }
     }
     for folder in ["streams", "images"] {
-        match dir(root, folder) {
-            Ok(fd) => {
-                if let Some(found) = link_out(&fd, folder, 1)? {
-                    return Ok(Some(found));
-                }
-            }
-            Err(Errno::NOENT) => {}
+        let found = match dir(root, folder) {
+            Ok(fd) => link_out(&fd, folder, 1)?,
+            Err(Errno::NOENT) => None,
             Err(error) => return Err(error),
+        };
+        if found.is_some() {
+            return Ok(found);
         }
     }
     Ok(None)
+}
+
+/// The first object that is a link. Lists all objects, so it is for those who read them all anyway.
+pub(super) fn linked_object(root: BorrowedFd<'_>) -> Result<Option<String>> {
+    for name in names(root, "objects")? {
+        let path = format!("objects/{}", name.to_string_lossy());
+        let folder = match dir(root, &*path) {
+            Ok(folder) => folder,
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            if is_link(&folder, entry.file_name(), entry.file_type())? {
+                return Ok(Some(format!("{path}/{}", entry.file_name().to_string_lossy())));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn is_link_at(root: BorrowedFd<'_>, path: &str) -> Result<bool> {
+    match stat(root, path) {
+        Ok(found) => Ok(FileType::from_raw_mode(found.st_mode).is_symlink()),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// How deep folders of references may be; upstream's tags are three deep.

@@ -56,7 +56,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// A check that could not be made; what it finds is in the result.
     pub fn fsck(&self) -> Result<Checked, StoreError> {
-        self.require_inside()?;
+        self.require_all_inside()?;
         let check = || {
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             runtime.block_on(oci_fsck(&self.repo))

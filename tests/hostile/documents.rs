@@ -154,6 +154,31 @@ fn an_index_is_read_once_however_often_it_is_named() {
     assert!(finished.peak_memory < 256 << 20, "{} bytes", finished.peak_memory);
 }
 
+/// Four megabytes of `{}` in a config's history are a hundred and forty of structures.
+#[test]
+fn many_configs_that_become_much_do_so_one_after_another() {
+    let scratch = scratch();
+    let bytes = layer();
+    let mut layout = Layout::new(scratch.path("oci"));
+    layout.blob(&bytes);
+    let mut references = Vec::new();
+    for n in 0..16 {
+        let honest = String::from_utf8(documents::config("amd64", &[&bytes])).unwrap();
+        let history = vec!["{}"; 1_300_000].join(",");
+        let config = format!("{{\"author\":\"{n}\",\"history\":[{history}],{}", &honest[1..]).into_bytes();
+        let manifest = documents::manifest(&config, &[&bytes]);
+        [&config, &manifest].into_iter().for_each(|bytes| layout.blob(bytes));
+        layout.add(descriptor(OCI_MANIFEST, &manifest), Some(&n.to_string()));
+        references.push(format!("oci:{}:{n}", layout.path.display()));
+    }
+    let finished = cfs_dag(["pull", "--insecure", "--dry-run"])
+        .args(&references)
+        .repo(scratch.path("repo"))
+        .expect_success();
+    // Each config is kept as text, and one of them taken apart.
+    assert!(finished.peak_memory < 480 << 20, "{} bytes", finished.peak_memory);
+}
+
 #[test]
 fn blobs_that_are_no_files_are_refused_without_waiting() {
     let outside = scratch();

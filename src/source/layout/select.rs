@@ -8,7 +8,9 @@ use containers_image_proxy::oci_spec::image as oci;
 use super::{
     super::{
         Platform, Result, Selector, SourceError,
-        resolved::{DOCKER_LIST, DOCKER_MANIFEST, Manifest, descriptor, plain, platform_of_config},
+        resolved::{
+            DOCKER_LIST, DOCKER_MANIFEST, Manifest, descriptor, one_at_a_time, plain, platform_of_config,
+        },
     },
     Layout,
 };
@@ -172,7 +174,7 @@ fn nested(layout: &Layout, index: &Entry) -> Result<Vec<Entry>> {
 }
 
 fn parse(what: &str, bytes: &[u8]) -> Result<Vec<Entry>> {
-    let index = oci::ImageIndex::from_reader(bytes)
+    let index = one_at_a_time(|| oci::ImageIndex::from_reader(bytes))
         .map_err(|error| SourceError::corrupt(format!("{what} is malformed: {}", plain(&error))))?;
     let entry = |from: &oci::Descriptor| {
         let annotations = from.annotations().as_ref();
