@@ -280,6 +280,7 @@ impl<'a> Pull<'a> {
             memory: 64 << 20,
             limit_rate: None,
             retries: Retries::default(),
+            limits: Default::default(),
             fail_fast: false,
         };
         let handle = runtime.handle().clone();

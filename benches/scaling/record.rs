@@ -117,7 +117,9 @@ pub fn record(layout: &Path, dir: &Path, tags: &[String]) -> Result<Recorded> {
 fn build(store: &Arc<Store<Id>>, layers: &[usize], streams: &[Id]) -> Result<Duration> {
     let mut entries = Vec::new();
     for at in layers {
-        entries.extend(store.read_tree(&streams[*at])?);
+        for entry in store.read_tree(&streams[*at])? {
+            entries.push(entry?);
+        }
     }
     time(|| {
         let mut builder = FilesystemBuilder::default();

@@ -10,6 +10,7 @@ use crate::{
     pull::{self, Settings},
     report::{self, Mode},
     source::{Access, Options, Patience, Platform, Retries, Site},
+    types::{Limit, Limits},
 };
 
 /// What a run does, may use and tells.
@@ -81,6 +82,23 @@ struct LimitArgs {
     /// mirror goes ahead without registries after a sixth of it
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::duration)]
     stall_timeout: Duration,
+    /// What is refused as broken or hostile: --help lists the names
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse::limit, long_help = limits_help())]
+    limit: Vec<(Limit, u64)>,
+}
+
+/// All limits with their defaults.
+fn limits_help() -> String {
+    let mut help = "What is refused as broken or hostile. A VALUE of bytes may have a unit, like 1GiB. \
+                    May be given several times:"
+        .to_owned();
+    for limit in Limit::ALL {
+        let value = limit.default_value();
+        let text = if limit.is_bytes() { parse::shown_bytes(value) } else { value.to_string() };
+        let fixed = if value == limit.most() { ", the most that it may be" } else { "" };
+        help.push_str(&format!("\n{:>12}  {} [default: {text}{fixed}]", limit.name(), limit.what()));
+    }
+    help
 }
 
 /// Access to registries.
@@ -138,6 +156,7 @@ impl RunArgs {
             patience: Patience { stall: self.limits.stall_timeout },
             retries: self.retries(),
             per_host: usize::from(self.limits.downloads_per_host),
+            limits: self.refusals(),
         }
     }
 
@@ -149,6 +168,7 @@ impl RunArgs {
             memory: self.limits.memory,
             limit_rate: self.limits.limit_rate,
             retries: self.retries(),
+            limits: self.refusals(),
             fail_fast: self.fail_fast,
         }
     }
@@ -157,6 +177,11 @@ impl RunArgs {
     pub(super) fn limits(&self) -> report::Limits {
         let Settings { jobs, downloads, memory, .. } = self.settings();
         report::Limits { workers: jobs, downloads, memory_bytes: memory }
+    }
+
+    /// What is refused as hostile.
+    fn refusals(&self) -> Limits {
+        self.limits.limit.iter().fold(Limits::default(), |limits, (limit, value)| limits.with(*limit, *value))
     }
 
     fn retries(&self) -> Retries {

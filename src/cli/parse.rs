@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::types::Limit;
+
 /// Bytes from a number with an optional unit: `256MiB`, `256M` (the same), `1g`, `1048576`.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -16,6 +18,29 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.trim().parse().map_err(|_| format!("{text:?} is no size, like 256MiB"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
+}
+
+/// The same number of bytes as [`bytes`] reads it, in the largest unit that divides it.
+pub(super) fn shown_bytes(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let fits = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift));
+    fits.map_or(bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
+}
+
+/// A limit and its value, `entries=1000000` or `trailing=1GiB`.
+pub(super) fn limit(text: &str) -> Result<(Limit, u64), String> {
+    let Some((name, value)) = text.split_once('=') else {
+        return Err(format!("NAME=VALUE is expected, like {}=1000", Limit::Entries.name()));
+    };
+    let limit: Limit = name.parse()?;
+    let value = match limit.is_bytes() {
+        true => bytes(value)?,
+        false => value.parse().map_err(|_| format!("{value:?} is no number"))?,
+    };
+    if value > limit.most() {
+        return Err(format!("{name} may not be more than {}", limit.most()));
+    }
+    Ok((limit, value))
 }
 
 /// A number of bytes a second: a size, `/s` allowed, and not nothing.
@@ -62,6 +87,22 @@ mod tests {
         }
         for bad in ["", "MiB", "1x", "-1", "1.5M", "99999999999T"] {
             assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_as_they_are_read() {
+        for text in ["0", "513", "1KiB", "64MiB", "256GiB", "1025"] {
+            assert_eq!(shown_bytes(bytes(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn limits_have_names_and_values() {
+        assert_eq!(limit("entries=5"), Ok((Limit::Entries, 5)));
+        assert_eq!(limit("trailing=1GiB"), Ok((Limit::Trailing, 1 << 30)));
+        for bad in ["", "entries", "entries=1k", "entries=-1", "depth=5", "path=1MiB", "=5"] {
+            assert!(limit(bad).is_err(), "{bad}");
         }
     }
 

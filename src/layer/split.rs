@@ -13,17 +13,14 @@ use composefs::{
 };
 use tar_core::{
     HEADER_SIZE,
-    parse::{ParseEvent, Parser},
+    parse::{ParseEvent, ParsedEntry, Parser},
 };
 
 use super::{
     entry::{self, Content, Entry, EntryError, Item, is_external},
     verity::SEGMENT,
 };
-use crate::types::{LayerKind, Slice};
-
-/// More than this after the end of the archive, or inside an entry that is no file, is hostile.
-const INLINE_MAX: u64 = 64 << 20;
+use crate::types::{LayerKind, Limit, LimitExceeded, Limits, MAX_ENTRY_HEADERS, Slice};
 
 /// What comes out, in the order of the tar.
 #[derive(Debug)]
@@ -68,12 +65,20 @@ pub enum SplitError {
     /// GNU or PAX sparse files; upstream refuses them too.
     #[error("{0:?} is a sparse file: such tar entries are not supported, rebuild the layer without --sparse")]
     Sparse(PathBuf),
+    /// A sparse file whose map has no end.
+    #[error(
+        "a sparse file at byte {0}: such tar entries are not supported, rebuild the layer without --sparse"
+    )]
+    SparseMap(u64),
+    /// Headers of one entry that do not end.
+    #[error("more than 1 MiB of headers for the entry at byte {0}: broken or hostile")]
+    Headers(u64),
     /// An entry that no filesystem can have.
     #[error("{0}")]
     Entry(#[from] EntryError),
-    /// Too much data where only little makes sense.
-    #[error("more than 64 MiB of data {0}: the layer is broken or hostile")]
-    TooMuch(&'static str),
+    /// More than a limit allows.
+    #[error("{0}")]
+    Limit(#[from] LimitExceeded),
     /// A raw blob that is not as long as it should be.
     #[error("the blob has more bytes than its descriptor says")]
     TooLong,
@@ -88,6 +93,9 @@ pub struct Splitter<H: FsVerityHashValue> {
     /// Whether entries of the filesystem are wanted, and unknown ones refused.
     entries: bool,
     offset: u64,
+    limits: Limits,
+    /// What was met so far: entries, and bytes of their paths, targets and attributes.
+    met: (u64, u64),
 }
 
 enum State<H: FsVerityHashValue> {
@@ -127,7 +135,14 @@ impl<H: FsVerityHashValue> Splitter<H> {
             LayerKind::Tar | LayerKind::ArtifactTar => State::Header { need: HEADER_SIZE },
         };
         let entries = kind == LayerKind::Tar;
-        Self { parser: Parser::with_defaults(), state, carry: Vec::new(), entries, offset: 0 }
+        let (carry, limits) = (Vec::new(), Limits::default());
+        Self { parser: Parser::with_defaults(), state, carry, entries, offset: 0, limits, met: (0, 0) }
+    }
+
+    /// The same with other limits than the defaults.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Takes in the next bytes and hands out what they complete.
@@ -135,6 +150,7 @@ impl<H: FsVerityHashValue> Splitter<H> {
     /// # Errors
     /// The tar breaks the rules; the splitter is of no use afterwards.
     pub fn feed(&mut self, slice: &Slice, out: &mut Vec<Piece<H>>) -> Result<(), SplitError> {
+        self.limits.check(Limit::LayerSize, self.offset + slice.len() as u64)?;
         let mut pos = 0;
         let mut inline_from = 0;
         while pos < slice.len() {
@@ -153,9 +169,7 @@ impl<H: FsVerityHashValue> Splitter<H> {
                 State::Inline { .. } => self.inline(slice, pos, out),
                 State::Trailer { seen } => {
                     *seen += (slice.len() - pos) as u64;
-                    if *seen > INLINE_MAX {
-                        return Err(SplitError::TooMuch("after the end of the tar"));
-                    }
+                    self.limits.check(Limit::Trailing, *seen)?;
                     slice.len()
                 }
                 State::RawEnd => return Err(SplitError::TooLong),
@@ -233,18 +247,28 @@ impl<H: FsVerityHashValue> Splitter<H> {
         let corrupt = |detail: String| SplitError::Corrupt { offset, detail };
         let event = self.parser.parse(input).map_err(|error| corrupt(error.to_string()))?;
         Ok(match event {
-            ParseEvent::NeedData { min_bytes } => (0, State::Header { need: min_bytes.max(input.len() + 1) }),
+            // It wants what it has: only where the map of a sparse file does not say how long it is. Going on byte by
+            // byte, each time from the beginning, would take for ever.
+            ParseEvent::NeedData { min_bytes } if min_bytes <= input.len() => {
+                return Err(SplitError::SparseMap(offset));
+            }
+            // Every header but the map of a sparse file is bounded by the parser.
+            ParseEvent::NeedData { min_bytes } if min_bytes > MAX_ENTRY_HEADERS => {
+                return Err(SplitError::Headers(offset));
+            }
+            ParseEvent::NeedData { min_bytes } => (0, State::Header { need: min_bytes }),
             ParseEvent::GlobalExtensions { consumed, .. } => (consumed, State::Header { need: HEADER_SIZE }),
             ParseEvent::End { consumed } => (consumed, State::Trailer { seen: 0 }),
             ParseEvent::SparseEntry { entry, .. } => {
                 return Err(SplitError::Sparse(PathBuf::from(entry.path_lossy().into_owned())));
             }
             ParseEvent::Entry { consumed, entry } => {
+                self.met = admit(&entry, self.met, &self.limits)?;
                 let stored = entry.size.checked_next_multiple_of(HEADER_SIZE as u64);
                 let stored = stored.ok_or_else(|| corrupt(format!("a size of {} bytes", entry.size)))?;
                 let is_file = entry.entry_type.is_file();
-                if !is_file && stored > INLINE_MAX {
-                    return Err(SplitError::TooMuch("inside an entry that is no file"));
+                if !is_file {
+                    self.limits.check(Limit::Trailing, stored)?;
                 }
                 if is_file && is_external(entry.size) {
                     let of_tree = if self.entries { Some(entry::entry(&entry)?.0) } else { None };
@@ -294,6 +318,17 @@ impl<H: FsVerityHashValue> Splitter<H> {
     }
 }
 
+/// Counts an entry to those `met` before, if the limits allow it.
+fn admit(entry: &ParsedEntry<'_>, met: (u64, u64), limits: &Limits) -> Result<(u64, u64), LimitExceeded> {
+    let target = entry.link_target.as_ref().map_or(0, |target| target.len());
+    limits.check(Limit::Path, entry.path.len().max(target) as u64)?;
+    let xattrs: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let (entries, metadata) = (met.0 + 1, met.1 + (entry.path.len() + target + xattrs) as u64);
+    limits.check(Limit::Entries, entries)?;
+    limits.check(Limit::Metadata, metadata)?;
+    Ok((entries, metadata))
+}
+
 fn inline<H: FsVerityHashValue>(slice: &Slice, from: usize, to: usize, out: &mut Vec<Piece<H>>) {
     if from < to {
         out.push(Piece::Inline(slice.slice(from..to)));
@@ -301,7 +336,7 @@ fn inline<H: FsVerityHashValue>(slice: &Slice, from: usize, to: usize, out: &mut
 }
 
 impl<H: FsVerityHashValue> SmallFile<H> {
-    fn new(parsed: &tar_core::parse::ParsedEntry<'_>) -> Result<Self, SplitError> {
+    fn new(parsed: &ParsedEntry<'_>) -> Result<Self, SplitError> {
         let (entry, content) = entry::entry(parsed)?;
         let missing = if matches!(content, Content::Inline) { parsed.size as usize } else { 0 };
         Ok(Self { entry, content: Vec::with_capacity(missing), missing })

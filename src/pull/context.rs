@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use crate::{
     source::Retries,
     store::{Commit, Store},
-    types::Budget,
+    types::{Budget, Limits},
 };
 
 use super::{lane::Lane, rate_limit::RateLimit};
@@ -19,6 +19,8 @@ pub(super) struct Context<H: FsVerityHashValue> {
     pub(super) commit: Commit<H>,
     pub(super) budget: Budget,
     pub(super) downloads: Semaphore,
+    /// What is refused as hostile.
+    pub(super) limits: Limits,
     /// What is stored is made again.
     pub(super) force: bool,
     /// When a transfer that failed is tried again.

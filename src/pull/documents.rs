@@ -203,6 +203,7 @@ mod tests {
             panic!("cfsctl's default is SHA-512")
         };
         Context {
+            limits: Default::default(),
             force: false,
             retries: Retries::default(),
             rate_limit: None,

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use composefs::fsverity::FsVerityHashValue;
+use composefs::{fsverity::FsVerityHashValue, tree::LeafContent};
 
 use super::{
     context::Context,
@@ -27,7 +27,7 @@ use crate::{
     store::{
         FilesystemBuilder, FilesystemError, FsImages, Output, Record, Store, StoreError, TarEntry, TarItem,
     },
-    types::{Digest, Wake},
+    types::{Digest, Limit, LimitExceeded, Limits, Wake},
 };
 
 /// What upstream's tree and EROFS writer take for an entry, in bytes, as measured.
@@ -89,6 +89,8 @@ enum TreeError {
     Filesystem(#[from] FilesystemError),
     #[error("layer {place} of {count} (diff_id sha256:{}…): {error}", .diff_id.short())]
     Layer { place: usize, count: usize, diff_id: Digest, error: FilesystemError },
+    #[error("layers 1 to {place} of {count} together: {error}")]
+    Limit { place: usize, count: usize, error: LimitExceeded },
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("a layer has no stream (a defect in this program, please report it)")]
@@ -131,16 +133,16 @@ impl<H: FsVerityHashValue> Tree<H> {
 
     /// Builds it and stores its EROFS images.
     fn build(&self, context: &Context<H>) -> Result<(), Failure> {
-        Ok(self.try_build(&context.store)?)
+        Ok(self.try_build(&context.store, &context.limits)?)
     }
 
-    fn try_build(&self, store: &Store<H>) -> Result<(), TreeError> {
+    fn try_build(&self, store: &Store<H>, limits: &Limits) -> Result<(), TreeError> {
         let start = Instant::now();
-        let mut builder = FilesystemBuilder::default();
+        let mut growing = Growing { builder: FilesystemBuilder::default(), entries: 0, metadata: 0, limits };
         for place in 0..self.layers.len() {
-            self.add(store, place, &mut builder)?;
+            self.add(store, place, &mut growing)?;
         }
-        let filesystem = builder.finish()?;
+        let filesystem = growing.builder.finish()?;
         let (mut images, mut outputs) = (FsImages::default(), Vec::new());
         for format in store.formats() {
             let bytes = filesystem.erofs(format);
@@ -158,23 +160,63 @@ impl<H: FsVerityHashValue> Tree<H> {
     }
 
     /// Applies a layer: from memory if its entries were collected, else read back from its stream.
-    fn add(
-        &self,
-        store: &Store<H>,
-        place: usize,
-        builder: &mut FilesystemBuilder<H>,
-    ) -> Result<(), TreeError> {
+    fn add(&self, store: &Store<H>, place: usize, growing: &mut Growing<'_, H>) -> Result<(), TreeError> {
         let layer = &self.layers[place];
-        let applied = match self.entries(place) {
-            Some(tree) => tree::for_each(tree, |entry| builder.add(tar_entry(entry))),
+        let (place_of, count) = (place + 1, self.layers.len());
+        let mut add = |entry| {
+            growing.add(entry).map_err(|error| match error {
+                AddError::Limit(error) => TreeError::Limit { place: place_of, count, error },
+                AddError::Entry(error) => {
+                    TreeError::Layer { place: place_of, count, diff_id: layer.name, error }
+                }
+            })
+        };
+        match self.entries(place) {
+            Some(tree) => tree::for_each(tree, |entry| add(tar_entry(entry))),
             None => {
                 let id = layer.id().ok_or(TreeError::NoStream)?;
-                store.read_tree(&id)?.into_iter().try_for_each(|entry| builder.add(entry))
+                store.read_tree(&id)?.try_for_each(|entry| add(entry?))
             }
-        };
-        let count = self.layers.len();
-        applied.map_err(|error| TreeError::Layer { place: place + 1, count, diff_id: layer.name, error })
+        }
     }
+}
+
+/// A filesystem in the making, as large as limits allow. A layer that an image has twice counts twice: upstream's tree
+/// keeps what was replaced until it is whole.
+struct Growing<'a, H: FsVerityHashValue> {
+    builder: FilesystemBuilder<H>,
+    entries: u64,
+    metadata: u64,
+    limits: &'a Limits,
+}
+
+enum AddError {
+    Limit(LimitExceeded),
+    Entry(FilesystemError),
+}
+
+impl<H: FsVerityHashValue> Growing<'_, H> {
+    fn add(&mut self, entry: TarEntry<H>) -> Result<(), AddError> {
+        self.entries += 1;
+        self.metadata += metadata(&entry);
+        let entries = self.limits.check(Limit::Entries, self.entries);
+        entries.and_then(|()| self.limits.check(Limit::Metadata, self.metadata)).map_err(AddError::Limit)?;
+        // Layers that others have stored were not measured when they were split. The slash before is not the tar's.
+        let path = entry.path.as_os_str().len().saturating_sub(1);
+        self.limits.check(Limit::Path, path as u64).map_err(AddError::Limit)?;
+        self.builder.add(entry).map_err(AddError::Entry)
+    }
+}
+
+/// Bytes of an entry's path, link target and extended attributes.
+fn metadata<H: FsVerityHashValue>(entry: &TarEntry<H>) -> u64 {
+    let xattrs: usize = entry.stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let target = match &entry.item {
+        TarItem::Hardlink(target) => target.len(),
+        TarItem::Leaf(LeafContent::Symlink(target)) => target.len(),
+        _ => 0,
+    };
+    (entry.path.as_os_str().len() + target + xattrs) as u64
 }
 
 /// See [`Tree::released_at_end`].

@@ -1,6 +1,6 @@
 //! What the repository has of an image, before anything is planned. Knows what to ask the store; writes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use composefs::fsverity::FsVerityHashValue;
 
@@ -51,7 +51,9 @@ pub fn look<H: FsVerityHashValue>(
     store: &Store<H>,
     inputs: &Inputs,
 ) -> Result<(Facts, Known<H>), StoreError> {
-    let mut looker = Looker { store, inputs, facts: Facts::default(), known: Known::default() };
+    let layers = inputs.images.iter().flat_map(|image| &image.layers);
+    let split = layers.filter(|layer| layer.kind != LayerKind::Raw).map(|layer| layer.name).collect();
+    let mut looker = Looker { store, inputs, facts: Facts::default(), known: Known::default(), split };
     for image in &inputs.images {
         looker.image(image)?;
     }
@@ -63,6 +65,8 @@ struct Looker<'a, H: FsVerityHashValue> {
     inputs: &'a Inputs,
     facts: Facts,
     known: Known<H>,
+    /// Names of layers that this run stores as tars.
+    split: HashSet<Digest>,
 }
 
 impl<H: FsVerityHashValue> Looker<'_, H> {
@@ -138,9 +142,7 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
     }
 
     fn is_split_too(&self, layer: &LayerInput) -> bool {
-        let others = self.inputs.images.iter().flat_map(|image| &image.layers);
-        layer.kind == LayerKind::Raw
-            && others.clone().any(|other| other.name == layer.name && other.kind != LayerKind::Raw)
+        layer.kind == LayerKind::Raw && self.split.contains(&layer.name)
     }
 
     fn config(&mut self, image: &ImageInput) -> Result<(), StoreError> {

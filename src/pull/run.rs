@@ -31,7 +31,7 @@ use crate::{
     graph::{ImageIx, Inputs, Kind, LayerInput, NodeId, Plan, State},
     source::Retries,
     store::{Commit, Store, StoreError, StoredDocument, Tag},
-    types::{Budget, Digest, LayerKind},
+    types::{Budget, Digest, LayerKind, Limits},
 };
 
 /// The least memory with which a run makes progress, in bytes.
@@ -53,6 +53,8 @@ pub struct Settings {
     pub limit_rate: Option<u64>,
     /// When a transfer that failed is tried again.
     pub retries: Retries,
+    /// What is refused as hostile.
+    pub limits: Limits,
     /// Whether the first image that fails ends the run. What is visible by then stays.
     pub fail_fast: bool,
 }
@@ -188,6 +190,7 @@ pub fn run<H: FsVerityHashValue>(
         budget: budget.clone(),
         downloads: Semaphore::new(settings.downloads.max(1)),
         force: inputs.force,
+        limits: settings.limits,
         retries: settings.retries,
         rate_limit: settings.limit_rate.map(RateLimit::new),
         hash_first_max: if task.store.may_have_objects() { settings.memory / 4 } else { 0 },

@@ -50,6 +50,17 @@ pub(super) enum BlobError {
     Split(#[from] SplitError),
 }
 
+impl BlobError {
+    /// Whether it may be that the blob is no tar at all.
+    fn may_be_no_tar(&self) -> bool {
+        match self {
+            Self::Inflate(_) => true,
+            Self::Split(error) => !matches!(error, SplitError::Limit(_)),
+            Self::Digest { .. } | Self::DiffId { .. } => false,
+        }
+    }
+}
+
 enum Fault {
     /// This blob is of no use; another candidate may be.
     Blob(BlobError),
@@ -127,7 +138,7 @@ impl<H: FsVerityHashValue> CpuTask for SplitTask<H> {
                 Some(Draining::Faulty(error)) => self.reject(error),
                 None => self.complete(),
             },
-            Err(Fault::Blob(BlobError::Inflate(_) | BlobError::Split(_))) if may_be_raw => {
+            Err(Fault::Blob(error)) if may_be_raw && error.may_be_no_tar() => {
                 // Not a tar, or none that we know: read on to check the blob, then store it whole.
                 reading.drain(Draining::Raw);
                 Step::Again
@@ -260,7 +271,7 @@ impl<H: FsVerityHashValue> Reading<H> {
             inflate: (kind != LayerKind::Raw).then(Inflate::new),
             check,
             checked: Checked::Open,
-            splitter: Splitter::new(kind, attempt.blob.size),
+            splitter: Splitter::new(kind, attempt.blob.size).within(context.limits),
             pieces: Vec::new(),
             writer,
             tree: Collector::new(layer.wants_tree),

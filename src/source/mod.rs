@@ -28,7 +28,7 @@ pub use layout::LayoutSource;
 pub use platform::{ParsePlatformError, Platform};
 pub use proxy::ProxySource;
 pub use reference::{ParseReferenceError, Reference, Selector, Transport};
-pub use resolved::{MAX_DOCUMENT, Resolved};
+pub use resolved::Resolved;
 pub use retry::{Retries, Tell};
 pub use sources::{Options, Patience, Sources};
 

@@ -1,15 +1,15 @@
 //! An image's manifest and config, checked. Knows OCI documents; ignores where they came from.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 use containers_image_proxy::oci_spec::{self, image as oci};
 use serde::Serialize;
 
 use super::{Platform, Result, SourceError};
-use crate::types::{Descriptor, Digest};
-
-/// The largest manifest, index or config that is read, in bytes: as containers/image has it.
-pub const MAX_DOCUMENT: u64 = 4 << 20;
+use crate::types::{Descriptor, Digest, Limit, Limits, MAX_DOCUMENT};
 
 /// The largest blob that is believed, in bytes: no ext4 file is larger, and sums of sizes stay inside a u64.
 const MAX_BLOB: u64 = 16 << 40;
@@ -61,7 +61,7 @@ impl Manifest {
     /// Too large, no manifest, a digest that is no sha256, or a size that no blob has.
     pub(super) fn parse(bytes: Vec<u8>) -> Result<Self> {
         capped("the manifest", bytes.len() as u64)?;
-        let manifest = oci::ImageManifest::from_reader(bytes.as_slice())
+        let manifest = one_at_a_time(|| oci::ImageManifest::from_reader(bytes.as_slice()))
             .map_err(|error| SourceError::corrupt(format!("the manifest is malformed: {}", plain(&error))))?;
         let config = descriptor(manifest.config()).map_err(|error| error.within("the manifest's config"))?;
         capped("the config", config.size)?;
@@ -141,6 +141,13 @@ impl Resolved {
         Manifest::parse(manifest)?.with_config(config, None)?.expect_platform(wanted)
     }
 
+    /// Refuses an image of more layers than `limits` allow.
+    pub(super) fn within(self, limits: &Limits) -> Result<Self> {
+        let allowed = limits.check(Limit::Layers, self.layers.len() as u64);
+        allowed.map_err(|error| SourceError::corrupt(error.to_string()))?;
+        Ok(self)
+    }
+
     /// Checks that a container image is for `wanted`, which the user asked for. A reference to a single
     /// image is followed by skopeo whatever the platform.
     pub(super) fn expect_platform(self, wanted: Option<&Platform>) -> Result<Self> {
@@ -167,6 +174,14 @@ pub(super) fn verify(what: &str, descriptor: &Descriptor, bytes: &[u8]) -> Resul
         )));
     }
     Ok(())
+}
+
+/// Takes a document apart while no other is: 4 MiB of `{}` in a config's history become 140 MiB of structures, and many
+/// images are resolved side by side.
+pub(super) fn one_at_a_time<T>(parse: impl FnOnce() -> T) -> T {
+    static PARSING: Mutex<()> = Mutex::new(());
+    let _turn = PARSING.lock().unwrap_or_else(PoisonError::into_inner);
+    parse()
 }
 
 /// Refuses a document larger than [`MAX_DOCUMENT`].
@@ -204,22 +219,24 @@ pub(super) fn numbered(layers: impl ExactSizeIterator<Item = Result<Descriptor>>
 
 /// What a container's config says that it runs on.
 pub(super) fn platform_of_config(config: &[u8]) -> Result<Platform> {
-    let config = parse_config(config)?;
-    Ok(Platform {
+    read_config(config, |config| Platform {
         os: config.os().to_string(),
         architecture: config.architecture().to_string(),
         variant: config.variant().clone().filter(|v| !v.is_empty()),
     })
 }
 
-fn parse_config(config: &[u8]) -> Result<oci::ImageConfiguration> {
-    oci::ImageConfiguration::from_reader(config)
-        .map_err(|error| SourceError::corrupt(format!("the config is malformed: {}", plain(&error))))
+/// What `read` takes from a config, whose structures are gone again before another config is taken apart.
+fn read_config<T>(bytes: &[u8], read: impl FnOnce(&oci::ImageConfiguration) -> T) -> Result<T> {
+    one_at_a_time(|| {
+        let config = oci::ImageConfiguration::from_reader(bytes)
+            .map_err(|error| SourceError::corrupt(format!("the config is malformed: {}", plain(&error))))?;
+        Ok(read(&config))
+    })
 }
 
 fn diff_ids(config: &[u8], layers: usize) -> Result<Vec<Digest>> {
-    let config = parse_config(config)?;
-    let ids = config.rootfs().diff_ids();
+    let ids = read_config(config, |config| config.rootfs().diff_ids().clone())?;
     if ids.len() != layers {
         let ids = ids.len();
         return Err(SourceError::corrupt(format!(

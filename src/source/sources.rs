@@ -9,6 +9,7 @@ use super::{
     Configs, Host, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site, Source, Tell,
     Transport, host::Hosts, proxy::Pools, tags,
 };
+use crate::types::Limits;
 
 /// References that are resolved at once: enough that registries which hang, each with as many as it may be asked for at
 /// once, leave room for those which do not. Each holds at most a manifest and a config.
@@ -52,11 +53,18 @@ pub struct Options {
     pub retries: Retries,
     /// Requests and transfers at once to one registry.
     pub per_host: usize,
+    /// What is refused as hostile.
+    pub limits: Limits,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { patience: Patience::default(), retries: Retries::default(), per_host: 4 }
+        Self {
+            patience: Patience::default(),
+            retries: Retries::default(),
+            per_host: 4,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -113,7 +121,8 @@ impl Sources {
         configs: Arc<Configs>,
     ) -> impl Future<Output = Result<Resolved>> + Send + use<> {
         let attempts = self.attempts(source.host(), &self.resolving);
-        async move { attempts.make(&source.describe(), || source.resolve(&configs)).await }
+        let limits = self.options.limits;
+        async move { attempts.make(&source.describe(), || source.resolve(&configs)).await?.within(&limits) }
     }
 
     /// The tags that the registry lists for the repository that `reference` names without a tag.

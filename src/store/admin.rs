@@ -4,15 +4,16 @@
 use composefs::{fsverity::FsVerityHashValue, repository::GcResult};
 use composefs_oci::{OciDigest, OciImage};
 use rustix::{
-    fs::{AtFlags, FlockOperation, flock, unlinkat},
+    fs::{FileType, FlockOperation, flock},
     io::Errno,
 };
 use serde::Serialize;
 
 use super::{
-    FormatVersion, Holder, Store, StoreError, StreamName, Tag, claims,
+    Document, FormatVersion, Holder, Store, StoreError, StoredDocument, StreamName, Tag, beneath, claims,
     holders::holders,
     links::{Link, TAGS},
+    objects::object_path,
     scratch,
     stream::Opened,
 };
@@ -101,6 +102,7 @@ impl<H: FsVerityHashValue> Store<H> {
             };
             ImageRow { name, manifest_digest, details }
         };
+        self.require_inside()?;
         Ok(self.tags()?.into_iter().map(row).collect())
     }
 
@@ -109,10 +111,12 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// An image that cannot be read.
     pub fn details(&self, manifest: &Digest) -> Result<ImageDetails, StoreError> {
+        self.require_inside()?;
         self.image_details(manifest).map_err(|error| StoreError::upstream(manifest.to_string(), &error))
     }
 
     fn image_details(&self, manifest: &Digest) -> anyhow::Result<ImageDetails> {
+        self.require_image_inside(manifest)?;
         let digest = oci_digest(manifest)?;
         let image = OciImage::open(&self.repo, &digest, None)?;
         let layers = image.layer_descriptors();
@@ -234,7 +238,7 @@ impl<H: FsVerityHashValue> Store<H> {
         // A name that could not be stored cannot be there either.
         let Ok(tag) = Tag::new(name) else { return Ok(false) };
         let path = Link::tag(&tag, &Digest::of(b"")).path();
-        match unlinkat(self.root(), &*path, AtFlags::empty()) {
+        match beneath::unlink(self.root(), &path) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.fault(path, errno)),
@@ -248,6 +252,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// A repository that cannot be written or read.
     pub fn gc(&self, mode: GcMode, waiting: impl FnOnce(&[Holder])) -> Result<GcResult, StoreError> {
         let failed = |error: anyhow::Error| StoreError::upstream("collecting garbage", &error);
+        self.require_all_inside()?;
         if mode == GcMode::DryRun {
             return self.repo.gc_dry_run(&[]).map_err(failed);
         }
@@ -268,9 +273,59 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     pub(super) fn open_image(&self, name: &str) -> Result<OciImage<H>, StoreError> {
+        self.require_inside()?;
         let digest = self.resolve(name)?;
+        self.require_image_inside(&digest)?;
         let open = || OciImage::open(&self.repo, &oci_digest(&digest)?, None);
         open().map_err(|error| StoreError::upstream(name, &error))
+    }
+
+    /// Refuses a repository in which upstream's functions, which walk paths by themselves, would come to something
+    /// outside.
+    fn require_inside(&self) -> Result<(), StoreError> {
+        self.refuse_link(beneath::way_out(self.root()))
+    }
+
+    /// The same for functions that come to all objects.
+    pub(super) fn require_all_inside(&self) -> Result<(), StoreError> {
+        self.require_inside()?;
+        self.refuse_link(beneath::linked_object(self.root()))
+    }
+
+    fn refuse_link(&self, found: Result<Option<String>, Errno>) -> Result<(), StoreError> {
+        match found.map_err(|errno| self.fault("looking for links that lead out of it", errno))? {
+            None => Ok(()),
+            Some(path) => Err(StoreError::Refused(format!(
+                "{}: {path} is a link that leads out of the repository, or where no link may be: find out who made it, \
+                 then remove it",
+                self.path().display()
+            ))),
+        }
+    }
+
+    /// Refuses an image whose documents or filesystems upstream would find behind links.
+    fn require_image_inside(&self, manifest: &Digest) -> Result<(), StoreError> {
+        let Some(manifest) = self.whole(self.manifest(manifest)?)? else { return Ok(()) };
+        let config = manifest.refs.keys().find_map(|name| name.strip_prefix("config:")?.parse().ok());
+        let Some(config) = config else { return Ok(()) };
+        let Some(config) = self.whole(self.config(&config)?)? else { return Ok(()) };
+        for id in config.images().iter() {
+            let found = self.object_stat(id)?;
+            if found.is_some_and(|found| !FileType::from_raw_mode(found.st_mode).is_file()) {
+                return Err(StoreError::Damaged { what: object_path(id), detail: "it is no file".into() });
+            }
+        }
+        Ok(())
+    }
+
+    fn whole(&self, stored: StoredDocument<H>) -> Result<Option<Document<H>>, StoreError> {
+        match stored {
+            StoredDocument::Missing => Ok(None),
+            StoredDocument::Whole(document) => Ok(Some(document)),
+            StoredDocument::Broken { id, why } => {
+                Err(StoreError::Damaged { what: object_path(&id), detail: why })
+            }
+        }
     }
 
     fn unknown(&self, name: &str) -> StoreError {

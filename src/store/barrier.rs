@@ -49,7 +49,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Makes the names in a directory durable.
     pub(super) fn sync_dir(&self, dir: &'static str) -> Result<(), StoreError> {
         let fault = |errno| self.fault(format!("syncing {dir}"), errno);
-        let fd = super::scratch::open_dir(self.root(), dir).map_err(fault)?;
+        let fd = super::beneath::dir(self.root(), dir).map_err(fault)?;
         rustix::fs::fsync(fd).map_err(fault)?;
         self.record(|| Op::DirSynced(dir.to_owned()));
         Ok(())

@@ -4,15 +4,19 @@
 //! A record is a hint. It counts only while its outputs are there, since gc knows nothing of this folder, and
 //! deleting the folder costs time, never correctness.
 
-use std::{collections::BTreeMap, fs::File, io::Read, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Store, StoreError,
-    scratch::{NODES_DIR as NODES, OWN_DIR, make_dir},
+    Store, StoreError, beneath,
+    scratch::{NODES_DIR as NODES, OWN_DIR},
 };
 
 /// Raised when records change in a way that older ones do not have.
@@ -63,9 +67,9 @@ impl<H: FsVerityHashValue> Store<H> {
     /// unreadable counts as none. Writes nothing.
     pub fn remembered(&self, key: &str) -> Option<Record> {
         let path = record_path(key)?;
-        let file = fs::openat(self.root(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let file = beneath::file(self.root(), path).ok()?;
         let mut text = Vec::new();
-        File::from(file).take(RECORD_LIMIT).read_to_end(&mut text).ok()?;
+        file.take(RECORD_LIMIT).read_to_end(&mut text).ok()?;
         let stored: Stored<Record> = serde_json::from_slice(&text).ok()?;
         let ours = stored.format == FORMAT && stored.key == key;
         let is_there = |output: &Output| {
@@ -76,8 +80,7 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Whether there is a record of the node `key` (hexadecimal), also one whose objects are gone.
     pub fn is_recorded(&self, key: &str) -> bool {
-        let found = record_path(key).map(|path| fs::statat(self.root(), path, AtFlags::empty()));
-        found.is_some_and(|found| found.is_ok())
+        record_path(key).is_some_and(|path| beneath::stat(self.root(), &path).is_ok())
     }
 
     /// Remembers what the node `key` made, in the place of any older record. A failure costs a later run some
@@ -94,13 +97,13 @@ impl<H: FsVerityHashValue> Store<H> {
         let text = serde_json::to_vec(&stored)
             .map_err(|error| StoreError::Io { what: NODES.into(), cause: error.into() })?;
         for dir in [OWN_DIR, NODES, &path[..NODES.len() + 3]] {
-            make_dir(self.root(), dir).map_err(fault)?;
+            beneath::make_dir(self.root(), dir).map_err(fault)?;
         }
         let scratch = self.scratch()?;
         let written = scratch.write(Mode::from_raw_mode(0o644), &text);
         let (_, name) = written.map_err(|error| self.explain(NODES, error))?;
         // No sync: a record lost or torn in a crash is no record.
-        fs::renameat(scratch.dir(), &*name, self.root(), path).map_err(fault)
+        beneath::replace(scratch.dir(), &name, self.root(), &path).map_err(fault)
     }
 
     /// Removes the records whose objects are gone, unless they are young: until then a pull can say that something was
@@ -109,26 +112,29 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// What the filesystem refuses.
     pub fn forget_stale_records(&self) -> Result<u64, StoreError> {
-        let io_fault = |cause| StoreError::Io { what: NODES.into(), cause };
+        let fault = |errno| self.fault(NODES, errno);
         let mut removed = 0;
-        let dirs = match std::fs::read_dir(self.path().join(NODES)) {
-            Ok(dirs) => dirs,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(io_fault(error)),
-        };
-        for dir in dirs {
-            for file in std::fs::read_dir(dir.map_err(io_fault)?.path()).map_err(io_fault)? {
-                let path = file.map_err(io_fault)?.path();
-                let key = path.file_stem().unwrap_or_default().to_string_lossy();
-                let age = path.metadata().and_then(|found| found.modified()).map(|time| time.elapsed());
-                let young = age.is_ok_and(|age| age.is_ok_and(|age| age < STALE_KEPT));
-                if !young && self.remembered(&key).is_none() && std::fs::remove_file(&path).is_ok() {
+        for dir in beneath::names(self.root(), NODES).map_err(fault)? {
+            let dir = format!("{NODES}/{}", dir.to_string_lossy());
+            for file in beneath::names(self.root(), &dir).map_err(fault)? {
+                let file = file.to_string_lossy();
+                let path = format!("{dir}/{file}");
+                let young = beneath::stat(self.root(), &path).is_ok_and(|found| is_young(&found));
+                let key = file.strip_suffix(".json").unwrap_or(&file);
+                let stale = !young && self.remembered(key).is_none();
+                if stale && beneath::unlink(self.root(), &path).is_ok() {
                     removed += 1;
                 }
             }
         }
         Ok(removed)
     }
+}
+
+/// Whether a record was written not long ago.
+fn is_young(found: &Stat) -> bool {
+    let written = UNIX_EPOCH + Duration::from_secs(u64::try_from(found.st_mtime).unwrap_or(0));
+    SystemTime::now().duration_since(written).is_ok_and(|age| age < STALE_KEPT)
 }
 
 /// Where a record is; `None` for what is no key.

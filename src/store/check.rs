@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Store, StoreError, doubt::read_to_end, scratch::open_dir};
+use super::{Store, StoreError, beneath, doubt::read_to_end};
 
 /// What a check has found.
 #[derive(Debug)]
@@ -59,6 +59,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// A check that could not be made; what it finds is in the result.
     pub fn fsck(&self) -> Result<Checked, StoreError> {
+        self.require_all_inside()?;
         let check = || {
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             runtime.block_on(oci_fsck(&self.repo))
@@ -88,7 +89,7 @@ impl<H: FsVerityHashValue> Store<H> {
         for first in 0..=u8::MAX {
             let folder = format!("objects/{first:02x}");
             let fault = |errno| self.fault(folder.clone(), errno);
-            let dir = match open_dir(self.root(), &*folder) {
+            let dir = match beneath::dir(self.root(), &*folder) {
                 Err(Errno::NOENT) => continue,
                 opened => opened.map_err(fault)?,
             };

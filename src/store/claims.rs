@@ -22,9 +22,9 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Store, StreamName,
+    Store, StreamName, beneath,
     holders::{Holder, command, holders},
-    scratch::{CLAIMS_DIR, OWN_DIR, make_dir, open_dir},
+    scratch::{CLAIMS_DIR, OWN_DIR},
 };
 
 /// How often a file may vanish before it is locked: each time takes another claim that ends just then.
@@ -142,16 +142,16 @@ impl<H: FsVerityHashValue> Store<H> {
             return Ok(dir.clone());
         }
         for dir in [OWN_DIR, CLAIMS_DIR] {
-            make_dir(self.root(), dir)?;
+            beneath::make_dir(self.root(), dir)?;
         }
-        let dir = Arc::new(open_dir(self.root(), CLAIMS_DIR)?);
+        let dir = Arc::new(beneath::dir(self.root(), CLAIMS_DIR)?);
         Ok(self.claims.get_or_init(|| dir).clone())
     }
 }
 
 /// Removes the claims of dead processes, as far as may be.
 pub(super) fn sweep(repo: BorrowedFd<'_>) {
-    let Ok(dir) = open_dir(repo, CLAIMS_DIR) else { return };
+    let Ok(dir) = beneath::dir(repo, CLAIMS_DIR) else { return };
     for entry in Dir::read_from(&dir).into_iter().flatten().flatten() {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let Ok(file) = fs::openat(&dir, entry.file_name(), flags, Mode::empty()) else { continue };
@@ -164,7 +164,8 @@ pub(super) fn sweep(repo: BorrowedFd<'_>) {
 
 /// Opens a layer's file, made if need be. Another user's can only be read, which is enough to lock it.
 fn open_file(dir: BorrowedFd<'_>, name: &str) -> Result<File, Errno> {
-    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // A pipe would be waited for.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened =
         match fs::openat(dir, name, flags | OFlags::RDWR | OFlags::CREATE, Mode::from_raw_mode(0o644)) {
             Err(Errno::ACCESS) => fs::openat(dir, name, flags | OFlags::RDONLY, Mode::empty()),

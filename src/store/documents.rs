@@ -19,10 +19,7 @@ use super::{
     Content, Store, StoreError, StreamName,
     stream::{self, Opened},
 };
-use crate::types::Digest;
-
-/// The most that a manifest or a config may have, in bytes. Registries refuse manifests above 4 MiB, too.
-pub const DOCUMENT_LIMIT: u64 = 4 << 20;
+use crate::types::{Digest, MAX_DOCUMENT};
 
 /// The filesystem images of one container image, at most one for each family of formats.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -282,11 +279,11 @@ impl<H: FsVerityHashValue> Store<H> {
             Err(why) => return Ok(Err(why)),
         };
         let mut json = Vec::new();
-        file.take(DOCUMENT_LIMIT + 1)
+        file.take(MAX_DOCUMENT + 1)
             .read_to_end(&mut json)
             .map_err(|cause| StoreError::Io { what: super::objects::object_path(object), cause })?;
-        if json.len() as u64 > DOCUMENT_LIMIT {
-            return Ok(Err(format!("it has more than {DOCUMENT_LIMIT} bytes")));
+        if json.len() as u64 > MAX_DOCUMENT {
+            return Ok(Err(format!("it has more than {MAX_DOCUMENT} bytes")));
         }
         if Digest::of(&json) != *digest {
             return Ok(Err("its bytes do not have its digest".into()));

@@ -12,13 +12,11 @@ use std::{
 };
 
 use composefs::fsverity::{FsVerityHashValue, measure_verity_with_fallback};
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
-use super::{
-    Store,
-    scratch::{OWN_DIR, make_dir},
-};
+use super::{Store, beneath, scratch::OWN_DIR};
 
+/// An empty folder.
 const NOTE: &str = "cfs-dag/damaged";
 /// Enough to keep a disk busy.
 const PIECE: usize = 1 << 20;
@@ -26,21 +24,18 @@ const PIECE: usize = 1 << 20;
 impl<H: FsVerityHashValue> Store<H> {
     /// Whether the last check found damage. Asked of the disk once.
     pub(super) fn is_doubted(&self) -> bool {
-        *self.doubted.get_or_init(|| fs::statat(self.root(), NOTE, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+        *self.doubted.get_or_init(|| beneath::stat(self.root(), NOTE).is_ok())
     }
 
     /// Leaves the note, or takes it away. Gives whether that could be done: a repository may be read-only.
     pub(super) fn note_damage(&self, damaged: bool) -> bool {
-        if !damaged {
-            return matches!(
-                fs::unlinkat(self.root(), NOTE, AtFlags::empty()),
-                Ok(()) | Err(rustix::io::Errno::NOENT)
-            );
-        }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        make_dir(self.root(), OWN_DIR)
-            .and_then(|_| fs::openat(self.root(), NOTE, flags, Mode::from_raw_mode(0o644)))
-            .is_ok()
+        let noted = match damaged {
+            true => {
+                beneath::make_dir(self.root(), OWN_DIR).and_then(|_| beneath::make_dir(self.root(), NOTE))
+            }
+            false => beneath::remove_dir(self.root(), NOTE).map(|()| true),
+        };
+        matches!(noted, Ok(_) | Err(Errno::NOENT))
     }
 
     /// Whether all bytes of an object that looks right can be read and have its digest; believed unless the repository

@@ -67,7 +67,18 @@ impl StoreError {
 
     /// A failed system call on something in the repository at `repo`.
     pub(super) fn errno(repo: &std::path::Path, what: impl Into<String>, errno: Errno) -> Self {
+        let shown = repo.display();
         match errno {
+            // From `beneath` alone: nothing else of ours follows links.
+            Errno::LOOP => Self::Refused(format!(
+                "{shown}: {} is a link, or behind one: no folder or file of a repository may be: find out who made \
+                 it, then remove it",
+                what.into()
+            )),
+            Errno::NOSYS => Self::Refused(format!(
+                "{shown}: {}: the system lacks a call that we need (openat2, Linux 5.6), or a sandbox forbids it",
+                what.into()
+            )),
             Errno::NOSPC => Self::Full(repo.to_owned()),
             Errno::DQUOT => Self::Quota(repo.to_owned()),
             Errno::ROFS => Self::ReadOnly(repo.to_owned()),

@@ -7,13 +7,11 @@
 use std::{collections::HashSet, fmt};
 
 use composefs::fsverity::{FsVerityHashValue, measure_verity_with_fallback};
-use rustix::fs::{AtFlags, FileType, statat};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Stat};
 use serde::Deserialize;
 
 use super::{
     Document, FormatVersion, FsImages, Store, StoreError, StoredDocument, StoredLayer, StreamName, Tag,
-    objects::object_path,
 };
 use crate::types::{Digest, LayerKind};
 
@@ -296,11 +294,8 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Whether a filesystem image's object is there and, unless a tagged image reaches it, has its digest.
     fn fs_image_whole(&self, id: &H) -> Result<bool, StoreError> {
         if self.is_reached(id)? {
-            return match statat(self.root(), object_path(id), AtFlags::empty()) {
-                Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_size > 0),
-                Err(Errno::NOENT) => Ok(false),
-                Err(errno) => Err(self.fault(object_path(id), errno)),
-            };
+            let whole = |found: Stat| FileType::from_raw_mode(found.st_mode).is_file() && found.st_size > 0;
+            return Ok(self.object_stat(id)?.is_some_and(whole));
         }
         let Ok(file) = self.open_verified(id)? else { return Ok(false) };
         Ok(measure_verity_with_fallback::<H>(file).is_ok_and(|found| found == *id))

@@ -6,14 +6,12 @@
 //! cost a tagged image its config and filesystem image. So the old stream gets a second name for that time.
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::{
-    fs::{AtFlags, unlinkat},
-    io::Errno,
-};
+use rustix::io::Errno;
 
 use super::{
     Store, StoreError,
     barrier::Durable,
+    beneath,
     links::{Link, STREAMS},
     stream::Opened,
 };
@@ -35,7 +33,7 @@ impl<H: FsVerityHashValue> Store<H> {
         if self.read_reached()?.contains(id) {
             return Ok(false);
         }
-        match unlinkat(self.root(), kept_link(id).path(), AtFlags::empty()) {
+        match beneath::unlink(self.root(), &kept_link(id).path()) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             Err(errno) => Err(self.fault(kept_link(id).path(), errno)),
         }
@@ -44,14 +42,8 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Second names that a killed run left.
     pub(super) fn release_all(&self) -> Result<(), StoreError> {
         let fault = |errno| self.fault(STREAMS, errno);
-        let dir = match super::scratch::open_dir(self.root(), STREAMS) {
-            Ok(dir) => dir,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(errno) => return Err(fault(errno)),
-        };
-        for entry in rustix::fs::Dir::read_from(dir).map_err(fault)? {
-            let entry = entry.map_err(fault)?;
-            let id = entry.file_name().to_bytes().strip_prefix(PREFIX.as_bytes());
+        for name in beneath::names(self.root(), STREAMS).map_err(fault)? {
+            let id = name.to_bytes().strip_prefix(PREFIX.as_bytes());
             if let Some(id) = id.and_then(|digits| H::from_hex(digits).ok()) {
                 self.release(&id)?;
             }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{Store, StoreError, stream::Opened};
+use super::{Store, StoreError, beneath, stream::Opened};
 
 /// One step that the law is about. Ids are in hexadecimal, paths relative to the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,10 +74,8 @@ impl Before {
     pub fn of<H: FsVerityHashValue>(store: &Store<H>) -> Result<Self, StoreError> {
         let mut before = Self::default();
         for dir in ["streams", "images"] {
-            let Ok(entries) = std::fs::read_dir(store.path().join(dir)) else { continue };
-            for entry in entries {
-                let entry = entry.map_err(|cause| StoreError::Io { what: dir.into(), cause })?;
-                let path = format!("{dir}/{}", entry.file_name().to_string_lossy());
+            for name in beneath::names(store.root(), dir).map_err(|errno| store.fault(dir, errno))? {
+                let path = format!("{dir}/{}", name.to_string_lossy());
                 if path == "streams/refs" || path == "images/refs" {
                     continue;
                 }

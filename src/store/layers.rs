@@ -12,8 +12,7 @@ use composefs::{
     tree::{LeafContent, RegularFile},
 };
 use composefs_oci::tar::{TarEntry, TarItem, get_entry};
-use rustix::fs::{AtFlags, statat};
-use rustix::io::Errno;
+use rustix::fs::Stat;
 
 use super::{Content, Store, StoreError, StreamName, objects::object_path, stream::Opened};
 use crate::types::{Digest, LayerKind};
@@ -107,22 +106,30 @@ impl<H: FsVerityHashValue> Store<H> {
         })
     }
 
-    /// Reads a stored layer back: all entries of its tar in order.
+    /// Reads a stored layer back: the entries of its tar in order, as they are asked for.
     ///
     /// # Errors
-    /// A stream that is missing, corrupt or no layer.
-    pub fn read_tree(&self, id: &H) -> Result<Vec<TarEntry<H>>, StoreError> {
-        let damaged = |detail| StoreError::Damaged { what: object_path(id), detail };
+    /// A stream that is missing, corrupt or no layer; some of that is found when an entry is asked for.
+    pub fn read_tree(
+        &self,
+        id: &H,
+    ) -> Result<impl Iterator<Item = Result<TarEntry<H>, StoreError>> + use<H>, StoreError> {
+        let what = object_path(id);
+        let damaged = move |detail| StoreError::Damaged { what: what.clone(), detail };
         let mut stream = match self.open_stream(id)? {
             Opened::Stream(stream) if stream.content_type == Content::Layer.code() => stream,
             Opened::Stream(_) => return Err(damaged("it is no layer".into())),
             Opened::Broken(why) => return Err(damaged(why)),
         };
-        let mut entries = Vec::new();
-        while let Some(entry) = get_entry(&mut stream).map_err(|error| damaged(format!("{error:#}")))? {
-            entries.push(entry);
-        }
-        Ok(entries)
+        let mut failed = false;
+        Ok(std::iter::from_fn(move || {
+            if failed {
+                return None;
+            }
+            let entry = get_entry(&mut stream).map_err(|error| damaged(format!("{error:#}")));
+            failed = entry.is_err();
+            entry.transpose()
+        }))
     }
 
     /// Whether a tagged image reaches the stream or filesystem image `id`, so that every gc spares it.
@@ -225,11 +232,8 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// The size of the file under the object's name, if there is one.
     fn stored_size(&self, id: &H) -> Result<Option<u64>, StoreError> {
-        match statat(self.root(), object_path(id), AtFlags::empty()) {
-            Ok(found) => Ok(Some(u64::try_from(found.st_size).unwrap_or(0))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(self.fault(object_path(id), errno)),
-        }
+        let size = |found: Stat| u64::try_from(found.st_size).unwrap_or(0);
+        Ok(self.object_stat(id)?.map(size))
     }
 
     /// The first thing wrong with a stream of one object.

@@ -6,7 +6,7 @@ use std::fmt;
 use composefs::fsverity::FsVerityHashValue;
 use rustix::{fs, io::Errno};
 
-use super::{Store, StoreError, barrier::Durable, law::Op, scratch::make_dir};
+use super::{Store, StoreError, barrier::Durable, beneath, law::Op};
 use crate::types::Digest;
 
 /// What a splitstream holds, as its header says (private constants in upstream's `skopeo.rs`).
@@ -212,14 +212,14 @@ impl<H: FsVerityHashValue> Store<H> {
             _ => &[STREAMS],
         };
         for step in steps {
-            make_dir(self.root(), step).map_err(|errno| self.fault(*step, errno))?;
+            beneath::make_dir(self.root(), step).map_err(|errno| self.fault(*step, errno))?;
         }
         Ok(())
     }
 
     /// Makes a link where there is none.
     pub(super) fn make_link<T>(&self, _: &Durable<T>, link: &Link) -> Result<Made, StoreError> {
-        match fs::symlinkat(&*link.target, self.root(), link.path()) {
+        match beneath::make_link(self.root(), &link.path(), &link.target) {
             Ok(()) => {
                 self.record(|| Op::Linked { path: link.path(), target: link.target.clone() });
                 Ok(Made::New)
@@ -238,14 +238,14 @@ impl<H: FsVerityHashValue> Store<H> {
         let scratch = self.scratch()?;
         let name = scratch.unused_name();
         fs::symlinkat(&*link.target, scratch.dir(), &*name).map_err(fault)?;
-        fs::renameat(scratch.dir(), &*name, self.root(), link.path()).map_err(fault)?;
+        beneath::replace(scratch.dir(), &name, self.root(), &link.path()).map_err(fault)?;
         self.record(|| Op::Linked { path: link.path(), target: link.target.clone() });
         Ok(())
     }
 
     /// Where a symbolic link points; `None` if there is nothing.
     fn read_link(&self, path: &str) -> Result<Option<String>, StoreError> {
-        match fs::readlinkat(self.root(), path, Vec::new()) {
+        match beneath::read_link(self.root(), path) {
             Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::INVAL) => {

@@ -6,20 +6,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::{ErrorKind, Read},
+    io::Read,
 };
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::{
-    fs::{self, Mode, OFlags},
-    io::Errno,
-};
+use rustix::{fs::Mode, io::Errno};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Store, StoreError,
-    scratch::{MIRRORS_DIR, OWN_DIR, make_dir},
+    Store, StoreError, beneath,
+    scratch::{MIRRORS_DIR, OWN_DIR},
 };
 
 /// Raised when records change in a way that older programs misread.
@@ -55,13 +51,9 @@ impl<H: FsVerityHashValue> Store<H> {
     /// A record that cannot be read; the system's.
     pub fn mirrored_elsewhere(&self, list: &str) -> Result<BTreeMap<String, String>, StoreError> {
         let mut names = BTreeMap::new();
-        let entries = match std::fs::read_dir(self.path().join(MIRRORS_DIR)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(names),
-            Err(error) => return Err(self.explain(MIRRORS_DIR, error)),
-        };
-        for entry in entries {
-            let file = entry.map_err(|error| self.explain(MIRRORS_DIR, error))?.file_name();
+        let files =
+            beneath::names(self.root(), MIRRORS_DIR).map_err(|errno| self.fault(MIRRORS_DIR, errno))?;
+        for file in files {
             let path = format!("{MIRRORS_DIR}/{}", file.to_string_lossy());
             if !path.ends_with(ENDING) || path == record_path(list) {
                 continue;
@@ -74,8 +66,8 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// The record at `path`, if there is one.
     fn mirror_record(&self, path: &str) -> Result<Option<Record>, StoreError> {
-        let file = match fs::openat(self.root(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => File::from(fd),
+        let file = match beneath::file(self.root(), path) {
+            Ok(file) => file,
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(self.fault(self.path().join(path).display().to_string(), errno)),
         };
@@ -107,7 +99,7 @@ impl<H: FsVerityHashValue> Store<H> {
         self.require_writable()?;
         // A folder that is new has to last, too.
         for (dir, parent) in [(OWN_DIR, "."), (MIRRORS_DIR, OWN_DIR)] {
-            if make_dir(self.root(), dir).map_err(fault)? {
+            if beneath::make_dir(self.root(), dir).map_err(fault)? {
                 self.sync_dir(parent)?;
             }
         }
@@ -115,7 +107,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let written = scratch.write(Mode::from_raw_mode(0o600), &text);
         let synced = written.and_then(|(file, name)| file.sync_all().map(|()| name));
         let name = synced.map_err(|error| self.explain(MIRRORS_DIR, error))?;
-        fs::renameat(scratch.dir(), &*name, self.root(), record_path(list)).map_err(fault)?;
+        beneath::replace(scratch.dir(), &name, self.root(), &record_path(list)).map_err(fault)?;
         self.sync_dir(MIRRORS_DIR)
     }
 }

@@ -6,6 +6,7 @@
 
 mod admin;
 mod barrier;
+mod beneath;
 mod cache;
 mod check;
 mod claims;
@@ -44,7 +45,7 @@ pub use composefs::{
     fsverity::{Algorithm, FsVerityHashValue, Sha256HashValue, Sha512HashValue},
 };
 pub use composefs_oci::tar::{TarEntry, TarItem};
-pub use documents::{DOCUMENT_LIMIT, Document, FsImages, StoredDocument};
+pub use documents::{Document, FsImages, StoredDocument};
 pub use error::StoreError;
 pub use filesystem::{Filesystem, FilesystemBuilder, FilesystemError};
 pub use holders::{Holder, name_holders};

@@ -26,7 +26,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Store, StoreError, known::Known, law::Op, scratch::make_dir, seal::Source};
+use super::{Store, StoreError, beneath, known::Known, law::Op, seal::Source};
 
 /// How often a name may change between looking and linking: only another program that replaces objects does that.
 const LINK_ATTEMPTS: usize = 8;
@@ -44,6 +44,8 @@ pub enum Put {
 
 /// What is kept between calls: directory descriptors, ids met, what the filesystem cannot do.
 pub(super) struct Objects<H> {
+    /// `objects/` itself.
+    base: OnceLock<OwnedFd>,
     dirs: [OnceLock<ObjectDir>; 256],
     pub(super) known: Known<H>,
     /// Set when an object was written that no barrier has served yet.
@@ -59,6 +61,7 @@ pub(super) struct Objects<H> {
 impl<H> Default for Objects<H> {
     fn default() -> Self {
         Self {
+            base: OnceLock::new(),
             dirs: [const { OnceLock::new() }; 256],
             known: Known::default(),
             unsynced: AtomicBool::new(false),
@@ -131,9 +134,9 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Whether any object may be stored. Only a guess to save work.
     pub fn may_have_objects(&self) -> bool {
-        let objects = self.repo.objects_dir().ok().and_then(|dir| fs::Dir::read_from(dir).ok());
+        let objects = beneath::dir(self.root(), "objects").ok().and_then(|dir| fs::Dir::read_from(dir).ok());
         let dot = |name: &CStr| name == c"." || name == c"..";
-        objects.is_none_or(|mut dir| dir.any(|entry| entry.is_ok_and(|entry| !dot(entry.file_name()))))
+        objects.is_some_and(|mut dir| dir.any(|entry| entry.is_ok_and(|entry| !dot(entry.file_name()))))
     }
 
     /// Forgets what was seen to be there: a garbage collection ran.
@@ -204,7 +207,8 @@ impl<H: FsVerityHashValue> Store<H> {
                 Err(errno) => Err(self.object_fault(id, errno)),
             };
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A pipe is not waited for: it has no digest.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match fs::openat(dir, name.as_c_str(), flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(Seen::Nothing),
@@ -226,7 +230,7 @@ impl<H: FsVerityHashValue> Store<H> {
         if !self.is_doubted() {
             return Ok(Seen::Right);
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = fs::openat(dir, Basename::of(id).as_c_str(), flags, Mode::empty());
         let file = File::from(fd.map_err(|errno| self.object_fault(id, errno))?);
         Ok(if self.is_sound(id, &file) { Seen::Right } else { Seen::Wrong })
@@ -263,21 +267,51 @@ impl<H: FsVerityHashValue> Store<H> {
         if let Some(dir) = self.object_dir(id)? {
             return Ok(dir);
         }
-        let objects = self.repo.objects_dir().map_err(fault)?;
-        let made = make_dir(objects.as_fd(), &id.to_object_dir()).map_err(fault)?;
+        let made =
+            beneath::make_dir(self.objects_dir().map_err(fault)?, &id.to_object_dir()).map_err(fault)?;
         self.open_object_dir(id, made)?.ok_or_else(|| fault(Errno::NOENT))
     }
 
     fn open_object_dir(&self, id: &H, fresh: bool) -> Result<Option<&ObjectDir>, StoreError> {
         let slot = &self.objects.dirs[usize::from(id.as_bytes()[0])];
         if slot.get().is_none() {
-            match open_path_dir(self.root(), &format!("objects/{}", id.to_object_dir())) {
+            match beneath::place(self.root(), format!("objects/{}", id.to_object_dir())) {
                 Ok(fd) => drop(slot.set(ObjectDir { fd, fresh })),
                 Err(Errno::NOENT) => return Ok(None),
                 Err(errno) => return Err(self.object_fault(id, errno)),
             }
         }
         Ok(slot.get())
+    }
+
+    /// `objects/`, made if need be.
+    pub(super) fn objects_dir(&self) -> Result<BorrowedFd<'_>, Errno> {
+        if self.objects.base.get().is_none() {
+            let dir = match beneath::place(self.root(), "objects") {
+                Err(Errno::NOENT) => {
+                    // Upstream's mode, less the umask, as upstream has it.
+                    match fs::mkdirat(self.root(), "objects", Mode::from_raw_mode(0o777)) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno),
+                    }
+                    beneath::place(self.root(), "objects")?
+                }
+                found => found?,
+            };
+            // Another thread may have been faster: one is as good as the other.
+            let _ = self.objects.base.set(dir);
+        }
+        self.objects.base.get().map(AsFd::as_fd).ok_or(Errno::NOENT)
+    }
+
+    /// What has the object's name, if anything: a link is a link.
+    pub(super) fn object_stat(&self, id: &H) -> Result<Option<fs::Stat>, StoreError> {
+        let Some(dir) = self.object_dir(id)? else { return Ok(None) };
+        match fs::statat(&dir.fd, Basename::of(id).as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.object_fault(id, errno)),
+        }
     }
 
     fn note_complete(&self, id: &H) {
@@ -311,8 +345,4 @@ impl Basename {
 /// The path of an object in its repository, for messages.
 pub(super) fn object_path<H: FsVerityHashValue>(id: &H) -> String {
     format!("objects/{}", id.to_object_pathname())
-}
-
-fn open_path_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    fs::openat(at, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }

@@ -24,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{AnyStore, Holder, Store, StoreError, holders::holders, seal::reopen_read_only};
+use super::{AnyStore, Holder, Store, StoreError, beneath, holders::holders, seal::reopen_read_only};
 
 /// The path that `--repo`, `--user` or `--system` mean; without any, the system's repository for root and the
 /// user's for everyone else, as in `cfsctl` (its `resolve_repo_path`).
@@ -230,7 +230,9 @@ fn create_typed<H: FsVerityHashValue>(
 fn open_typed<H: FsVerityHashValue>(path: &Path) -> Result<std::sync::Arc<Store<H>>, StoreError> {
     let repo = Repository::<H>::open_path(CWD, path)
         .map_err(|error| StoreError::upstream(format!("opening {}", path.display()), &error.into()))?;
-    Ok(Store::new(repo, path))
+    let store = Store::new(repo, path);
+    store.require_folders()?;
+    Ok(store)
 }
 
 fn probe_existing(path: &Path) -> Result<Meta, StoreError> {
@@ -248,9 +250,9 @@ fn probe_existing(path: &Path) -> Result<Meta, StoreError> {
 fn read_meta(dir: &OwnedFd, path: &Path) -> Result<Option<Meta>, StoreError> {
     let fault =
         |errno| StoreError::errno(path, path.join(REPO_METADATA_FILENAME).display().to_string(), errno);
-    let file = match fs::openat(dir, REPO_METADATA_FILENAME, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-    {
-        Ok(fd) => File::from(fd),
+    let file = match beneath::file(dir.as_fd(), REPO_METADATA_FILENAME) {
+        Ok(file) => file,
+        Err(beneath::NO_FILE) => return Err(refused(path, "meta.json is no file: choose another place")),
         Err(Errno::NOENT) if fs::statat(dir, "objects", AtFlags::empty()).is_ok() => {
             let shown = path.display();
             return Err(StoreError::Refused(format!(

@@ -16,12 +16,12 @@ use composefs::{
     repository::{FeatureCheck, Repository},
 };
 use rustix::{
-    fs::{self, Access, AtFlags, FileType, StatVfsMountFlags},
+    fs::{self, Access, AtFlags, StatVfsMountFlags},
     io::Errno,
 };
 
 use super::{
-    StoreError,
+    StoreError, beneath,
     law::{Op, Recorder},
     objects::Objects,
     open::unprotected,
@@ -140,14 +140,10 @@ impl<H: FsVerityHashValue> Store<H> {
         if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
             return Err(StoreError::ReadOnly(self.path.clone()));
         }
-        // Through a link we would sweep someone else's folder.
-        for own in scratch::ALL_DIRS {
-            match fs::statat(root, own, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if !FileType::from_raw_mode(stat.st_mode).is_dir() => {
-                    return Err(StoreError::Refused(format!("{shown}/{own} is not a folder: remove it")));
-                }
-                _ => {}
-            }
+        self.require_folders()?;
+        let own = beneath::no_folder(root, scratch::ALL_DIRS);
+        if let Some(own) = own.map_err(|errno| self.fault(scratch::OWN_DIR, errno))? {
+            return Err(StoreError::Refused(format!("{shown}/{own} is not a folder: remove it")));
         }
         for part in [".", "objects", "streams", "streams/refs/oci", "images", scratch::OWN_DIR] {
             match fs::accessat(root, part, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()) {
@@ -160,6 +156,19 @@ impl<H: FsVerityHashValue> Store<H> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a repository whose folders are links: upstream's functions would follow them out of it.
+    pub(super) fn require_folders(&self) -> Result<(), StoreError> {
+        let shown = self.path.display();
+        let found = beneath::foreign_folder(self.root());
+        match found.map_err(|errno| self.fault(shown.to_string(), errno))? {
+            None => Ok(()),
+            Some(folder) => Err(StoreError::Refused(format!(
+                "{shown}/{folder} is a link, or no folder: the folders of a repository must be in it: put the folder itself \
+                 in its place"
+            ))),
+        }
     }
 
     /// How many barriers there were since it was opened.

@@ -1,17 +1,14 @@
 //! Records of runs as numbered files in `<repo>/cfs-dag/runs/`. Knows names and how many are kept; ignores what is in
 //! them.
 
-use std::{fs::File, io};
+use std::{ffi::CString, fs::File, io};
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::{
-    fs::{self, AtFlags, Mode, OFlags},
-    io::Errno,
-};
+use rustix::{fs::Mode, io::Errno};
 
 use super::{
-    Store, StoreError,
-    scratch::{OWN_DIR, RUNS_DIR, make_dir},
+    Store, StoreError, beneath,
+    scratch::{OWN_DIR, RUNS_DIR},
 };
 
 /// How many records are kept.
@@ -23,14 +20,14 @@ const ATTEMPTS: usize = 100;
 impl<H: FsVerityHashValue> Store<H> {
     /// The numbers of the runs of which there are records, oldest first. A folder that cannot be read has none.
     pub fn runs(&self) -> Vec<u64> {
-        let entries = std::fs::read_dir(self.path().join(RUNS_DIR)).into_iter().flatten().flatten();
-        let number = |entry: std::fs::DirEntry| {
-            let name = entry.file_name().into_string().ok()?;
+        let entries = beneath::names(self.root(), RUNS_DIR).unwrap_or_default();
+        let number = |name: CString| {
+            let name = name.into_string().ok()?;
             let number = name.strip_suffix(ENDING)?.parse().ok()?;
             // Others may put other names here.
             path(number).ends_with(&format!("/{name}")).then_some(number)
         };
-        let mut numbers: Vec<u64> = entries.filter_map(number).collect();
+        let mut numbers: Vec<u64> = entries.into_iter().filter_map(number).collect();
         numbers.sort_unstable();
         numbers
     }
@@ -40,7 +37,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// The file cannot be opened.
     pub fn open_run(&self, number: u64) -> io::Result<File> {
-        Ok(fs::openat(self.root(), path(number), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
+        Ok(beneath::file(self.root(), path(number))?)
     }
 
     /// Keeps the record of a run under the next number, and forgets those that are too old. Gives the number.
@@ -50,7 +47,7 @@ impl<H: FsVerityHashValue> Store<H> {
     pub fn keep_run(&self, record: &[u8]) -> Result<u64, StoreError> {
         let fault = |errno| self.fault(RUNS_DIR, errno);
         for dir in [OWN_DIR, RUNS_DIR] {
-            make_dir(self.root(), dir).map_err(fault)?;
+            beneath::make_dir(self.root(), dir).map_err(fault)?;
         }
         let scratch = self.scratch()?;
         // Errors of registries may hold what is not for everyone, hence the mode. No sync: a record lost or torn in a
@@ -60,11 +57,11 @@ impl<H: FsVerityHashValue> Store<H> {
         for _ in 0..ATTEMPTS {
             let runs = self.runs();
             let Some(number) = runs.last().copied().unwrap_or(0).checked_add(1) else { break };
-            match fs::linkat(scratch.dir(), &*name, self.root(), path(number), AtFlags::empty()) {
+            match beneath::link(scratch.dir(), &name, self.root(), &path(number)) {
                 Ok(()) => {
                     for old in &runs[..(runs.len() + 1).saturating_sub(RUNS_KEPT)] {
                         // Somebody else may have forgotten it by now.
-                        let _ = fs::unlinkat(self.root(), path(*old), AtFlags::empty());
+                        let _ = beneath::unlink(self.root(), &path(*old));
                     }
                     return Ok(number);
                 }

@@ -18,6 +18,8 @@ use rustix::{
     io::{Errno, Result},
 };
 
+use super::beneath;
+
 /// Our folder in a repository; upstream's gc and fsck leave it alone.
 pub(super) const OWN_DIR: &str = "cfs-dag";
 pub(super) const TMP_DIR: &str = "cfs-dag/tmp";
@@ -45,15 +47,15 @@ pub(super) struct Scratch {
 impl Scratch {
     /// A fresh, locked folder; removes the leftovers of dead runs on the way.
     pub(super) fn create(repo: BorrowedFd<'_>) -> Result<Self> {
-        make_dir(repo, OWN_DIR)?;
-        make_dir(repo, TMP_DIR)?;
-        let parent = open_dir(repo, TMP_DIR)?;
+        beneath::make_dir(repo, OWN_DIR)?;
+        beneath::make_dir(repo, TMP_DIR)?;
+        let parent = beneath::dir(repo, TMP_DIR)?;
         sweep_dir(&parent)?;
         for _ in 0..ATTEMPTS {
             let name = fresh_name();
             fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o700))?;
             // A sweeping run may take the folder between mkdir and lock: then it is gone, or locked by it.
-            let dir = match open_dir(parent.as_fd(), &name) {
+            let dir = match beneath::dir(parent.as_fd(), &name) {
                 Err(Errno::NOENT) => continue,
                 opened => opened?,
             };
@@ -98,7 +100,7 @@ impl Drop for Scratch {
 
 /// Removes what dead runs left behind; creates nothing.
 pub(super) fn sweep(repo: BorrowedFd<'_>) -> Result<()> {
-    match open_dir(repo, TMP_DIR) {
+    match beneath::dir(repo, TMP_DIR) {
         Ok(parent) => sweep_dir(&parent),
         Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error),
@@ -112,8 +114,8 @@ fn sweep_dir(parent: &OwnedFd) -> Result<()> {
         if name == c"." || name == c".." {
             continue;
         }
-        // Not a folder: nothing of ours, so it stays.
-        let Ok(dir) = open_dir(parent.as_fd(), name) else { continue };
+        // Not a folder: nothing of ours, so it stays. What a link leads to is somebody else's.
+        let Ok(dir) = beneath::dir(parent.as_fd(), name) else { continue };
         if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
             empty_dir(&dir)?;
             match fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
@@ -138,20 +140,6 @@ fn empty_dir(dir: &OwnedFd) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Opens a directory for reading.
-pub(super) fn open_dir<P: rustix::path::Arg>(at: BorrowedFd<'_>, path: P) -> Result<OwnedFd> {
-    fs::openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Makes a directory (0755, less the umask) unless it is there: whether it had to.
-pub(super) fn make_dir(at: BorrowedFd<'_>, path: &str) -> Result<bool> {
-    match fs::mkdirat(at, path, Mode::from_raw_mode(0o755)) {
-        Ok(()) => Ok(true),
-        Err(Errno::EXIST) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 fn fresh_name() -> String {

@@ -57,7 +57,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// What the filesystem refuses, as an [`io::Error`] so that other rooms need not know this one.
     pub fn spool(&self) -> io::Result<File> {
-        let objects = self.repo.objects_dir()?.as_fd();
+        let objects = self.objects_dir()?;
         match self.tmpfile(objects).map_err(io::Error::from)? {
             Some(fd) => Ok(File::from(fd)),
             None => {

@@ -15,12 +15,9 @@ use composefs::{
     fsverity::{FsVerityHashValue, MeasureVerityError, measure_verity},
     splitstream::SplitStreamReader,
 };
-use rustix::{
-    fs::{self, Mode, OFlags},
-    io::Errno,
-};
+use rustix::io::Errno;
 
-use super::{Content, Store, StoreError, objects::object_path, splitstream::StreamWriter};
+use super::{Content, Store, StoreError, beneath, objects::object_path, splitstream::StreamWriter};
 
 const MAGIC: &[u8; 11] = b"SplitStream";
 const HEADER_SIZE: u64 = 32;
@@ -102,9 +99,11 @@ impl<H: FsVerityHashValue> Store<H> {
     /// are measured.
     pub(super) fn open_verified(&self, id: &H) -> Result<Result<File, String>, StoreError> {
         let path = object_path(id);
-        let file = match fs::openat(self.root(), &*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => File::from(fd),
+        let file = match beneath::file(self.root(), &*path) {
+            Ok(file) => file,
             Err(Errno::NOENT) => return Ok(Err("its object is missing".into())),
+            Err(beneath::NO_FILE) => return Ok(Err("its object is no file".into())),
+            Err(Errno::LOOP) => return Ok(Err("its object is a link".into())),
             Err(errno) => return Err(self.fault(path, errno)),
         };
         let unsound = || Ok(Err("its object is not what its name says".into()));

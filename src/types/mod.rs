@@ -1,12 +1,14 @@
-//! The plain types that all rooms share: digests, descriptors, counted memory. Know nothing of graphs,
+//! The plain types that all rooms share: digests, descriptors, limits, counted memory. Know nothing of graphs,
 //! networks or repositories.
 
 mod descriptor;
 mod digest;
+mod limits;
 mod memory;
 mod step;
 
 pub use descriptor::{Descriptor, LayerKind};
 pub use digest::{Digest, ParseDigestError, Sha256};
+pub use limits::{Limit, LimitExceeded, Limits, MAX_DOCUMENT, MAX_ENTRY_HEADERS};
 pub use memory::{Account, Budget, Buffer, Hold, Slice, Wake};
 pub use step::{Edge, NodeId};

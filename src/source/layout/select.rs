@@ -1,12 +1,16 @@
 //! Which manifest of a layout is meant. Knows indexes, tags and platforms; ignores what is in a manifest,
 //! except where only its config says what it runs on.
 
+use std::collections::HashSet;
+
 use containers_image_proxy::oci_spec::image as oci;
 
 use super::{
     super::{
         Platform, Result, Selector, SourceError,
-        resolved::{DOCKER_LIST, DOCKER_MANIFEST, Manifest, descriptor, plain, platform_of_config},
+        resolved::{
+            DOCKER_LIST, DOCKER_MANIFEST, Manifest, descriptor, one_at_a_time, plain, platform_of_config,
+        },
     },
     Layout,
 };
@@ -75,16 +79,26 @@ fn tagged(entries: Vec<Entry>, tag: &str) -> Result<Vec<Entry>> {
     }
 }
 
-/// Looks for a digest in the indexes, breadth first.
+/// Looks for a digest in the indexes, breadth first, and in each index once: one that names itself, or the same one many
+/// thousand times, four deep, would never be done.
 fn with_digest(layout: &Layout, top: Vec<Entry>, digest: Digest) -> Result<Entry> {
-    let mut level = top;
-    for _ in 0..MAX_DEPTH {
-        if let Some(found) = level.iter().find(|entry| entry.blob.digest == digest) {
-            return Ok(found.clone());
-        }
+    let mut seen = HashSet::new();
+    let mut search = |entries: Vec<Entry>, indexes: &mut Vec<Entry>| {
+        let found = entries.iter().find(|entry| entry.blob.digest == digest).cloned();
+        indexes
+            .extend(entries.into_iter().filter(|entry| entry.is_index() && seen.insert(entry.blob.digest)));
+        found
+    };
+    let mut level = Vec::new();
+    if let Some(found) = search(top, &mut level) {
+        return Ok(found);
+    }
+    for _ in 1..MAX_DEPTH {
         let mut below = Vec::new();
-        for index in level.iter().filter(|entry| entry.is_index()) {
-            below.extend(nested(layout, index)?);
+        for index in &level {
+            if let Some(found) = search(nested(layout, index)?, &mut below) {
+                return Ok(found);
+            }
         }
         level = below;
     }
@@ -117,7 +131,12 @@ fn descend(layout: &Layout, mut candidates: Vec<Entry>, platform: &Platform) -> 
 fn best(layout: &Layout, entries: &[Entry], wanted: &Platform) -> Result<Entry> {
     let mut there = Vec::new();
     let mut best: Option<(usize, &Entry)> = None;
+    // Each document is read once, however often it is named.
+    let mut seen = HashSet::new();
     for entry in entries.iter().filter(|entry| entry.is_manifest() || entry.is_index()) {
+        if entry.platform.is_none() && !seen.insert(entry.blob.digest) {
+            continue;
+        }
         let Some(platform) = platform_of(layout, entry)? else { continue };
         if let Some(rank) = wanted.rank(&platform)
             && best.is_none_or(|(so_far, _)| rank < so_far)
@@ -155,7 +174,7 @@ fn nested(layout: &Layout, index: &Entry) -> Result<Vec<Entry>> {
 }
 
 fn parse(what: &str, bytes: &[u8]) -> Result<Vec<Entry>> {
-    let index = oci::ImageIndex::from_reader(bytes)
+    let index = one_at_a_time(|| oci::ImageIndex::from_reader(bytes))
         .map_err(|error| SourceError::corrupt(format!("{what} is malformed: {}", plain(&error))))?;
     let entry = |from: &oci::Descriptor| {
         let annotations = from.annotations().as_ref();

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::types::MAX_DOCUMENT;
 
 fn agrees_with_upstream<H: FsVerityHashValue>() {
     let scene = repo::<H>();
@@ -178,7 +179,7 @@ fn bytes_that_are_given_have_the_digest_that_was_asked_for() {
 #[test]
 fn a_document_above_the_limit_is_not_read() {
     let scene = repo::<Sha256HashValue>();
-    for (size, is_read) in [(DOCUMENT_LIMIT, true), (DOCUMENT_LIMIT + 1, false)] {
+    for (size, is_read) in [(MAX_DOCUMENT, true), (MAX_DOCUMENT + 1, false)] {
         let json = vec![b' '; size as usize];
         let digest = Digest::of(&json);
         let id = scene.store.put_config(&json, &[], &FsImages::default(), &BTreeMap::new()).unwrap();

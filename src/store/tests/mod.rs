@@ -200,7 +200,7 @@ impl<H: FsVerityHashValue> Scene<H> {
     fn fs_images(&self, layers: &[Layer<H>]) -> FsImages<H> {
         let mut tree = FileSystem::new(Stat::uninitialized());
         for layer in layers {
-            for entry in self.store.read_tree(&layer.id).unwrap() {
+            for entry in self.store.read_tree(&layer.id).unwrap().map(Result::unwrap) {
                 composefs_oci::image::process_entry(&mut tree, entry).unwrap();
             }
         }

@@ -1,0 +1,319 @@
+//! Paths in a repository, and never out of it. Knows openat2; ignores what the paths are for.
+//!
+//! Whoever may write in a repository may put a link there that leads elsewhere, also while we run. So every path from the
+//! root is walked by the kernel without following any link (`RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`), and what is done,
+//! is done to a name in the folder that was found. Nor is a pipe or device ever waited for. Before upstream's functions,
+//! which walk paths by themselves, [`way_out`] looks at all that they may come to.
+
+use std::{ffi::CString, fs::File, os::fd::BorrowedFd, os::fd::OwnedFd};
+
+use rustix::{
+    fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat},
+    io::{Errno, Result},
+    path::Arg,
+};
+
+/// What [`file`] finds where there is no regular file.
+pub(super) const NO_FILE: Errno = Errno::NXIO;
+
+/// Opens what has this path below `root`, which holds no link; [`Errno::LOOP`] if it does.
+fn open<P: Arg>(root: BorrowedFd<'_>, path: P, flags: OFlags) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Opens a folder for reading.
+pub(super) fn dir<P: Arg>(root: BorrowedFd<'_>, path: P) -> Result<OwnedFd> {
+    open(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+/// Opens a folder as a place alone.
+pub(super) fn place<P: Arg>(root: BorrowedFd<'_>, path: P) -> Result<OwnedFd> {
+    open(root, path, OFlags::PATH | OFlags::DIRECTORY)
+}
+
+/// Opens a regular file for reading; [`NO_FILE`] if it is something else.
+pub(super) fn file<P: Arg>(root: BorrowedFd<'_>, path: P) -> Result<File> {
+    let fd = open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    let is_file = FileType::from_raw_mode(fs::fstat(&fd)?.st_mode).is_file();
+    if is_file { Ok(fd.into()) } else { Err(NO_FILE) }
+}
+
+/// The folder that `path` is in, and its name there.
+fn parent<'p>(root: BorrowedFd<'_>, path: &'p str) -> Result<(OwnedFd, &'p str)> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
+    Ok((place(root, folder)?, name))
+}
+
+/// What has this path, which may be a link itself.
+pub(super) fn stat(root: BorrowedFd<'_>, path: &str) -> Result<Stat> {
+    let (folder, name) = parent(root, path)?;
+    fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// What a link says.
+pub(super) fn read_link(root: BorrowedFd<'_>, path: &str) -> Result<CString> {
+    let (folder, name) = parent(root, path)?;
+    fs::readlinkat(folder, name, Vec::new())
+}
+
+/// Makes a link where there is nothing.
+pub(super) fn make_link(root: BorrowedFd<'_>, path: &str, target: &str) -> Result<()> {
+    let (folder, name) = parent(root, path)?;
+    fs::symlinkat(target, folder, name)
+}
+
+/// Makes a folder (0755, less the umask) unless something is there: whether it had to.
+pub(super) fn make_dir(root: BorrowedFd<'_>, path: &str) -> Result<bool> {
+    let (folder, name) = parent(root, path)?;
+    match fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes a name away.
+pub(super) fn unlink(root: BorrowedFd<'_>, path: &str) -> Result<()> {
+    let (folder, name) = parent(root, path)?;
+    fs::unlinkat(folder, name, AtFlags::empty())
+}
+
+/// Takes an empty folder away.
+pub(super) fn remove_dir(root: BorrowedFd<'_>, path: &str) -> Result<()> {
+    let (folder, name) = parent(root, path)?;
+    fs::unlinkat(folder, name, AtFlags::REMOVEDIR)
+}
+
+/// Moves `from` in the folder `scratch` to `path`, in the place of what is there.
+pub(super) fn replace(scratch: BorrowedFd<'_>, from: &str, root: BorrowedFd<'_>, path: &str) -> Result<()> {
+    let (folder, name) = parent(root, path)?;
+    fs::renameat(scratch, from, folder, name)
+}
+
+/// Gives `from` in the folder `scratch` the name `path` too, where there is nothing.
+pub(super) fn link(scratch: BorrowedFd<'_>, from: &str, root: BorrowedFd<'_>, path: &str) -> Result<()> {
+    let (folder, name) = parent(root, path)?;
+    fs::linkat(scratch, from, folder, name, AtFlags::empty())
+}
+
+/// The names in a folder, without `.` and `..`; none if there is no such folder.
+pub(super) fn names(root: BorrowedFd<'_>, path: &str) -> Result<Vec<CString>> {
+    match dir(root, path) {
+        Ok(folder) => names_in(&folder),
+        Err(Errno::NOENT) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn names_in(folder: &OwnedFd) -> Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Folders that upstream opens by their paths.
+const FOLDERS: [&str; 6] =
+    ["objects", "streams", "streams/refs", "streams/refs/oci", "images", "images/refs"];
+
+/// The first of `folders` that is there and no folder.
+pub(super) fn no_folder<'f>(
+    root: BorrowedFd<'_>,
+    folders: impl IntoIterator<Item = &'f str>,
+) -> Result<Option<&'f str>> {
+    for folder in folders {
+        match stat(root, folder) {
+            Ok(found) if !FileType::from_raw_mode(found.st_mode).is_dir() => return Ok(Some(folder)),
+            // Behind something that is no folder: that has been or will be told.
+            Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// The first of upstream's folders that is there and no folder.
+pub(super) fn foreign_folder(root: BorrowedFd<'_>) -> Result<Option<&'static str>> {
+    no_folder(root, FOLDERS)
+}
+
+/// The first path, if any, over which upstream's functions would leave the repository: a folder of it that is a link, or a
+/// link in `streams/` or `images/` that leads out.
+pub(super) fn way_out(root: BorrowedFd<'_>) -> Result<Option<String>> {
+    if let Some(folder) = foreign_folder(root)? {
+        return Ok(Some(folder.to_owned()));
+    }
+    for name in names(root, "objects")? {
+        let path = format!("objects/{}", name.to_string_lossy());
+        if is_link_at(root, &path)? {
+            return Ok(Some(path));
+        }
+    }
+    for folder in ["streams", "images"] {
+        let found = match dir(root, folder) {
+            Ok(fd) => link_out(&fd, folder, 1)?,
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(error),
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// The first object that is a link. Lists all objects, so it is for those who read them all anyway.
+pub(super) fn linked_object(root: BorrowedFd<'_>) -> Result<Option<String>> {
+    for name in names(root, "objects")? {
+        let path = format!("objects/{}", name.to_string_lossy());
+        let folder = match dir(root, &*path) {
+            Ok(folder) => folder,
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            if is_link(&folder, entry.file_name(), entry.file_type())? {
+                return Ok(Some(format!("{path}/{}", entry.file_name().to_string_lossy())));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn is_link_at(root: BorrowedFd<'_>, path: &str) -> Result<bool> {
+    match stat(root, path) {
+        Ok(found) => Ok(FileType::from_raw_mode(found.st_mode).is_symlink()),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// How deep folders of references may be; upstream's tags are three deep.
+const DEEPEST: usize = 32;
+
+/// A link below `folder`, which is `depth` below the root, that leads out of the repository.
+fn link_out(fd: &OwnedFd, folder: &str, depth: usize) -> Result<Option<String>> {
+    for entry in Dir::read_from(fd)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let path = format!("{folder}/{}", name.to_string_lossy());
+        if is_link(fd, name, entry.file_type())? {
+            match fs::readlinkat(fd, name, Vec::new()) {
+                Ok(target) if leads_out(target.to_bytes(), depth) => return Ok(Some(path)),
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        } else if let Ok(below) = fs::openat(
+            fd,
+            name,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            if depth == DEEPEST {
+                return Ok(Some(path));
+            }
+            if let Some(found) = link_out(&below, &path, depth + 1)? {
+                return Ok(Some(found));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a link's text, read in a folder `depth` below the root, names something outside. No folder on its way is a
+/// link, so the text says it all.
+fn leads_out(target: &[u8], depth: usize) -> bool {
+    let mut depth = depth;
+    for part in target.split(|byte| *byte == b'/') {
+        match part {
+            b".." if depth == 0 => return true,
+            b".." => depth -= 1,
+            b"" | b"." => {}
+            _ => depth += 1,
+        }
+    }
+    target.first() == Some(&b'/')
+}
+
+/// Not every filesystem tells kinds in listings.
+fn is_link(folder: &OwnedFd, name: &std::ffi::CStr, kind: FileType) -> Result<bool> {
+    match kind {
+        FileType::Unknown => {
+            let found = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(FileType::from_raw_mode(found.st_mode).is_symlink())
+        }
+        kind => Ok(kind.is_symlink()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::{fd::AsFd, unix::fs::symlink};
+
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        (dir, fd)
+    }
+
+    #[test]
+    fn no_link_is_followed_wherever_it_leads() {
+        let (dir_, fd) = root();
+        let (path, root) = (dir_.path(), fd.as_fd());
+        std::fs::create_dir_all(path.join("in/below")).unwrap();
+        std::fs::write(path.join("in/below/f"), "x").unwrap();
+        for (name, target) in [("inside", "in"), ("outside", "/"), ("above", "../..")] {
+            symlink(target, path.join(name)).unwrap();
+            let behind = format!("{name}/below/f");
+            assert_eq!(file(root, &*behind).unwrap_err(), Errno::LOOP);
+            assert_eq!(dir(root, name).unwrap_err(), Errno::LOOP);
+            assert_eq!(make_dir(root, &format!("{name}/new")).unwrap_err(), Errno::LOOP);
+            assert_eq!(make_link(root, &format!("{name}/new"), "x").unwrap_err(), Errno::LOOP);
+            assert_eq!(unlink(root, &behind).unwrap_err(), Errno::LOOP);
+            assert_eq!(stat(root, &behind).unwrap_err(), Errno::LOOP);
+            assert_eq!(read_link(root, &behind).unwrap_err(), Errno::LOOP);
+            assert_eq!(names(root, name).unwrap_err(), Errno::LOOP);
+            assert!(!make_dir(root, name).unwrap(), "a link has the name");
+        }
+        assert_eq!(file(root, "../x").unwrap_err(), Errno::XDEV);
+        assert!(file(root, "in/below/f").is_ok());
+        assert_eq!(file(root, "in/below").unwrap_err(), NO_FILE);
+        assert_eq!(names(root, "in").unwrap(), [c"below".to_owned()]);
+        assert!(names(root, "nowhere").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let (dir, fd) = root();
+        rustix::fs::mknodat(&fd, "pipe", FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert_eq!(file(fd.as_fd(), "pipe").unwrap_err(), NO_FILE);
+        drop(dir);
+    }
+
+    #[test]
+    fn a_links_text_says_whether_it_leads_out() {
+        for (target, depth, out) in [
+            ("../objects/ab/cd", 1, false),
+            ("../../oci-manifest-x", 3, false),
+            ("../../../objects/ab", 3, false),
+            ("../../../../objects/ab", 3, true),
+            ("../../x", 1, true),
+            ("/etc/passwd", 3, true),
+            ("../objects/../../x", 1, true),
+            ("../objects/../x", 1, false),
+        ] {
+            assert_eq!(leads_out(target.as_bytes(), depth), out, "{target}");
+        }
+    }
+}
