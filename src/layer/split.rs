@@ -191,7 +191,7 @@ impl<H: FsVerityHashValue> Splitter<H> {
         let rest = &slice[pos..];
         let carried = self.carry.len();
         if carried == 0 {
-            let (consumed, next) = self.parse(rest)?;
+            let (consumed, next) = self.parse(rest, self.offset)?;
             return Ok(self.advance(rest, consumed, next, pos));
         }
         let take = rest.len().min(need - carried.min(need));
@@ -200,7 +200,8 @@ impl<H: FsVerityHashValue> Splitter<H> {
             return Ok(pos + take);
         }
         let carry = std::mem::take(&mut self.carry);
-        let (consumed, next) = self.parse(&carry)?;
+        // What was carried counts in the offset already.
+        let (consumed, next) = self.parse(&carry, self.offset - carried as u64)?;
         match next {
             State::Header { need } if consumed == 0 => {
                 self.carry = carry;
@@ -226,10 +227,9 @@ impl<H: FsVerityHashValue> Splitter<H> {
         pos + consumed
     }
 
-    /// One event of the parser: the bytes it used, and the state after it. Nothing used and `Header` means that
-    /// it needs more bytes.
-    fn parse(&mut self, input: &[u8]) -> Result<(usize, State<H>), SplitError> {
-        let offset = self.offset;
+    /// One event of the parser: the bytes it used of `input`, which begins at `offset` of the tar, and the state after
+    /// it. Nothing used and `Header` means that it needs more bytes.
+    fn parse(&mut self, input: &[u8], offset: u64) -> Result<(usize, State<H>), SplitError> {
         let corrupt = |detail: String| SplitError::Corrupt { offset, detail };
         let event = self.parser.parse(input).map_err(|error| corrupt(error.to_string()))?;
         Ok(match event {
