@@ -155,6 +155,9 @@ fn what_upstream_refuses_is_refused_with_one_line_and_leaves_a_clean_repository(
         assert!(matches!(&*lines, [line] if is_clear(line, &image.reference, name)), "{name}: {finished}");
         assert_no_tags(&repo);
         oracle::assert_clean(&repo);
+        let theirs = scratch.path("theirs");
+        oracle::create(&theirs, DEFAULT_KIND);
+        assert!(oracle::upstream_pull(&theirs, &image.reference, name).is_err(), "upstream takes {name}");
     }
 }
 

@@ -113,8 +113,7 @@ impl Layout {
         match self.runtime.block_on(source.resolve(&configs)) {
             Ok(resolved) => Some(resolved),
             Err(error) => {
-                let shown = error.to_string();
-                assert!(!shown.is_empty() && !shown.contains('\n'), "{shown:?}");
+                assert!(!error.to_string().is_empty());
                 None
             }
         }

@@ -8,8 +8,11 @@ use flate2::bufread::GzDecoder;
 
 use super::{input, memory};
 
-/// Nobody looks further into what comes out: bombs are legal.
-const MOST: usize = 4 << 20;
+/// Nobody looks further into what comes out: bombs are legal. Four blocks of zstd, sixteen windows of gzip.
+const MOST: usize = 512 << 10;
+
+/// All the room that is ever offered at once.
+const ROOM: usize = 128 << 10;
 
 /// What zstd may take for its window, and for its tables and buffers.
 const ZSTD_MEMORY: usize = (128 << 20) + (1 << 20);
@@ -22,7 +25,7 @@ pub fn inflate(data: &[u8]) {
     let ([flags, a, b, c, d], data) = input::head(data);
     let blob = if flags & 1 == 0 { data.to_vec() } else { member(data) };
     let late = flags & 2 != 0;
-    let whole = run(&blob, &mut std::iter::repeat(blob.len().max(1)), &mut std::iter::repeat(1 << 20), false);
+    let whole = run(&blob, &mut std::iter::repeat(blob.len().max(1)), &mut std::iter::repeat(ROOM), false);
     let cut = run(&blob, &mut input::sizes([a, b]), &mut input::sizes([c, d]), late);
     match (&whole, &cut) {
         (Ok(whole), Ok(cut)) => assert!(whole == cut, "the output depends on how the bytes arrive"),
@@ -41,11 +44,11 @@ fn run(
     late: bool,
 ) -> Result<Vec<u8>, InflateError> {
     let (mut inflate, mut used, mut plain) = (Inflate::new(), 0, Vec::new());
-    let mut output = vec![0; 1 << 20];
+    let mut output = vec![0; ROOM];
     loop {
         let given = &blob[used..blob.len().min(used + input.next().unwrap_or(1))];
         let ended = used + given.len() == blob.len() && (!late || given.is_empty());
-        let room = room.next().unwrap_or(1).min(MOST - plain.len());
+        let room = room.next().unwrap_or(1).min(ROOM).min(MOST - plain.len());
         let step = || inflate.step(given, &mut output[..room], ended);
         let progress = memory::bounded("a step", 1 << 20, step)?;
         assert!(progress.consumed <= given.len() && progress.produced <= room);

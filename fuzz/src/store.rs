@@ -1,7 +1,7 @@
 //! A repository in which single files are replaced by what a target wants to be read. Knows where the files are; ignores
 //! what is in them.
 
-use std::{cell::RefCell, fs, path::Path, sync::Arc};
+use std::{cell::RefCell, fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
 use cfs_dag::store::{self, Algorithm, AnyStore, InitOptions, Sha256HashValue, Store};
 use tempfile::TempDir;
@@ -34,9 +34,21 @@ impl Repository {
     /// Puts a file at `path` below the repository, in the place of what is there.
     pub(crate) fn put(&self, path: impl AsRef<Path>, bytes: &[u8]) {
         let path = self.store.path().join(path);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).expect("a folder in the repository");
-        }
+        self.make_folder(&path);
         fs::write(path, bytes).expect("a file in the repository");
+    }
+
+    /// Links `path` below the repository to `target`, unless that was done before.
+    pub(crate) fn link(&self, path: &str, target: &str) {
+        let path = self.store.path().join(path);
+        if path.symlink_metadata().is_err() {
+            self.make_folder(&path);
+            symlink(target, path).expect("a link in the repository");
+        }
+    }
+
+    fn make_folder(&self, path: &Path) {
+        let folder = path.parent().expect("the repository itself");
+        fs::create_dir_all(folder).expect("a folder in the repository");
     }
 }

@@ -65,6 +65,9 @@ pub enum SplitError {
     /// The tar ends inside an entry.
     #[error("the tar ends too early, at byte {0}")]
     Truncated(u64),
+    /// Upstream's reader fails where a stream ends with a header: it looks for the content, even for none.
+    #[error("the tar has no end mark after its last entry, which has no content: rebuild the layer")]
+    NoEnd,
     /// GNU or PAX sparse files; upstream refuses them too.
     #[error("{0:?} is a sparse file: such tar entries are not supported, rebuild the layer without --sparse")]
     Sparse(PathBuf),
@@ -87,6 +90,8 @@ pub struct Splitter<H: FsVerityHashValue> {
     carry: Vec<u8>,
     /// Whether entries of the filesystem are wanted, and unknown ones refused.
     entries: bool,
+    /// Whether the last header was that of an entry without content.
+    bare: bool,
     offset: u64,
 }
 
@@ -127,7 +132,7 @@ impl<H: FsVerityHashValue> Splitter<H> {
             LayerKind::Tar | LayerKind::ArtifactTar => State::Header { need: HEADER_SIZE },
         };
         let entries = kind == LayerKind::Tar;
-        Self { parser: Parser::with_defaults(), state, carry: Vec::new(), entries, offset: 0 }
+        Self { parser: Parser::with_defaults(), state, carry: Vec::new(), entries, bare: false, offset: 0 }
     }
 
     /// Takes in the next bytes and hands out what they complete.
@@ -172,9 +177,12 @@ impl<H: FsVerityHashValue> Splitter<H> {
     /// Says that all bytes have been fed.
     ///
     /// # Errors
-    /// The tar ends inside an entry.
+    /// The tar ends inside an entry, or where upstream cannot read an image's layer back.
     pub fn finish(&mut self, out: &mut Vec<Piece<H>>) -> Result<(), SplitError> {
         match &mut self.state {
+            State::Header { .. } if self.carry.is_empty() && self.bare && self.entries => {
+                Err(SplitError::NoEnd)
+            }
             State::Header { .. } if self.carry.is_empty() => Ok(()),
             State::Trailer { .. } | State::RawEnd => Ok(()),
             State::External(external) if external.raw && external.size == 0 => {
@@ -232,6 +240,9 @@ impl<H: FsVerityHashValue> Splitter<H> {
     fn parse(&mut self, input: &[u8], offset: u64) -> Result<(usize, State<H>), SplitError> {
         let corrupt = |detail: String| SplitError::Corrupt { offset, detail };
         let event = self.parser.parse(input).map_err(|error| corrupt(error.to_string()))?;
+        if !matches!(event, ParseEvent::NeedData { .. }) {
+            self.bare = matches!(&event, ParseEvent::Entry { entry, .. } if entry.size == 0);
+        }
         Ok(match event {
             ParseEvent::NeedData { min_bytes } => (0, State::Header { need: min_bytes.max(input.len() + 1) }),
             ParseEvent::GlobalExtensions { consumed, .. } => (consumed, State::Header { need: HEADER_SIZE }),
@@ -442,13 +453,30 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_may_end_after_any_entry_and_nowhere_else() {
+    fn an_archive_may_end_after_any_content_and_nowhere_else() {
         let tar = [header("dir/", 0, b'5'), file("a", 3), file("b", 100)].concat();
         for end in 0..tar.len() {
-            let whole = [512, 1536].contains(&end) || end == 0;
+            let whole = [0, 1536].contains(&end);
             assert_eq!(split(&tar[..end], &[300], LayerKind::Tar).is_ok(), whole, "{end}");
+            // Nobody reads the entries of an artifact.
+            assert_eq!(
+                split(&tar[..end], &[300], LayerKind::ArtifactTar).is_ok(),
+                whole || end == 512,
+                "{end}"
+            );
         }
         assert!(split(&tar, &[300], LayerKind::Tar).is_ok());
+        assert!(matches!(split(&tar[..512], &[512], LayerKind::Tar), Err(SplitError::NoEnd)));
+    }
+
+    #[test]
+    fn a_broken_header_is_told_with_its_place_however_it_arrives() {
+        let mut tar = [file("a", 3), file("b", 100)].concat();
+        tar[1024 + 148] = b'x';
+        for cut in [1, 300, 512, 1100, 4096] {
+            let error = split(&tar, &[cut], LayerKind::Tar).unwrap_err();
+            assert!(matches!(error, SplitError::Corrupt { offset: 1024, .. }), "{cut}: {error}");
+        }
     }
 
     #[test]

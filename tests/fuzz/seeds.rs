@@ -211,7 +211,12 @@ pub fn stream() -> Seeds {
         let path = link.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_file() {
-            seeds.push(seed(&name[..12], &[1], fs::read(&path).unwrap()));
+            let flags = match () {
+                () if name.starts_with("oci-layer") => 1,
+                () if name.starts_with("oci-config") => 3,
+                () => 5,
+            };
+            seeds.push(seed(&name[..12], &[flags], fs::read(&path).unwrap()));
         }
     }
     assert!(seeds.len() >= 3, "{seeds:?}");
