@@ -274,6 +274,7 @@ fn is_clear(line: &str, reference: &str, case: &str) -> bool {
         "unknown-type" => (&["layer 1 of 1", "usr/what"], "type"),
         "broken-checksum" => (&["layer 1 of 1"], "checksum"),
         "cut-in-header" | "cut-in-content" => (&["layer 1 of 1"], "ends"),
+        "no-end" => (&["layer 1 of 1"], "end mark"),
         "garbage" => (&["layer 1 of 1"], "corrupt"),
         "no-usr" => (&[], "/usr"),
         "no-parent" => (&["layer 1 of 1"], "usr/nowhere"),
