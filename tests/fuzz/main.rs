@@ -11,6 +11,7 @@ mod seeds;
 mod support;
 
 use std::{
+    collections::BTreeSet,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -125,4 +126,21 @@ fn every_target_has_its_binary() {
         assert!(target.contains(&format!("cfs_dag_fuzz::{name}(data)")), "{name}");
     }
     assert_eq!(manifest.matches("[[bin]]").count(), TARGETS.len());
+}
+
+/// libzstd's output is part of what is compared, and nobody wants to fuzz another parser than ours.
+#[test]
+fn the_fuzz_targets_are_built_of_the_same_packages() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let packages = |lock: &str| -> BTreeSet<(String, String)> {
+        let lock = fs::read_to_string(root.join(lock)).unwrap();
+        let lines: Vec<&str> = lock.lines().collect();
+        let value = |line: &str, field: &str| Some(line.strip_prefix(field)?.strip_prefix(" = ")?.to_owned());
+        lines.windows(2).filter_map(|two| value(two[0], "name").zip(value(two[1], "version"))).collect()
+    };
+    let (ours, theirs) = (packages("Cargo.lock"), packages("fuzz/Cargo.lock"));
+    let names: BTreeSet<&String> = ours.iter().map(|(name, _)| name).collect();
+    let other: Vec<_> =
+        theirs.iter().filter(|package| names.contains(&package.0) && !ours.contains(package)).collect();
+    assert!(names.len() > 100 && other.is_empty(), "copy Cargo.lock to fuzz/ and build there: {other:?}");
 }
