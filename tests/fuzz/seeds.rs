@@ -128,13 +128,13 @@ pub fn inflate() -> Seeds {
 fn marked(documents: &[Vec<u8>]) -> Vec<u8> {
     let mut texts: Vec<String> =
         documents.iter().map(|bytes| String::from_utf8(bytes.clone()).unwrap()).collect();
-    for at in 0..texts.len() {
+    for (at, text) in texts.iter_mut().enumerate() {
         for (number, named) in documents.iter().enumerate().skip(at + 1) {
-            let digest = cfs_dag::types::Digest::of(named);
+            let digest = cfs_dag::types::Digest::of(named).to_string();
             let size = format!("\"size\":{}", named.len());
-            if texts[at].contains(&digest.to_string()) {
-                texts[at] = texts[at].replace(&digest.to_string(), &format!("@{number}"));
-                texts[at] = texts[at].replace(&size, &format!("\"size\":#{number}"));
+            if text.contains(&digest) {
+                *text = text.replace(&digest, &format!("@{number}"));
+                *text = text.replace(&size, &format!("\"size\":#{number}"));
             }
         }
     }
