@@ -667,3 +667,13 @@ fn programs_get_a_result_also_when_nothing_could_be_resolved() {
     );
     assert!(!repo.exists(), "a repository was made for nothing");
 }
+
+#[test]
+fn an_error_sends_a_terminal_nothing_but_text() {
+    let scratch = scratch();
+    let list = scratch.path("list.yaml");
+    fs::write(&list, "\"\\e[2Jhost\": {}\n\"\\e[2Jhost\": {}\n").unwrap();
+    let failed = cfs_dag(["mirror", "--insecure"]).arg(&list).repo(scratch.path("repo")).run();
+    assert!(failed.stderr.contains("\\u{1b}[2Jhost is there twice"), "{failed}");
+    assert!(!failed.stderr.contains('\u{1b}'), "{failed}");
+}

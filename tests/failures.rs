@@ -170,6 +170,7 @@ fn archives_that_no_filesystem_comes_out_of() {
         ("broken-checksum", "the tar is corrupt at byte", true),
         ("cut-in-header", "the tar ends too early", true),
         ("cut-in-content", "the tar ends too early", true),
+        ("no-end", "the tar has no end mark", true),
         ("garbage", "the tar is corrupt at byte 0", true),
         ("no-usr", "no /usr directory", false),
         ("no-parent", "usr/nowhere/f", false),

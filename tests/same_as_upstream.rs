@@ -155,6 +155,9 @@ fn what_upstream_refuses_is_refused_with_one_line_and_leaves_a_clean_repository(
         assert!(matches!(&*lines, [line] if is_clear(line, &image.reference, name)), "{name}: {finished}");
         assert_no_tags(&repo);
         oracle::assert_clean(&repo);
+        let theirs = scratch.path("theirs");
+        oracle::create(&theirs, DEFAULT_KIND);
+        assert!(oracle::upstream_pull(&theirs, &image.reference, name).is_err(), "upstream takes {name}");
     }
 }
 
@@ -271,6 +274,7 @@ fn is_clear(line: &str, reference: &str, case: &str) -> bool {
         "unknown-type" => (&["layer 1 of 1", "usr/what"], "type"),
         "broken-checksum" => (&["layer 1 of 1"], "checksum"),
         "cut-in-header" | "cut-in-content" => (&["layer 1 of 1"], "ends"),
+        "no-end" => (&["layer 1 of 1"], "end mark"),
         "garbage" => (&["layer 1 of 1"], "corrupt"),
         "no-usr" => (&[], "/usr"),
         "no-parent" => (&["layer 1 of 1"], "usr/nowhere"),

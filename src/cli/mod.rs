@@ -25,6 +25,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::{
+    render::words,
     report::diagnosis,
     store::{self, AnyStore, InitOptions},
 };
@@ -246,10 +247,11 @@ fn tell_causes(error: &dyn Error, verbose: bool) {
     }
 }
 
-/// A line to stderr. Nobody can be told if that fails: `eprintln` would panic.
+/// A line to stderr: errors repeat what lists, images and registries say, and a terminal obeys what it is sent. Nobody
+/// can be told if it fails: `eprintln` would panic.
 fn say(line: std::fmt::Arguments<'_>) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", words::printable(&line.to_string()));
 }
 
 /// Writes a file that was asked for, whole or not at all.

@@ -62,6 +62,9 @@ pub enum SplitError {
     /// The tar ends inside an entry.
     #[error("the tar ends too early, at byte {0}")]
     Truncated(u64),
+    /// Upstream's reader fails where a stream ends with a header: it looks for the content, even for none.
+    #[error("the tar has no end mark after its last entry, which has no content: rebuild the layer")]
+    NoEnd,
     /// GNU or PAX sparse files; upstream refuses them too.
     #[error("{0:?} is a sparse file: such tar entries are not supported, rebuild the layer without --sparse")]
     Sparse(PathBuf),
@@ -92,6 +95,8 @@ pub struct Splitter<H: FsVerityHashValue> {
     carry: Vec<u8>,
     /// Whether entries of the filesystem are wanted, and unknown ones refused.
     entries: bool,
+    /// Whether the last header was that of an entry without content.
+    bare: bool,
     offset: u64,
     limits: Limits,
     /// What was met so far: entries, and bytes of their paths, targets and attributes.
@@ -135,8 +140,16 @@ impl<H: FsVerityHashValue> Splitter<H> {
             LayerKind::Tar | LayerKind::ArtifactTar => State::Header { need: HEADER_SIZE },
         };
         let entries = kind == LayerKind::Tar;
-        let (carry, limits) = (Vec::new(), Limits::default());
-        Self { parser: Parser::with_defaults(), state, carry, entries, offset: 0, limits, met: (0, 0) }
+        Self {
+            parser: Parser::with_defaults(),
+            state,
+            carry: Vec::new(),
+            entries,
+            bare: false,
+            offset: 0,
+            limits: Limits::default(),
+            met: (0, 0),
+        }
     }
 
     /// The same with other limits than the defaults.
@@ -186,9 +199,12 @@ impl<H: FsVerityHashValue> Splitter<H> {
     /// Says that all bytes have been fed.
     ///
     /// # Errors
-    /// The tar ends inside an entry.
+    /// The tar ends inside an entry, or where upstream cannot read an image's layer back.
     pub fn finish(&mut self, out: &mut Vec<Piece<H>>) -> Result<(), SplitError> {
         match &mut self.state {
+            State::Header { .. } if self.carry.is_empty() && self.bare && self.entries => {
+                Err(SplitError::NoEnd)
+            }
             State::Header { .. } if self.carry.is_empty() => Ok(()),
             State::Trailer { .. } | State::RawEnd => Ok(()),
             State::External(external) if external.raw && external.size == 0 => {
@@ -205,7 +221,7 @@ impl<H: FsVerityHashValue> Splitter<H> {
         let rest = &slice[pos..];
         let carried = self.carry.len();
         if carried == 0 {
-            let (consumed, next) = self.parse(rest)?;
+            let (consumed, next) = self.parse(rest, self.offset)?;
             return Ok(self.advance(rest, consumed, next, pos));
         }
         let take = rest.len().min(need - carried.min(need));
@@ -214,7 +230,8 @@ impl<H: FsVerityHashValue> Splitter<H> {
             return Ok(pos + take);
         }
         let carry = std::mem::take(&mut self.carry);
-        let (consumed, next) = self.parse(&carry)?;
+        // What was carried counts in the offset already.
+        let (consumed, next) = self.parse(&carry, self.offset - carried as u64)?;
         match next {
             State::Header { need } if consumed == 0 => {
                 self.carry = carry;
@@ -240,12 +257,14 @@ impl<H: FsVerityHashValue> Splitter<H> {
         pos + consumed
     }
 
-    /// One event of the parser: the bytes it used, and the state after it. Nothing used and `Header` means that
-    /// it needs more bytes.
-    fn parse(&mut self, input: &[u8]) -> Result<(usize, State<H>), SplitError> {
-        let offset = self.offset;
+    /// One event of the parser: the bytes it used of `input`, which begins at `offset` of the tar, and the state after
+    /// it. Nothing used and `Header` means that it needs more bytes.
+    fn parse(&mut self, input: &[u8], offset: u64) -> Result<(usize, State<H>), SplitError> {
         let corrupt = |detail: String| SplitError::Corrupt { offset, detail };
         let event = self.parser.parse(input).map_err(|error| corrupt(error.to_string()))?;
+        if !matches!(event, ParseEvent::NeedData { .. }) {
+            self.bare = matches!(&event, ParseEvent::Entry { entry, .. } if entry.size == 0);
+        }
         Ok(match event {
             // It wants what it has: only where the map of a sparse file does not say how long it is. Going on byte by
             // byte, each time from the beginning, would take for ever.
@@ -477,13 +496,30 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_may_end_after_any_entry_and_nowhere_else() {
+    fn an_archive_may_end_after_any_content_and_nowhere_else() {
         let tar = [header("dir/", 0, b'5'), file("a", 3), file("b", 100)].concat();
         for end in 0..tar.len() {
-            let whole = [512, 1536].contains(&end) || end == 0;
+            let whole = [0, 1536].contains(&end);
             assert_eq!(split(&tar[..end], &[300], LayerKind::Tar).is_ok(), whole, "{end}");
+            // Nobody reads the entries of an artifact.
+            assert_eq!(
+                split(&tar[..end], &[300], LayerKind::ArtifactTar).is_ok(),
+                whole || end == 512,
+                "{end}"
+            );
         }
         assert!(split(&tar, &[300], LayerKind::Tar).is_ok());
+        assert!(matches!(split(&tar[..512], &[512], LayerKind::Tar), Err(SplitError::NoEnd)));
+    }
+
+    #[test]
+    fn a_broken_header_is_told_with_its_place_however_it_arrives() {
+        let mut tar = [file("a", 3), file("b", 100)].concat();
+        tar[1024 + 148] = b'x';
+        for cut in [1, 300, 512, 1100, 4096] {
+            let error = split(&tar, &[cut], LayerKind::Tar).unwrap_err();
+            assert!(matches!(error, SplitError::Corrupt { offset: 1024, .. }), "{cut}: {error}");
+        }
     }
 
     #[test]

@@ -189,12 +189,10 @@ fn without_tag_if_pinned(name: &str) -> String {
     format!("{}@{digest}", untagged(image))
 }
 
-/// `host:5000/path` of `host:5000/path:tag`.
+/// `host:5000/path` of `host:5000/path:tag`; also of `host:5000/path:tag:more`, which registries refuse.
 fn untagged(image: &str) -> &str {
-    match image.rsplit_once(':') {
-        Some((untagged, tag)) if !tag.contains('/') => untagged,
-        _ => image,
-    }
+    let name = image.rfind('/').map_or(0, |slash| slash + 1);
+    image[name..].find(':').map_or(image, |colon| &image[..name + colon])
 }
 
 impl FromStr for Reference {
@@ -288,6 +286,7 @@ mod tests {
             ("docker://r/x:v1", "docker://r/x"),
             ("docker://r/x", "docker://r/x"),
             ("docker://r:5000/x/y", "docker://r:5000/x/y"),
+            ("docker://r:5000/x:1:2", "docker://r:5000/x"),
             ("registry:r:5000/x:v1", "registry:r:5000/x"),
             (&format!("docker://r/x:v1@{other}"), "docker://r/x"),
             ("oci:dir:v1", "oci:dir"),

@@ -1,7 +1,10 @@
 //! An image's filesystem out of its layers' entries, by upstream's OCI rules, and its EROFS bytes. Knows
 //! whiteouts through upstream; ignores where entries come from.
 
-use std::path::PathBuf;
+use std::{
+    os::unix::ffi::OsStrExt,
+    path::{Component, PathBuf},
+};
 
 use composefs::{
     erofs::{
@@ -10,9 +13,12 @@ use composefs::{
     },
     fsverity::FsVerityHashValue,
     generic_tree::OciTransformOptions,
-    tree::{FileSystem, Stat},
+    tree::{FileSystem, LeafContent, Stat},
 };
-use composefs_oci::{image::process_entry, tar::TarEntry};
+use composefs_oci::{
+    image::process_entry,
+    tar::{TarEntry, TarItem},
+};
 
 /// Why layers make no filesystem.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +55,11 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
     /// Applies an entry: adds, replaces or removes.
     ///
     /// # Errors
-    /// An entry that contradicts those before it, like a file below a file.
+    /// An entry that contradicts those before it, like a file below a file, or that no EROFS image can hold.
     pub fn add(&mut self, entry: TarEntry<H>) -> Result<(), FilesystemError> {
         let path = entry.path.clone();
+        check(&entry)
+            .map_err(|detail| FilesystemError::Entry { path: path.clone(), detail: detail.into() })?;
         process_entry(&mut self.0, entry).map_err(|error| {
             let detail = error.root_cause().to_string();
             FilesystemError::Entry { path, detail }
@@ -73,9 +81,109 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
     }
 }
 
+/// The kernel's limits, on which EROFS relies (linux/limits.h, erofs_fs.h). Upstream's writer has none: it panics at a
+/// device number or a name that is too large, and cuts off lengths, so that the image is corrupt.
+const NAME_MAX: usize = 255;
+const XATTR_NAME_MAX: usize = 255;
+const XATTR_SIZE_MAX: usize = u16::MAX as usize;
+/// Attributes of one file: how many an inode can count, and bytes of them, less room for the few that upstream adds.
+const XATTRS_MAX: usize = 250;
+const XATTRS_SIZE_MAX: usize = 4 * u16::MAX as usize - 4096;
+
+/// What of an entry no image can hold, if anything.
+fn check<H: FsVerityHashValue>(entry: &TarEntry<H>) -> Result<(), &'static str> {
+    let names = entry.path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.as_bytes()),
+        _ => None,
+    });
+    // A whiteout is as long as what it hides, and its prefix.
+    let mut lengths = names.map(|name| name.strip_prefix(b".wh.").unwrap_or(name).len());
+    if lengths.any(|length| length > NAME_MAX) {
+        return Err("a name has more than 255 bytes");
+    }
+    if let TarItem::Leaf(LeafContent::CharacterDevice(number) | LeafContent::BlockDevice(number)) = entry.item
+        && u32::try_from(number).is_err()
+    {
+        return Err("its device number has more than 32 bits");
+    }
+    let xattrs = &entry.stat.xattrs;
+    let fits = |name: usize, value: usize| name <= XATTR_NAME_MAX && value <= XATTR_SIZE_MAX;
+    // Each has a header of four bytes and is rounded up to four.
+    let size: usize = xattrs.iter().map(|(name, value)| name.len() + value.len() + 7).sum();
+    let all_fit = xattrs.iter().all(|(name, value)| fits(name.len(), value.len()));
+    match all_fit && xattrs.len() <= XATTRS_MAX && size <= XATTRS_SIZE_MAX {
+        true => Ok(()),
+        false => Err("its extended attributes are larger than a filesystem image can hold"),
+    }
+}
+
 impl<H: FsVerityHashValue> Filesystem<H> {
     /// The EROFS image in `format`; its fs-verity digest is the image's id.
     pub fn erofs(&self, format: FormatVersion) -> Box<[u8]> {
         mkfs_erofs_versioned(&self.0, format)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, ffi::OsStr};
+
+    use composefs::fsverity::Sha256HashValue;
+
+    use super::*;
+
+    fn entry(
+        path: &str,
+        item: TarItem<Sha256HashValue>,
+        xattrs: &[(String, usize)],
+    ) -> TarEntry<Sha256HashValue> {
+        let xattr = |(name, len): &(String, usize)| {
+            (Box::from(OsStr::new(name)), vec![b'x'; *len].into_boxed_slice())
+        };
+        let xattrs: BTreeMap<_, _> = xattrs.iter().map(xattr).collect();
+        let stat = Stat { st_mode: 0o755, xattrs, ..Stat::uninitialized() };
+        TarEntry { path: path.into(), stat, item }
+    }
+
+    fn image(entry: TarEntry<Sha256HashValue>) -> Result<(), FilesystemError> {
+        let mut builder = FilesystemBuilder::default();
+        builder.add(self::entry("/usr", TarItem::Directory, &[]))?;
+        builder.add(entry)?;
+        let filesystem = builder.finish()?;
+        for format in [FormatVersion::V1, FormatVersion::V2] {
+            assert!(!filesystem.erofs(format).is_empty());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_no_image_can_hold_is_refused_and_what_is_just_small_enough_is_not() {
+        let device = |number| entry("/usr/null", TarItem::Leaf(LeafContent::CharacterDevice(number)), &[]);
+        let named = |len| entry(&format!("/usr/{}", "n".repeat(len)), TarItem::Directory, &[]);
+        let hidden = |len| entry(&format!("/usr/.wh.{}", "n".repeat(len)), TarItem::Directory, &[]);
+        let with = |xattrs: &[(String, usize)]| entry("/usr/d", TarItem::Directory, xattrs);
+        let name = |len: usize| format!("user.{}", "n".repeat(len - 5));
+        let many = |count: usize, len| -> Vec<_> {
+            (0..count).map(|number| (format!("user.{number:05}"), len)).collect()
+        };
+        for (fits, entry) in [
+            (true, device(u64::from(u32::MAX))),
+            (false, device(1 << 32)),
+            (true, named(255)),
+            (false, named(256)),
+            (false, named(5000)),
+            (true, hidden(255)),
+            (false, hidden(256)),
+            (true, with(&[(name(255), 65_535)])),
+            (false, with(&[(name(256), 1)])),
+            (false, with(&[(name(6), 65_536)])),
+            (true, with(&many(250, 8))),
+            (false, with(&many(251, 8))),
+            (false, with(&many(5, 60_000))),
+        ] {
+            let path = entry.path.clone();
+            let made = image(entry);
+            assert_eq!(made.is_ok(), fits, "{}: {made:?}", path.display());
+        }
     }
 }

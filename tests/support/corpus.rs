@@ -68,6 +68,7 @@ pub fn refused() -> Vec<Case> {
         case("broken-checksum", after(file("usr/bad", "x").broken_checksum())),
         case("cut-in-header", vec![cut(whole.clone(), 512 + 100)]),
         case("cut-in-content", vec![cut(whole.clone(), 512 + 512 + 3000)]),
+        case("no-end", vec![unfinished([dir("usr")])]),
         case("garbage", vec![noise(2, 4096)]),
         case("no-usr", vec![tar([dir("etc"), file("etc/hostname", "x")])]),
         case("no-parent", after(file("usr/nowhere/f", "x"))),
