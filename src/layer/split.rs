@@ -205,7 +205,7 @@ impl<H: FsVerityHashValue> Splitter<H> {
         let rest = &slice[pos..];
         let carried = self.carry.len();
         if carried == 0 {
-            let (consumed, next) = self.parse(rest)?;
+            let (consumed, next) = self.parse(rest, 0)?;
             return Ok(self.advance(rest, consumed, next, pos));
         }
         let take = rest.len().min(need - carried.min(need));
@@ -214,7 +214,7 @@ impl<H: FsVerityHashValue> Splitter<H> {
             return Ok(pos + take);
         }
         let carry = std::mem::take(&mut self.carry);
-        let (consumed, next) = self.parse(&carry)?;
+        let (consumed, next) = self.parse(&carry, carried)?;
         match next {
             State::Header { need } if consumed == 0 => {
                 self.carry = carry;
@@ -241,9 +241,9 @@ impl<H: FsVerityHashValue> Splitter<H> {
     }
 
     /// One event of the parser: the bytes it used, and the state after it. Nothing used and `Header` means that
-    /// it needs more bytes.
-    fn parse(&mut self, input: &[u8]) -> Result<(usize, State<H>), SplitError> {
-        let offset = self.offset;
+    /// it needs more bytes. The first `carried` bytes were taken in before.
+    fn parse(&mut self, input: &[u8], carried: usize) -> Result<(usize, State<H>), SplitError> {
+        let offset = self.offset - carried as u64;
         let corrupt = |detail: String| SplitError::Corrupt { offset, detail };
         let event = self.parser.parse(input).map_err(|error| corrupt(error.to_string()))?;
         Ok(match event {
