@@ -5,7 +5,11 @@
 //! is done to a name in the folder that was found. Nor is a pipe or device ever waited for. Before upstream's functions,
 //! which walk paths by themselves, [`way_out`] looks at all that they may come to.
 
-use std::{ffi::CString, fs::File, os::fd::BorrowedFd, os::fd::OwnedFd};
+use std::{
+    ffi::{CStr, CString},
+    fs::File,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use rustix::{
     fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat},
@@ -39,34 +43,36 @@ pub(super) fn file<P: Arg>(root: BorrowedFd<'_>, path: P) -> Result<File> {
     if is_file { Ok(fd.into()) } else { Err(NO_FILE) }
 }
 
-/// The folder that `path` is in, and its name there.
-fn parent<'p>(root: BorrowedFd<'_>, path: &'p str) -> Result<(OwnedFd, &'p str)> {
-    let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
-    Ok((place(root, folder)?, name))
+/// Does something to the name at the end of `path`, in the folder that it is in.
+fn at<'p, T>(
+    root: BorrowedFd<'_>,
+    path: &'p str,
+    act: impl FnOnce(BorrowedFd<'_>, &'p str) -> Result<T>,
+) -> Result<T> {
+    match path.rsplit_once('/') {
+        None => act(root, path),
+        Some((folder, name)) => act(place(root, folder)?.as_fd(), name),
+    }
 }
 
 /// What has this path, which may be a link itself.
 pub(super) fn stat(root: BorrowedFd<'_>, path: &str) -> Result<Stat> {
-    let (folder, name) = parent(root, path)?;
-    fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+    at(root, path, |folder, name| fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW))
 }
 
 /// What a link says.
 pub(super) fn read_link(root: BorrowedFd<'_>, path: &str) -> Result<CString> {
-    let (folder, name) = parent(root, path)?;
-    fs::readlinkat(folder, name, Vec::new())
+    at(root, path, |folder, name| fs::readlinkat(folder, name, Vec::new()))
 }
 
 /// Makes a link where there is nothing.
 pub(super) fn make_link(root: BorrowedFd<'_>, path: &str, target: &str) -> Result<()> {
-    let (folder, name) = parent(root, path)?;
-    fs::symlinkat(target, folder, name)
+    at(root, path, |folder, name| fs::symlinkat(target, folder, name))
 }
 
 /// Makes a folder (0755, less the umask) unless something is there: whether it had to.
 pub(super) fn make_dir(root: BorrowedFd<'_>, path: &str) -> Result<bool> {
-    let (folder, name) = parent(root, path)?;
-    match fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)) {
+    match at(root, path, |folder, name| fs::mkdirat(folder, name, Mode::from_raw_mode(0o755))) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
         Err(error) => Err(error),
@@ -75,8 +81,7 @@ pub(super) fn make_dir(root: BorrowedFd<'_>, path: &str) -> Result<bool> {
 
 /// Takes a name away.
 pub(super) fn unlink(root: BorrowedFd<'_>, path: &str) -> Result<()> {
-    let (folder, name) = parent(root, path)?;
-    fs::unlinkat(folder, name, AtFlags::empty())
+    at(root, path, |folder, name| fs::unlinkat(folder, name, AtFlags::empty()))
 }
 
 /// Takes an empty folder away.
@@ -87,14 +92,12 @@ pub(super) fn remove_dir(root: BorrowedFd<'_>, path: &str) -> Result<()> {
 
 /// Moves `from` in the folder `scratch` to `path`, in the place of what is there.
 pub(super) fn replace(scratch: BorrowedFd<'_>, from: &str, root: BorrowedFd<'_>, path: &str) -> Result<()> {
-    let (folder, name) = parent(root, path)?;
-    fs::renameat(scratch, from, folder, name)
+    at(root, path, |folder, name| fs::renameat(scratch, from, folder, name))
 }
 
 /// Gives `from` in the folder `scratch` the name `path` too, where there is nothing.
 pub(super) fn link(scratch: BorrowedFd<'_>, from: &str, root: BorrowedFd<'_>, path: &str) -> Result<()> {
-    let (folder, name) = parent(root, path)?;
-    fs::linkat(scratch, from, folder, name, AtFlags::empty())
+    at(root, path, |folder, name| fs::linkat(scratch, from, folder, name, AtFlags::empty()))
 }
 
 /// The names in a folder, without `.` and `..`; none if there is no such folder.
@@ -245,7 +248,7 @@ fn leads_out(target: &[u8], depth: usize) -> bool {
 }
 
 /// Not every filesystem tells kinds in listings.
-fn is_link(folder: &OwnedFd, name: &std::ffi::CStr, kind: FileType) -> Result<bool> {
+fn is_link(folder: &OwnedFd, name: &CStr, kind: FileType) -> Result<bool> {
     match kind {
         FileType::Unknown => {
             let found = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -257,7 +260,7 @@ fn is_link(folder: &OwnedFd, name: &std::ffi::CStr, kind: FileType) -> Result<bo
 
 #[cfg(test)]
 mod tests {
-    use std::os::{fd::AsFd, unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 

@@ -75,7 +75,7 @@ impl Limit {
             Self::Layers => 4096,
             Self::LayerSize => 256 << 30,
             Self::Entries => 4_000_000,
-            Self::Metadata => 1 << 30,
+            Self::Metadata => 512 << 20,
             Self::Path => PATH_MAX,
             Self::Trailing => 64 << 20,
         }
