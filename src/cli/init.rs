@@ -7,7 +7,8 @@ pub(super) fn run(args: &InitArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let path = repo.path()?;
     let options = args.options();
     store::probe(&path, &options)?;
-    let (_, created) = store::init(&path, &options)?;
+    let (store, created) = store::init(&path, &options)?;
+    super::keep_lock(&store);
     let what = if created { "created" } else { "was there already, with the same options" };
     super::print(&format!("{}: {what}\n", path.display()))?;
     Ok(Exit::Done)

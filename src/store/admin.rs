@@ -6,13 +6,14 @@ use std::path::Path;
 use composefs::{fsverity::FsVerityHashValue, mount::MountOptions, repository::GcResult};
 use composefs_oci::{OciDigest, OciImage};
 use rustix::{
-    fs::{AtFlags, FlockOperation, flock, unlinkat},
+    fs::{AtFlags, FlockOperation, unlinkat},
     io::Errno,
 };
 use serde::Serialize;
 
 use super::{
-    FormatVersion, Holder, Store, StoreError, StreamName, Tag, claims,
+    FormatVersion, Holder, Store, StoreError, StreamName, Tag, calls, claims,
+    error::errno_in,
     holders::holders,
     links::{Link, TAGS},
     scratch,
@@ -254,11 +255,14 @@ impl<H: FsVerityHashValue> Store<H> {
             return self.repo.gc_dry_run(&[]).map_err(failed);
         }
         self.require_writable()?;
-        if flock(self.root(), FlockOperation::NonBlockingLockExclusive).is_err() {
-            // Our own lock is gone by now: changing its kind is a release first.
-            waiting(&holders(self.root()));
-            flock(self.root(), FlockOperation::LockExclusive)
-                .map_err(|errno| self.fault("locking the repository", errno))?;
+        let fault = |errno| self.fault("locking the repository", errno);
+        match calls::flock(self.root(), FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                // Our own lock is gone by now: changing its kind is a release first.
+                waiting(&holders(self.root()));
+                calls::flock(self.root(), FlockOperation::LockExclusive).map_err(fault)?;
+            }
+            locked => locked.map_err(fault)?,
         }
         claims::sweep(self.root());
         scratch::sweep(self.root()).map_err(|errno| self.fault("cleaning cfs-dag/tmp", errno))?;
@@ -283,9 +287,15 @@ impl<H: FsVerityHashValue> Store<H> {
         if !image.is_container_image() {
             return Err(StoreError::Refused(format!("{name}: an artifact has no filesystem to mount")));
         }
-        image
-            .mount_at(&self.repo, false, target, &MountOptions::default())
-            .map_err(|error| StoreError::upstream(format!("mounting {name} at {}", target.display()), &error))
+        image.mount_at(&self.repo, false, target, &MountOptions::default()).map_err(|error| {
+            let what = format!("mounting {name} at {}", target.display());
+            match errno_in(&error) {
+                Some(Errno::PERM | Errno::ACCESS) if !rustix::process::geteuid().is_root() => {
+                    StoreError::Refused(format!("{what}: not permitted: mounting needs root"))
+                }
+                _ => StoreError::upstream(what, &error),
+            }
+        })
     }
 
     fn open_image(&self, name: &str) -> Result<OciImage<H>, StoreError> {

@@ -11,7 +11,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Store, StoreError,
+    Store, StoreError, calls,
     scratch::{NODES_DIR as NODES, OWN_DIR, make_dir},
 };
 
@@ -63,7 +63,8 @@ impl<H: FsVerityHashValue> Store<H> {
     /// unreadable counts as none. Writes nothing.
     pub fn remembered(&self, key: &str) -> Option<Record> {
         let path = record_path(key)?;
-        let file = fs::openat(self.root(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let file =
+            calls::openat(self.root(), &*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let mut text = Vec::new();
         File::from(file).take(RECORD_LIMIT).read_to_end(&mut text).ok()?;
         let stored: Stored<Record> = serde_json::from_slice(&text).ok()?;

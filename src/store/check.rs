@@ -12,11 +12,11 @@ use std::{
 use composefs::fsverity::FsVerityHashValue;
 use composefs_oci::{OciFsckResult, oci_fsck};
 use rustix::{
-    fs::{Dir, Mode, OFlags, openat},
+    fs::{Mode, OFlags},
     io::Errno,
 };
 
-use super::{Store, StoreError, scratch::open_dir};
+use super::{Store, StoreError, calls, scratch::open_dir};
 
 /// What a check has found.
 #[derive(Debug)]
@@ -63,9 +63,7 @@ impl<H: FsVerityHashValue> Store<H> {
         // A thread of its own, because the caller's may be driving a runtime already.
         let result = std::thread::scope(|scope| scope.spawn(check).join());
         let found = match result {
-            Ok(result) => {
-                result.map_err(|error| StoreError::upstream("checking the repository", &error))?
-            }
+            Ok(result) => result.map_err(|error| StoreError::upstream("checking the repository", &error))?,
             Err(_) => {
                 return Err(StoreError::Upstream {
                     what: "checking the repository".into(),
@@ -90,14 +88,14 @@ impl<H: FsVerityHashValue> Store<H> {
                 Err(Errno::NOENT) => continue,
                 opened => opened.map_err(fault)?,
             };
-            for entry in Dir::read_from(&dir).map_err(fault)? {
+            for entry in calls::entries(&dir).map_err(fault)? {
                 let entry = entry.map_err(fault)?;
                 let name = entry.file_name();
                 if name == c"." || name == c".." {
                     continue;
                 }
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let opened = openat(&dir, name, flags, Mode::empty()).map(File::from);
+                let opened = calls::openat(&dir, name, flags, Mode::empty()).map(File::from);
                 let read = opened.map_err(io::Error::from).and_then(|file| read(file, &mut buffer));
                 match read {
                     Ok(()) => checked.read += 1,

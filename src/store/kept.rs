@@ -14,6 +14,7 @@ use rustix::{
 use super::{
     Store, StoreError,
     barrier::Durable,
+    calls,
     links::{Link, STREAMS},
     stream::Opened,
 };
@@ -49,7 +50,7 @@ impl<H: FsVerityHashValue> Store<H> {
             Err(Errno::NOENT) => return Ok(()),
             Err(errno) => return Err(fault(errno)),
         };
-        for entry in rustix::fs::Dir::read_from(dir).map_err(fault)? {
+        for entry in calls::entries(dir).map_err(fault)? {
             let entry = entry.map_err(fault)?;
             let id = entry.file_name().to_bytes().strip_prefix(PREFIX.as_bytes());
             if let Some(id) = id.and_then(|digits| H::from_hex(digits).ok()) {

@@ -6,7 +6,7 @@ use std::fmt;
 use composefs::fsverity::FsVerityHashValue;
 use rustix::{fs, io::Errno};
 
-use super::{Store, StoreError, barrier::Durable, law::Op, scratch::make_dir};
+use super::{Store, StoreError, barrier::Durable, calls, law::Op, scratch::make_dir};
 use crate::types::Digest;
 
 /// What a splitstream holds, as its header says (private constants in upstream's `skopeo.rs`).
@@ -181,7 +181,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// The system's.
     pub fn tags(&self) -> Result<Vec<(String, Digest)>, StoreError> {
-        let mut tags: Vec<(String, Digest)> = composefs_oci::list_refs(&self.repo)
+        let mut tags: Vec<(String, Digest)> = calls::until_it_ends(|| composefs_oci::list_refs(&self.repo))
             .map_err(|error| StoreError::upstream("listing tags", &error))?
             .into_iter()
             .filter_map(|(name, digest)| Some((name, digest.to_string().parse().ok()?)))

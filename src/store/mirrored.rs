@@ -18,7 +18,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Store, StoreError,
+    Store, StoreError, calls,
     scratch::{MIRRORS_DIR, OWN_DIR, make_dir},
 };
 
@@ -74,7 +74,7 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// The record at `path`, if there is one.
     fn mirror_record(&self, path: &str) -> Result<Option<Record>, StoreError> {
-        let file = match fs::openat(self.root(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let file = match calls::openat(self.root(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(self.fault(self.path().join(path).display().to_string(), errno)),

@@ -7,6 +7,7 @@
 mod admin;
 mod barrier;
 mod cache;
+mod calls;
 mod check;
 mod claims;
 mod commit;

@@ -23,10 +23,16 @@ use composefs::fsverity::{
 };
 use rustix::{
     fs::{self, AtFlags, FileType, Mode, OFlags},
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 
-use super::{Store, StoreError, known::Known, law::Op, scratch::make_dir, seal::Source};
+use super::{
+    Store, StoreError, calls,
+    known::Known,
+    law::Op,
+    scratch::{make_dir, open_dir},
+    seal::Source,
+};
 
 /// How often a name may change between looking and linking: only another program that replaces objects does that.
 const LINK_ATTEMPTS: usize = 8;
@@ -131,9 +137,13 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Whether any object may be stored. Only a guess to save work.
     pub fn may_have_objects(&self) -> bool {
-        let objects = self.repo.objects_dir().ok().and_then(|dir| fs::Dir::read_from(dir).ok());
+        // Upstream's descriptor of it is not for reading.
+        let objects = match open_dir(self.root(), "objects") {
+            Err(Errno::NOENT) => return false,
+            opened => opened.and_then(calls::entries),
+        };
         let dot = |name: &CStr| name == c"." || name == c"..";
-        objects.is_none_or(|mut dir| dir.any(|entry| entry.is_ok_and(|entry| !dot(entry.file_name()))))
+        objects.map_or(true, |mut dir| dir.any(|entry| entry.map_or(true, |entry| !dot(entry.file_name()))))
     }
 
     /// Forgets what was seen to be there: a garbage collection ran.
@@ -205,7 +215,7 @@ impl<H: FsVerityHashValue> Store<H> {
             };
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = match fs::openat(dir, name.as_c_str(), flags, Mode::empty()) {
+        let fd = match calls::openat(dir, name.as_c_str(), flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(Seen::Nothing),
             Err(Errno::LOOP) => return Ok(Seen::Wrong),
@@ -251,7 +261,7 @@ impl<H: FsVerityHashValue> Store<H> {
         if let Some(dir) = self.object_dir(id)? {
             return Ok(dir);
         }
-        let objects = self.repo.objects_dir().map_err(fault)?;
+        let objects = retry_on_intr(|| self.repo.objects_dir()).map_err(fault)?;
         let made = make_dir(objects.as_fd(), &id.to_object_dir()).map_err(fault)?;
         self.open_object_dir(id, made)?.ok_or_else(|| fault(Errno::NOENT))
     }
@@ -302,5 +312,5 @@ pub(super) fn object_path<H: FsVerityHashValue>(id: &H) -> String {
 }
 
 fn open_path_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    fs::openat(at, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    calls::openat(at, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }

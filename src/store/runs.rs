@@ -1,7 +1,7 @@
 //! Records of runs as numbered files in `<repo>/cfs-dag/runs/`. Knows names and how many are kept; ignores what is in
 //! them.
 
-use std::{fs::File, io};
+use std::{ffi::CStr, fs::File, io};
 
 use composefs::fsverity::FsVerityHashValue;
 use rustix::{
@@ -10,8 +10,8 @@ use rustix::{
 };
 
 use super::{
-    Store, StoreError,
-    scratch::{OWN_DIR, RUNS_DIR, make_dir},
+    Store, StoreError, calls,
+    scratch::{OWN_DIR, RUNS_DIR, make_dir, open_dir},
 };
 
 /// How many records are kept.
@@ -23,16 +23,25 @@ const ATTEMPTS: usize = 100;
 impl<H: FsVerityHashValue> Store<H> {
     /// The numbers of the runs of which there are records, oldest first. A folder that cannot be read has none.
     pub fn runs(&self) -> Vec<u64> {
-        let entries = std::fs::read_dir(self.path().join(RUNS_DIR)).into_iter().flatten().flatten();
-        let number = |entry: std::fs::DirEntry| {
-            let name = entry.file_name().into_string().ok()?;
-            let number = name.strip_suffix(ENDING)?.parse().ok()?;
-            // Others may put other names here.
-            path(number).ends_with(&format!("/{name}")).then_some(number)
+        self.list_runs().unwrap_or_default()
+    }
+
+    /// The same for who has to know.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn list_runs(&self) -> Result<Vec<u64>, StoreError> {
+        let fault = |errno| self.fault(self.path().join(RUNS_DIR).display().to_string(), errno);
+        let dir = match open_dir(self.root(), RUNS_DIR) {
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            opened => opened.map_err(fault)?,
         };
-        let mut numbers: Vec<u64> = entries.filter_map(number).collect();
+        let mut numbers = Vec::new();
+        for entry in calls::entries(&dir).map_err(fault)? {
+            numbers.extend(number(entry.map_err(fault)?.file_name()));
+        }
         numbers.sort_unstable();
-        numbers
+        Ok(numbers)
     }
 
     /// The record of the run `number`.
@@ -40,7 +49,8 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// The file cannot be opened.
     pub fn open_run(&self, number: u64) -> io::Result<File> {
-        Ok(fs::openat(self.root(), path(number), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
+        Ok(calls::openat(self.root(), &*path(number), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?
+            .into())
     }
 
     /// Keeps the record of a run under the next number, and forgets those that are too old. Gives the number.
@@ -74,6 +84,13 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         Err(fault(Errno::EXIST))
     }
+}
+
+/// The number of a record by its name; others may put other names here.
+fn number(name: &CStr) -> Option<u64> {
+    let name = name.to_str().ok()?;
+    let number = name.strip_suffix(ENDING)?.parse().ok()?;
+    path(number).ends_with(&format!("/{name}")).then_some(number)
 }
 
 /// Padded, so that a listing is in order.

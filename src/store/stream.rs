@@ -16,11 +16,13 @@ use composefs::{
     splitstream::SplitStreamReader,
 };
 use rustix::{
-    fs::{self, Mode, OFlags},
+    fs::{Mode, OFlags},
     io::Errno,
 };
 
-use super::{Content, Store, StoreError, objects::object_path, splitstream::StreamWriter};
+use super::{
+    Content, Store, StoreError, calls, error::errno_in, objects::object_path, splitstream::StreamWriter,
+};
 
 const MAGIC: &[u8; 11] = b"SplitStream";
 const HEADER_SIZE: u64 = 32;
@@ -59,11 +61,21 @@ pub(super) struct Peeked {
 }
 
 impl Peeked {
-    /// Reads its references.
-    pub(super) fn open<H: FsVerityHashValue>(self) -> Opened<H> {
-        match SplitStreamReader::new(self.file, None) {
-            Ok(reader) => Opened::Stream(reader),
-            Err(error) => Opened::Broken(format!("{error:#}")),
+    /// Reads its references. Failures that say nothing about the object are errors, not a broken stream.
+    pub(super) fn open<H: FsVerityHashValue>(self) -> Result<Opened<H>, StoreError> {
+        let refused = |cause| StoreError::Io { what: "reading a stream".into(), cause };
+        loop {
+            let error = match SplitStreamReader::new(self.file.try_clone().map_err(refused)?, None) {
+                Ok(reader) => return Ok(Opened::Stream(reader)),
+                Err(error) => error,
+            };
+            match errno_in(&error) {
+                Some(Errno::INTR) => {}
+                Some(errno @ (Errno::NOMEM | Errno::MFILE | Errno::NFILE)) => {
+                    return Err(refused(errno.into()));
+                }
+                _ => return Ok(Opened::Broken(format!("{error:#}"))),
+            }
         }
     }
 }
@@ -81,7 +93,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// say) are errors, not a broken stream: a broken one may be replaced.
     pub(super) fn open_stream(&self, id: &H) -> Result<Opened<H>, StoreError> {
         Ok(match self.peek_stream(id)? {
-            Ok(peeked) => peeked.open(),
+            Ok(peeked) => peeked.open()?,
             Err(why) => Opened::Broken(why),
         })
     }
@@ -102,7 +114,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// are measured.
     pub(super) fn open_verified(&self, id: &H) -> Result<Result<File, String>, StoreError> {
         let path = object_path(id);
-        let file = match fs::openat(self.root(), &*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let file = match calls::openat(self.root(), &*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT) => return Ok(Err("its object is missing".into())),
             Err(errno) => return Err(self.fault(path, errno)),

@@ -4,9 +4,11 @@
 mod descriptor;
 mod digest;
 mod memory;
+mod remedy;
 mod step;
 
 pub use descriptor::{Descriptor, LayerKind};
 pub use digest::{Digest, ParseDigestError, Sha256};
 pub use memory::{Account, Budget, Buffer, Hold, Slice, Wake};
+pub use remedy::{errno_in_text, remedy};
 pub use step::{Edge, NodeId};
