@@ -9,7 +9,8 @@ pub(super) fn run(args: &InitArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     // Who does not say otherwise asks for a protected one.
     options.require_verity = !options.insecure;
     store::probe(&path, &options)?;
-    let (_, created) = store::init(&path, &options)?;
+    let (store, created) = store::init(&path, &options)?;
+    super::keep_lock(&store);
     let what = if created { "created" } else { "was there already, with the same options" };
     super::print(&format!("{}: {what}\n", path.display()))?;
     Ok(Exit::Done)

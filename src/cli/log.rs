@@ -53,7 +53,7 @@ struct ViewArgs {
 
 pub(super) fn run(args: &LogArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let store = repo.open()?;
-    let runs = with_store!(&store, store => store.runs());
+    let runs = with_store!(&store, store => store.list_runs())?;
     if args.view.list {
         print(&report::list(&with_store!(&store, store => heads(store))))?;
         return Ok(Exit::Done);

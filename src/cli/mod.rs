@@ -9,6 +9,7 @@ mod init;
 mod log;
 mod mirror;
 mod options;
+mod panics;
 mod parse;
 mod plan;
 mod pull;
@@ -28,6 +29,7 @@ use crate::{
     render::words,
     report::diagnosis,
     store::{self, AnyStore, InitOptions},
+    with_store,
 };
 
 /// Exit codes, as in the README.
@@ -162,7 +164,15 @@ fn open(path: &Path) -> Result<AnyStore, Problem> {
             store::name_holders(holders)
         )),
     }
-    Ok(store::open(path)?)
+    let store = store::open(path)?;
+    keep_lock(&store);
+    Ok(store)
+}
+
+/// Leaves the lock on a repository to the end of this process. Upstream gives it back when the last handle goes, and
+/// panics if that fails (a network filesystem); so the last one stays.
+fn keep_lock(store: &AnyStore) {
+    with_store!(store, store => std::mem::forget(store.upstream().clone()));
 }
 
 /// An error and the exit code that goes with it.
@@ -186,6 +196,7 @@ impl Problem {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     allocator::set_up();
+    panics::set_up();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -77,6 +77,7 @@ impl<'a> Session<'a> {
             return Ok(store);
         }
         let (store, _) = store::init(&self.path, &self.options)?;
+        super::keep_lock(&store);
         Ok(self.store.get_or_init(|| store))
     }
 

@@ -71,7 +71,9 @@ pub enum RunError {
     #[error("{0}")]
     Store(#[from] StoreError),
     /// The system refuses threads.
-    #[error("cannot start worker threads: {0}")]
+    #[error(
+        "cannot start worker threads: {0}: raise the limits of processes (ulimit -u) and of memory, then run again"
+    )]
     Threads(#[from] rayon::ThreadPoolBuildError),
     /// A defect of this program.
     #[error("a defect in this program, please report it: {0}")]

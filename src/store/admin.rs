@@ -257,11 +257,14 @@ impl<H: FsVerityHashValue> Store<H> {
             return self.repo.gc_dry_run(&[]).map_err(failed);
         }
         self.require_writable()?;
-        if flock(self.root(), FlockOperation::NonBlockingLockExclusive).is_err() {
-            // Our own lock is gone by now: changing its kind is a release first.
-            waiting(&holders(self.root()));
-            flock(self.root(), FlockOperation::LockExclusive)
-                .map_err(|errno| self.fault("locking the repository", errno))?;
+        let fault = |errno| self.fault("locking the repository", errno);
+        match calls::flock(self.root(), FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                // Our own lock is gone by now: changing its kind is a release first.
+                waiting(&holders(self.root()));
+                calls::flock(self.root(), FlockOperation::LockExclusive).map_err(fault)?;
+            }
+            locked => locked.map_err(fault)?,
         }
         claims::sweep(self.root());
         scratch::sweep(self.root()).map_err(|errno| self.fault("cleaning cfs-dag/tmp", errno))?;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use composefs::fsverity::FsVerityHashValue;
 use rustix::io::Errno;
 
-use super::{Store, StoreError, law::Op};
+use super::{Store, StoreError, calls, law::Op};
 
 /// Proof that a `syncfs` began after `T` was handed over and has ended well. Links are made with nothing less.
 ///
@@ -37,8 +37,8 @@ impl<H: FsVerityHashValue> Store<H> {
     pub(super) fn barrier<T>(&self, complete: T) -> Result<Durable<T>, (T, Errno)> {
         self.record(|| Op::BarrierBegin);
         self.objects.unsynced.store(false, Ordering::SeqCst);
-        if let Err(errno) = rustix::fs::syncfs(self.root()) {
-            self.lost.store(true, Ordering::SeqCst);
+        if let Err(errno) = calls::syncfs(self.root()) {
+            let _ = self.lost.set(errno);
             return Err((complete, errno));
         }
         self.barriers.fetch_add(1, Ordering::Relaxed);
@@ -50,7 +50,7 @@ impl<H: FsVerityHashValue> Store<H> {
     pub(super) fn sync_dir(&self, dir: &'static str) -> Result<(), StoreError> {
         let fault = |errno| self.fault(format!("syncing {dir}"), errno);
         let fd = super::beneath::dir(self.root(), dir).map_err(fault)?;
-        rustix::fs::fsync(fd).map_err(fault)?;
+        calls::fsync(fd).map_err(fault)?;
         self.record(|| Op::DirSynced(dir.to_owned()));
         Ok(())
     }

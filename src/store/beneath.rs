@@ -12,10 +12,12 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat},
-    io::{Errno, Result},
+    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat},
+    io::{Errno, Result, retry_on_intr},
     path::Arg,
 };
+
+use super::calls;
 
 /// What [`file`] finds where there is no regular file.
 pub(super) const NO_FILE: Errno = Errno::NXIO;
@@ -23,7 +25,9 @@ pub(super) const NO_FILE: Errno = Errno::NXIO;
 /// Opens what has this path below `root`, which holds no link; [`Errno::LOOP`] if it does.
 fn open<P: Arg>(root: BorrowedFd<'_>, path: P, flags: OFlags) -> Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    path.into_with_c_str(|path| {
+        retry_on_intr(|| fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
+    })
 }
 
 /// Opens a folder for reading.
@@ -111,7 +115,7 @@ pub(super) fn names(root: BorrowedFd<'_>, path: &str) -> Result<Vec<CString>> {
 
 fn names_in(folder: &OwnedFd) -> Result<Vec<CString>> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
+    for entry in calls::entries(folder)? {
         let entry = entry?;
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
             names.push(entry.file_name().to_owned());
@@ -179,7 +183,7 @@ pub(super) fn linked_object(root: BorrowedFd<'_>) -> Result<Option<String>> {
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             Err(error) => return Err(error),
         };
-        for entry in Dir::read_from(&folder)? {
+        for entry in calls::entries(&folder)? {
             let entry = entry?;
             if is_link(&folder, entry.file_name(), entry.file_type())? {
                 return Ok(Some(format!("{path}/{}", entry.file_name().to_string_lossy())));
@@ -202,7 +206,7 @@ const DEEPEST: usize = 32;
 
 /// A link below `folder`, which is `depth` below the root, that leads out of the repository.
 fn link_out(fd: &OwnedFd, folder: &str, depth: usize) -> Result<Option<String>> {
-    for entry in Dir::read_from(fd)? {
+    for entry in calls::entries(fd)? {
         let entry = entry?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
@@ -215,7 +219,7 @@ fn link_out(fd: &OwnedFd, folder: &str, depth: usize) -> Result<Option<String>> 
                 Ok(_) | Err(Errno::NOENT) => {}
                 Err(error) => return Err(error),
             }
-        } else if let Ok(below) = fs::openat(
+        } else if let Ok(below) = calls::openat(
             fd,
             name,
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,

@@ -9,11 +9,11 @@ use std::{fmt, fs::File, io};
 use composefs::fsverity::FsVerityHashValue;
 use composefs_oci::{OciFsckResult, oci_fsck};
 use rustix::{
-    fs::{Dir, Mode, OFlags, openat},
+    fs::{Mode, OFlags},
     io::Errno,
 };
 
-use super::{Store, StoreError, beneath, doubt::read_to_end};
+use super::{Store, StoreError, beneath, calls, doubt::read_to_end};
 
 /// What a check has found.
 #[derive(Debug)]
@@ -93,14 +93,14 @@ impl<H: FsVerityHashValue> Store<H> {
                 Err(Errno::NOENT) => continue,
                 opened => opened.map_err(fault)?,
             };
-            for entry in Dir::read_from(&dir).map_err(fault)? {
+            for entry in calls::entries(&dir).map_err(fault)? {
                 let entry = entry.map_err(fault)?;
                 let name = entry.file_name();
                 if name == c"." || name == c".." {
                     continue;
                 }
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let opened = openat(&dir, name, flags, Mode::empty()).map(File::from);
+                let opened = calls::openat(&dir, name, flags, Mode::empty()).map(File::from);
                 let read = opened.map_err(io::Error::from).and_then(|file| read_to_end(file, &mut buffer));
                 match read {
                     Ok(()) => checked.read += 1,

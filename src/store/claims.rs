@@ -16,13 +16,13 @@ use std::{
 
 use composefs::fsverity::FsVerityHashValue;
 use rustix::{
-    fs::{self, AtFlags, Dir, FlockOperation, Mode, OFlags},
+    fs::{self, AtFlags, FlockOperation, Mode, OFlags},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Store, StreamName, beneath,
+    Store, StreamName, beneath, calls,
     holders::{Holder, command, holders},
     scratch::{CLAIMS_DIR, OWN_DIR},
 };
@@ -108,7 +108,7 @@ impl<H: FsVerityHashValue> Store<H> {
                 Err(Errno::NOENT) => continue,
                 opened => opened?,
             };
-            match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match calls::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) if is_named(dir.as_fd(), &name, &file) => {
                     return Ok(Claim::Theirs(holder_of(&file)));
                 }
@@ -152,10 +152,10 @@ impl<H: FsVerityHashValue> Store<H> {
 /// Removes the claims of dead processes, as far as may be.
 pub(super) fn sweep(repo: BorrowedFd<'_>) {
     let Ok(dir) = beneath::dir(repo, CLAIMS_DIR) else { return };
-    for entry in Dir::read_from(&dir).into_iter().flatten().flatten() {
+    for entry in calls::entries(&dir).into_iter().flatten().flatten() {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = fs::openat(&dir, entry.file_name(), flags, Mode::empty()) else { continue };
-        if fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let Ok(file) = calls::openat(&dir, entry.file_name(), flags, Mode::empty()) else { continue };
+        if calls::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             // A folder stays: it is nothing of ours.
             remove(dir.as_fd(), entry.file_name(), &file);
         }
@@ -167,8 +167,8 @@ fn open_file(dir: BorrowedFd<'_>, name: &str) -> Result<File, Errno> {
     // A pipe would be waited for.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened =
-        match fs::openat(dir, name, flags | OFlags::RDWR | OFlags::CREATE, Mode::from_raw_mode(0o644)) {
-            Err(Errno::ACCESS) => fs::openat(dir, name, flags | OFlags::RDONLY, Mode::empty()),
+        match calls::openat(dir, name, flags | OFlags::RDWR | OFlags::CREATE, Mode::from_raw_mode(0o644)) {
+            Err(Errno::ACCESS) => calls::openat(dir, name, flags | OFlags::RDONLY, Mode::empty()),
             opened => opened,
         };
     opened.map(File::from)

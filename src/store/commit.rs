@@ -113,7 +113,10 @@ impl<H: FsVerityHashValue> Commit<H> {
             let (store, queue) = (store.clone(), queue.clone());
             move || serve(&store, &queue)
         });
-        let thread = thread.map_err(|cause| StoreError::Io { what: "starting a thread".into(), cause })?;
+        let thread = thread.map_err(|cause| StoreError::Io {
+            what: "starting a thread (the limit may be that of processes, ulimit -u, or of memory)".into(),
+            cause,
+        })?;
         Ok(Self { store: store.clone(), queue, thread: Mutex::new(Some(thread)) })
     }
 
@@ -267,8 +270,8 @@ fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) -> Touched {
         if requests.is_empty() {
             return done.touched;
         }
-        if store.lost.load(Ordering::SeqCst) {
-            requests.into_iter().for_each(|request| request.answer(Err(StoreError::AfterFailedSync)));
+        if let Some(errno) = store.lost.get() {
+            requests.into_iter().for_each(|request| request.answer(Err(StoreError::AfterFailedSync(*errno))));
         } else {
             round(store, requests, &mut done);
             // Failing is harmless: the next run tries again.

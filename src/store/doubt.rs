@@ -55,6 +55,11 @@ impl<H: FsVerityHashValue> Store<H> {
 
 /// Reads a file and forgets what it says.
 pub(super) fn read_to_end(mut file: File, buffer: &mut [u8]) -> io::Result<()> {
-    while file.read(buffer)? > 0 {}
-    Ok(())
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+    }
 }

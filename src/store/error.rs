@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 
 use rustix::io::Errno;
 
+use crate::types::{errno_in_text, remedy};
+
 /// Why the repository could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -24,7 +26,7 @@ pub enum StoreError {
     #[error("{}: the filesystem is read-only: remount it for writing, or choose another repository", .0.display())]
     ReadOnly(PathBuf),
     /// Any other failure of a system call.
-    #[error("{what}: {cause}")]
+    #[error("{what}: {cause}{}", remedy(cause))]
     Io {
         /// What was being done, with the path.
         what: String,
@@ -47,13 +49,13 @@ pub enum StoreError {
     Upstream {
         /// What was being done.
         what: String,
-        /// Its error chain, on one line.
+        /// Its error chain, on one line, and what to do if the system is to blame.
         detail: String,
     },
     /// An earlier barrier failed, so nothing may be linked in this run any more: the kernel reports a lost
     /// write only once, and a later `syncfs` would succeed without the data being there.
-    #[error("nothing is linked after a failed sync: check the disk, then run again")]
-    AfterFailedSync,
+    #[error("nothing is linked after a failed sync ({0}): check the disk, then run again")]
+    AfterFailedSync(Errno),
     /// The commit thread ended before it got to this request.
     #[error("the run was ended before this was linked")]
     Ended,
@@ -62,7 +64,8 @@ pub enum StoreError {
 impl StoreError {
     /// An error of composefs, its chain on one line.
     pub(super) fn upstream(what: impl Into<String>, error: &anyhow::Error) -> Self {
-        Self::Upstream { what: what.into(), detail: format!("{error:#}").replace('\n', " ") }
+        let remedy = errno_in(error).map_or("", |errno| remedy(&errno.into()));
+        Self::Upstream { what: what.into(), detail: format!("{error:#}").replace('\n', " ") + remedy }
     }
 
     /// A failed system call on something in the repository at `repo`.
@@ -85,4 +88,10 @@ impl StoreError {
             other => Self::Io { what: what.into(), cause: other.into() },
         }
     }
+}
+
+/// The failed system call behind an error of composefs, if there is one. Some of its errors hide the value and show
+/// only the words.
+pub(super) fn errno_in(error: &anyhow::Error) -> Option<Errno> {
+    errno_in_text(&format!("{error:#}"))
 }

@@ -184,7 +184,7 @@ impl<H: FsVerityHashValue> Store<H> {
         if self.is_reached(id)? {
             return Ok(Examined::Whole(content));
         }
-        let mut stream = match stream.open() {
+        let mut stream = match stream.open()? {
             Opened::Stream(stream) => stream,
             Opened::Broken(why) => return Ok(Examined::Broken(Fault::Missing(why))),
         };

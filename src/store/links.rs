@@ -181,7 +181,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// The system's.
     pub fn tags(&self) -> Result<Vec<(String, Digest)>, StoreError> {
-        let mut tags: Vec<(String, Digest)> = composefs_oci::list_refs(&self.repo)
+        let mut tags: Vec<(String, Digest)> = calls::until_it_ends(|| composefs_oci::list_refs(&self.repo))
             .map_err(|error| StoreError::upstream("listing tags", &error))?
             .into_iter()
             .filter_map(|(name, digest)| Some((name, digest.to_string().parse().ok()?)))

@@ -8,6 +8,7 @@ mod admin;
 mod barrier;
 mod beneath;
 mod cache;
+mod calls;
 mod check;
 mod claims;
 mod commit;

@@ -37,7 +37,7 @@ impl<H: FsVerityHashValue> Store<H> {
     fn lacking(&self) -> Option<&'static str> {
         let open = |filesystem: &str| fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC);
         match open("erofs") {
-            Err(Errno::PERM) => return Some("only root may mount"),
+            Err(Errno::PERM) => return Some("not permitted: mounting needs root"),
             Err(Errno::NOSYS) => return Some("this kernel is too old: Linux 5.2 and newer can do it"),
             Err(Errno::NODEV) => return Some("this kernel has no erofs"),
             _ => {}

@@ -23,10 +23,10 @@ use composefs::fsverity::{
 };
 use rustix::{
     fs::{self, AtFlags, FileType, Mode, OFlags},
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 
-use super::{Store, StoreError, beneath, known::Known, law::Op, seal::Source};
+use super::{Store, StoreError, beneath, calls, known::Known, law::Op, seal::Source};
 
 /// How often a name may change between looking and linking: only another program that replaces objects does that.
 const LINK_ATTEMPTS: usize = 8;
@@ -134,9 +134,12 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Whether any object may be stored. Only a guess to save work.
     pub fn may_have_objects(&self) -> bool {
-        let objects = beneath::dir(self.root(), "objects").ok().and_then(|dir| fs::Dir::read_from(dir).ok());
+        let objects = match beneath::dir(self.root(), "objects") {
+            Err(Errno::NOENT) => return false,
+            opened => opened.and_then(calls::entries),
+        };
         let dot = |name: &CStr| name == c"." || name == c"..";
-        objects.is_some_and(|mut dir| dir.any(|entry| entry.is_ok_and(|entry| !dot(entry.file_name()))))
+        objects.map_or(true, |mut dir| dir.any(|entry| entry.map_or(true, |entry| !dot(entry.file_name()))))
     }
 
     /// Forgets what was seen to be there: a garbage collection ran.
@@ -209,7 +212,7 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         // A pipe is not waited for: it has no digest.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = match fs::openat(dir, name.as_c_str(), flags, Mode::empty()) {
+        let fd = match calls::openat(dir, name.as_c_str(), flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(Seen::Nothing),
             Err(Errno::LOOP) => return Ok(Seen::Wrong),
@@ -231,7 +234,7 @@ impl<H: FsVerityHashValue> Store<H> {
             return Ok(Seen::Right);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = fs::openat(dir, Basename::of(id).as_c_str(), flags, Mode::empty());
+        let fd = calls::openat(dir, Basename::of(id).as_c_str(), flags, Mode::empty());
         let file = File::from(fd.map_err(|errno| self.object_fault(id, errno))?);
         Ok(if self.is_sound(id, &file) { Seen::Right } else { Seen::Wrong })
     }

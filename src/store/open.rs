@@ -20,11 +20,11 @@ use composefs::{
     },
 };
 use rustix::{
-    fs::{self, Access, AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatVfsMountFlags},
+    fs::{self, Access, AtFlags, CWD, FlockOperation, Mode, OFlags, StatVfsMountFlags},
     io::Errno,
 };
 
-use super::{AnyStore, Holder, Store, StoreError, beneath, holders::holders, seal::reopen_read_only};
+use super::{AnyStore, Holder, Store, StoreError, beneath, calls, holders::holders, seal::reopen_read_only};
 
 /// The path that `--repo`, `--user` or `--system` mean; without any, the system's repository for root and the
 /// user's for everyone else, as in `cfsctl` (its `resolve_repo_path`).
@@ -164,7 +164,7 @@ pub fn open(path: &Path) -> Result<AnyStore, StoreError> {
 pub fn locked_by(path: &Path) -> Option<Vec<Holder>> {
     // A descriptor of our own: closing it releases this lock alone.
     let dir = open_dir(path).ok()?;
-    match fs::flock(&dir, FlockOperation::NonBlockingLockShared) {
+    match calls::flock(&dir, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => Some(holders(dir.as_fd())),
         _ => None,
     }
@@ -184,10 +184,10 @@ pub fn init(path: &Path, options: &InitOptions) -> Result<(AnyStore, bool), Stor
     if let Target::Existing(_) = probe(path, &options)? {
         return Ok((open(path)?, false));
     }
-    let made: Vec<PathBuf> = missing_dirs(path);
-    let result = create(path, &options);
+    let missing = missing_dirs(path);
+    let result = create(path, &missing, &options);
     if result.is_err() {
-        for dir in made {
+        for dir in missing {
             // Only what is still empty goes.
             let _ = std::fs::remove_dir(dir);
         }
@@ -195,10 +195,15 @@ pub fn init(path: &Path, options: &InitOptions) -> Result<(AnyStore, bool), Stor
     result.map(|store| (store, true))
 }
 
-fn create(path: &Path, options: &InitOptions) -> Result<AnyStore, StoreError> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)
-            .map_err(|cause| StoreError::Io { what: format!("creating {}", parent.display()), cause })?;
+fn create(path: &Path, missing: &[PathBuf], options: &InitOptions) -> Result<AnyStore, StoreError> {
+    // The first one is the repository itself, which upstream makes.
+    for dir in missing.iter().skip(1).rev() {
+        match fs::mkdir(dir, Mode::from_raw_mode(0o777)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => {
+                return Err(StoreError::errno(path, format!("creating {}", dir.display()), errno));
+            }
+        }
     }
     match options.algorithm() {
         Algorithm::Sha256 { .. } => Ok(AnyStore::Sha256(create_typed(path, options)?)),
@@ -216,7 +221,8 @@ fn create_typed<H: FsVerityHashValue>(
         let mut config = RepositoryConfig::new(options.algorithm());
         config.erofs_formats = options.formats();
         let config = if options.insecure { config.set_insecure() } else { config };
-        let (repo, _) = Repository::<H>::init_path(CWD, path, config)
+        // What an interrupted attempt has made, the next one takes as it is.
+        let (repo, _) = calls::until_it_ends(|| Repository::<H>::init_path(CWD, path, config.clone()))
             .map_err(|error| StoreError::upstream("creating the repository", &error))?;
         if repo.is_insecure() == options.insecure {
             return Ok(Store::new(repo, path));
@@ -228,8 +234,8 @@ fn create_typed<H: FsVerityHashValue>(
 }
 
 fn open_typed<H: FsVerityHashValue>(path: &Path) -> Result<std::sync::Arc<Store<H>>, StoreError> {
-    let repo = Repository::<H>::open_path(CWD, path)
-        .map_err(|error| StoreError::upstream(format!("opening {}", path.display()), &error.into()))?;
+    let repo = calls::until_it_ends(|| Ok(Repository::<H>::open_path(CWD, path)?))
+        .map_err(|error| StoreError::upstream(format!("opening {}", path.display()), &error))?;
     let store = Store::new(repo, path);
     store.require_folders()?;
     Ok(store)
@@ -330,7 +336,7 @@ fn refuse_difference(path: &Path, meta: &Meta, options: &InitOptions) -> Result<
 /// Refuses a folder that holds something. A new filesystem's `lost+found` is nothing.
 fn refuse_contents(dir: &OwnedFd, path: &Path) -> Result<(), StoreError> {
     let fault = |errno| StoreError::errno(path, path.display().to_string(), errno);
-    for entry in Dir::read_from(dir).map_err(fault)? {
+    for entry in calls::entries(dir).map_err(fault)? {
         let entry = entry.map_err(fault)?;
         if !matches!(entry.file_name().to_bytes(), b"." | b".." | b"lost+found") {
             return Err(refused(path, "neither a repository nor an empty directory: choose another place"));
@@ -342,12 +348,16 @@ fn refuse_contents(dir: &OwnedFd, path: &Path) -> Result<(), StoreError> {
 /// Refuses a place where nothing could be written, or (unless insecure) nothing be protected.
 fn refuse_unusable(dir: &OwnedFd, path: &Path, options: &InitOptions) -> Result<(), StoreError> {
     let fault = |errno| StoreError::errno(path, path.display().to_string(), errno);
-    let mount = fs::fstatvfs(dir).map_err(fault)?;
+    let mount = calls::fstatvfs(dir).map_err(fault)?;
     if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(StoreError::ReadOnly(path.to_owned()));
     }
-    if fs::accessat(dir, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()).is_err() {
-        return Err(refused(path, "no permission to create a repository here: choose another place"));
+    match fs::accessat(dir, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()) {
+        Ok(()) => {}
+        Err(Errno::ACCESS | Errno::PERM) => {
+            return Err(refused(path, "no permission to create a repository here: choose another place"));
+        }
+        Err(errno) => return Err(fault(errno)),
     }
     if options.insecure {
         return Ok(());
@@ -370,7 +380,7 @@ fn refuse_unusable(dir: &OwnedFd, path: &Path, options: &InitOptions) -> Result<
 /// Tries fs-verity on an anonymous file in `dir`. Every filesystem with fs-verity has those.
 fn has_verity<H: FsVerityHashValue>(dir: &OwnedFd) -> Result<bool, Errno> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let mut file = match fs::openat(dir, ".", flags, Mode::from_raw_mode(0o600)) {
+    let mut file = match calls::openat(dir, ".", flags, Mode::from_raw_mode(0o600)) {
         Ok(fd) => File::from(fd),
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS | Errno::INVAL) => return Ok(false),
         Err(errno) => return Err(errno),
@@ -397,7 +407,7 @@ fn errno_of(error: &std::io::Error) -> Errno {
 fn nearest_dir(path: &Path) -> Result<OwnedFd, StoreError> {
     for dir in path.ancestors().skip(1) {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        match fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        match calls::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => return Ok(fd),
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(StoreError::errno(path, dir.display().to_string(), errno)),
@@ -406,16 +416,17 @@ fn nearest_dir(path: &Path) -> Result<OwnedFd, StoreError> {
     Err(refused(path, "no directory above it exists"))
 }
 
-/// The folders down to `path` that do not exist yet, the deepest first.
+/// The folders down to `path` that do not exist yet, the deepest first: those that are removed if all fails. So what
+/// cannot be told is taken to be there.
 fn missing_dirs(path: &Path) -> Vec<PathBuf> {
     path.ancestors()
-        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
+        .take_while(|dir| !dir.as_os_str().is_empty() && matches!(fs::lstat(*dir), Err(Errno::NOENT)))
         .map(Path::to_owned)
         .collect()
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
-    fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    calls::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 pub(super) fn unprotected(path: &Path) -> StoreError {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use super::{
-    StoreError, beneath,
+    StoreError, beneath, calls,
     law::{Op, Recorder},
     objects::Objects,
     open::unprotected,
@@ -44,7 +44,7 @@ pub struct Store<H: FsVerityHashValue> {
     recorder: OnceLock<Arc<dyn Recorder>>,
     pub(super) barriers: AtomicU64,
     /// Set when a barrier failed: the system tells it but once, and what it lost is not known.
-    pub(super) lost: AtomicBool,
+    pub(super) lost: OnceLock<Errno>,
 }
 
 /// A store of either algorithm.
@@ -90,7 +90,7 @@ impl<H: FsVerityHashValue> Store<H> {
             claims: OnceLock::new(),
             recorder: OnceLock::new(),
             barriers: AtomicU64::new(0),
-            lost: AtomicBool::new(false),
+            lost: OnceLock::new(),
         })
     }
 
@@ -136,7 +136,7 @@ impl<H: FsVerityHashValue> Store<H> {
                 unknown.join(", ")
             )));
         }
-        let mount = fs::fstatvfs(root).map_err(|errno| self.fault(shown.to_string(), errno))?;
+        let mount = calls::fstatvfs(root).map_err(|errno| self.fault(shown.to_string(), errno))?;
         if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
             return Err(StoreError::ReadOnly(self.path.clone()));
         }
@@ -148,11 +148,12 @@ impl<H: FsVerityHashValue> Store<H> {
         for part in [".", "objects", "streams", "streams/refs/oci", "images", scratch::OWN_DIR] {
             match fs::accessat(root, part, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(_) => {
+                Err(Errno::ACCESS | Errno::PERM) => {
                     return Err(StoreError::Refused(format!(
                         "{shown}: no permission to write {part}: run as its owner, or choose another repository"
                     )));
                 }
+                Err(errno) => return Err(self.fault(format!("{shown}: {part}"), errno)),
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Records of runs as numbered files in `<repo>/cfs-dag/runs/`. Knows names and how many are kept; ignores what is in
 //! them.
 
-use std::{ffi::CString, fs::File, io};
+use std::{ffi::CStr, fs::File, io};
 
 use composefs::fsverity::FsVerityHashValue;
 use rustix::{fs::Mode, io::Errno};
@@ -20,16 +20,19 @@ const ATTEMPTS: usize = 100;
 impl<H: FsVerityHashValue> Store<H> {
     /// The numbers of the runs of which there are records, oldest first. A folder that cannot be read has none.
     pub fn runs(&self) -> Vec<u64> {
-        let entries = beneath::names(self.root(), RUNS_DIR).unwrap_or_default();
-        let number = |name: CString| {
-            let name = name.into_string().ok()?;
-            let number = name.strip_suffix(ENDING)?.parse().ok()?;
-            // Others may put other names here.
-            path(number).ends_with(&format!("/{name}")).then_some(number)
-        };
-        let mut numbers: Vec<u64> = entries.into_iter().filter_map(number).collect();
+        self.list_runs().unwrap_or_default()
+    }
+
+    /// The same for who has to know.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn list_runs(&self) -> Result<Vec<u64>, StoreError> {
+        let fault = |errno| self.fault(self.path().join(RUNS_DIR).display().to_string(), errno);
+        let names = beneath::names(self.root(), RUNS_DIR).map_err(fault)?;
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| number(name)).collect();
         numbers.sort_unstable();
-        numbers
+        Ok(numbers)
     }
 
     /// The record of the run `number`.
@@ -71,6 +74,13 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         Err(fault(Errno::EXIST))
     }
+}
+
+/// The number of a record by its name; others may put other names here.
+fn number(name: &CStr) -> Option<u64> {
+    let name = name.to_str().ok()?;
+    let number = name.strip_suffix(ENDING)?.parse().ok()?;
+    path(number).ends_with(&format!("/{name}")).then_some(number)
 }
 
 /// Padded, so that a listing is in order.

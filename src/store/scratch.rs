@@ -14,11 +14,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, Dir, FlockOperation, Mode, OFlags},
+    fs::{self, AtFlags, FlockOperation, Mode, OFlags},
     io::{Errno, Result},
 };
 
-use super::beneath;
+use super::{beneath, calls};
 
 /// Our folder in a repository; upstream's gc and fsck leave it alone.
 pub(super) const OWN_DIR: &str = "cfs-dag";
@@ -59,7 +59,7 @@ impl Scratch {
                 Err(Errno::NOENT) => continue,
                 opened => opened?,
             };
-            match fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            match calls::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => continue,
                 locked => locked?,
             }
@@ -79,7 +79,7 @@ impl Scratch {
     pub(super) fn write(&self, mode: Mode, bytes: &[u8]) -> std::io::Result<(File, String)> {
         let name = self.unused_name();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(fs::openat(&self.dir, &*name, flags, mode)?);
+        let mut file = File::from(calls::openat(&self.dir, &*name, flags, mode)?);
         file.write_all(bytes)?;
         Ok((file, name))
     }
@@ -108,7 +108,7 @@ pub(super) fn sweep(repo: BorrowedFd<'_>) -> Result<()> {
 }
 
 fn sweep_dir(parent: &OwnedFd) -> Result<()> {
-    for entry in Dir::read_from(parent)? {
+    for entry in calls::entries(parent)? {
         let entry = entry?;
         let name = entry.file_name();
         if name == c"." || name == c".." {
@@ -116,7 +116,7 @@ fn sweep_dir(parent: &OwnedFd) -> Result<()> {
         }
         // Not a folder: nothing of ours, so it stays. What a link leads to is somebody else's.
         let Ok(dir) = beneath::dir(parent.as_fd(), name) else { continue };
-        if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if calls::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
             empty_dir(&dir)?;
             match fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -128,7 +128,7 @@ fn sweep_dir(parent: &OwnedFd) -> Result<()> {
 }
 
 fn empty_dir(dir: &OwnedFd) -> Result<()> {
-    for entry in Dir::read_from(dir)? {
+    for entry in calls::entries(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         if name == c"." || name == c".." {

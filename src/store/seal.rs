@@ -19,7 +19,7 @@ use rustix::{
     path::Arg,
 };
 
-use super::{Store, StoreError, objects::object_path, scratch::Scratch};
+use super::{Store, StoreError, calls, objects::object_path, scratch::Scratch};
 
 /// Upstream's mode, less the umask, as upstream has it.
 const OBJECT_MODE: Mode = Mode::from_raw_mode(0o644);
@@ -164,7 +164,7 @@ impl<H: FsVerityHashValue> Store<H> {
         if self.objects.no_tmpfile.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match fs::openat(dir, c".", OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC, OBJECT_MODE) {
+        match calls::openat(dir, c".", OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC, OBJECT_MODE) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS) => {
                 self.objects.no_tmpfile.store(true, Ordering::Relaxed);
@@ -228,7 +228,7 @@ impl Sealed {
 
 /// A read-only descriptor of the same file, which may have no name.
 pub(super) fn reopen_read_only(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    fs::open(proc_path(fd), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    calls::open(&*proc_path(fd), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn proc_path(fd: BorrowedFd<'_>) -> String {
@@ -238,7 +238,7 @@ fn proc_path(fd: BorrowedFd<'_>) -> String {
 fn named_file(scratch: &Scratch) -> Result<(OwnedFd, String), Errno> {
     let name = scratch.unused_name();
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    Ok((fs::openat(scratch.dir(), &*name, flags, OBJECT_MODE)?, name))
+    Ok((calls::openat(scratch.dir(), &*name, flags, OBJECT_MODE)?, name))
 }
 
 /// Writes all parts in order: one system call unless there are more than 1024 of them or the kernel stops short.

@@ -56,11 +56,21 @@ pub(super) struct Peeked {
 }
 
 impl Peeked {
-    /// Reads its references.
-    pub(super) fn open<H: FsVerityHashValue>(self) -> Opened<H> {
-        match SplitStreamReader::new(self.file, None) {
-            Ok(reader) => Opened::Stream(reader),
-            Err(error) => Opened::Broken(format!("{error:#}")),
+    /// Reads its references. Failures that say nothing about the object are errors, not a broken stream.
+    pub(super) fn open<H: FsVerityHashValue>(self) -> Result<Opened<H>, StoreError> {
+        let refused = |cause| StoreError::Io { what: "reading a stream".into(), cause };
+        loop {
+            let error = match SplitStreamReader::new(self.file.try_clone().map_err(refused)?, None) {
+                Ok(reader) => return Ok(Opened::Stream(reader)),
+                Err(error) => error,
+            };
+            match errno_in(&error) {
+                Some(Errno::INTR) => {}
+                Some(errno @ (Errno::NOMEM | Errno::MFILE | Errno::NFILE)) => {
+                    return Err(refused(errno.into()));
+                }
+                _ => return Ok(Opened::Broken(format!("{error:#}"))),
+            }
         }
     }
 }
@@ -78,7 +88,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// say) are errors, not a broken stream: a broken one may be replaced.
     pub(super) fn open_stream(&self, id: &H) -> Result<Opened<H>, StoreError> {
         Ok(match self.peek_stream(id)? {
-            Ok(peeked) => peeked.open(),
+            Ok(peeked) => peeked.open()?,
             Err(why) => Opened::Broken(why),
         })
     }

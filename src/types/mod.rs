@@ -5,10 +5,12 @@ mod descriptor;
 mod digest;
 mod limits;
 mod memory;
+mod remedy;
 mod step;
 
 pub use descriptor::{Descriptor, LayerKind};
 pub use digest::{Digest, ParseDigestError, Sha256};
 pub use limits::{Limit, LimitExceeded, Limits, MAX_DOCUMENT, MAX_ENTRY_HEADERS};
 pub use memory::{Account, Budget, Buffer, Hold, Slice, Wake};
+pub use remedy::{errno_in_text, remedy};
 pub use step::{Edge, NodeId};

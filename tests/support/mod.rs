@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod corpus;
 pub mod image;
+pub mod inject;
 pub mod layout;
 pub mod mirrors;
 pub mod moments;

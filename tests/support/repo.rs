@@ -83,6 +83,12 @@ impl Invocation {
         Self { input: text.to_owned(), ..self }
     }
 
+    /// Changes how the process is made: its user, say.
+    pub fn changed(mut self, change: impl FnOnce(&mut Command)) -> Self {
+        change(&mut self.command);
+        self
+    }
+
     /// Another limit than two minutes.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = limit;

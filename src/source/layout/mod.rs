@@ -15,7 +15,7 @@ use std::{
 
 use rustix::{
     fs::{Advice, Mode, OFlags, ResolveFlags},
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     SourceError,
     resolved::{Manifest, capped, verify},
 };
-use crate::types::{Buffer, Descriptor};
+use crate::types::{Buffer, Descriptor, remedy};
 
 /// An image in an OCI layout directory.
 #[derive(Clone)]
@@ -94,12 +94,12 @@ impl Layout {
     fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let shown = path.display();
-        let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+        let dir = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())).map_err(|error| match error {
             Errno::NOENT => SourceError::not_found(format!("{shown}: no such directory")),
             Errno::NOTDIR => SourceError::not_found(format!(
                 "{shown}: is a file, not a layout directory: for a layout in a tar write oci-archive:{shown}"
             )),
-            error => SourceError::local(format!("{shown}: {error}")),
+            error => failed(&shown, &error.into()),
         })?;
         let layout = Self { dir };
         layout.check_version().map_err(|error| error.within(shown))?;
@@ -130,8 +130,7 @@ impl Layout {
         capped(what, blob.size)?;
         let file = self.blob(blob).map_err(|error| error.within(what))?;
         let mut bytes = vec![0; blob.size as usize];
-        let filled =
-            fill(&file, 0, &mut bytes).map_err(|error| SourceError::local(format!("{what}: {error}")))?;
+        let filled = fill(&file, 0, &mut bytes).map_err(|error| failed(&what, &error))?;
         bytes.truncate(filled);
         verify(what, blob, &bytes)?;
         Ok(bytes)
@@ -154,7 +153,7 @@ impl Layout {
     /// A file of unknown length, capped.
     fn small_file(&self, name: &str) -> Result<Vec<u8>> {
         let file = self.file(name)?;
-        let failed = |error| SourceError::local(format!("{name}: {error}"));
+        let failed = |error| failed(&name, &error);
         let size = file.metadata().map_err(failed)?.len();
         capped(name, size)?;
         let mut bytes = vec![0; size as usize];
@@ -167,14 +166,14 @@ impl Layout {
     fn file(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let below = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let opened = rustix::fs::openat2(&self.dir, name, flags, Mode::empty(), below);
+        let opened = retry_on_intr(|| rustix::fs::openat2(&self.dir, name, flags, Mode::empty(), below));
         let file = File::from(opened.map_err(|error| match error {
             Errno::NOENT => SourceError::not_found(format!("{name} is missing")),
             Errno::XDEV => SourceError::corrupt(format!("{name} is a link that leads out of the layout")),
             Errno::LOOP => SourceError::corrupt(format!("{name} is a link that leads nowhere")),
-            error => SourceError::local(format!("{name}: {error}")),
+            error => failed(&name, &error.into()),
         })?);
-        let meta = file.metadata().map_err(|error| SourceError::local(format!("{name}: {error}")))?;
+        let meta = file.metadata().map_err(|error| failed(&name, &error))?;
         if !meta.is_file() {
             return Err(SourceError::corrupt(format!("{name} is no regular file")));
         }
@@ -182,8 +181,13 @@ impl Layout {
     }
 }
 
+/// The system refuses something that is not the layout's fault.
+fn failed(what: &dyn std::fmt::Display, error: &std::io::Error) -> SourceError {
+    SourceError::local(format!("{what}: {error}{}", remedy(error)))
+}
+
 fn check_length(file: &File, claimed: u64) -> Result<()> {
-    let found = file.metadata().map_err(|error| SourceError::local(error.to_string()))?.len();
+    let found = file.metadata().map_err(|error| failed(&"the blob", &error))?.len();
     if found != claimed {
         return Err(SourceError::corrupt(format!(
             "the blob has {found} bytes, its descriptor says {claimed}"
@@ -220,7 +224,7 @@ impl BlobReader for FileBlob {
             let wanted = (self.size - offset).min(buffer.bytes_mut().len() as u64) as usize;
             let (buffer, filled) = blocking(move || {
                 let filled = fill(&file, offset, &mut buffer.bytes_mut()[..wanted]);
-                Ok((buffer, filled.map_err(|error| SourceError::local(format!("reading failed: {error}")))?))
+                Ok((buffer, filled.map_err(|error| failed(&"reading failed", &error))?))
             })
             .await?;
             if filled < wanted {

@@ -1,6 +1,8 @@
 //! Group commit and the laws that it keeps.
 
-use std::sync::{Condvar, Mutex, atomic::Ordering};
+use std::sync::{Condvar, Mutex};
+
+use rustix::io::Errno;
 
 use super::{
     law::{Op, Recorder},
@@ -278,11 +280,11 @@ fn a_mended_object_behind_old_links_is_synced() {
 #[test]
 fn nothing_is_linked_after_a_failed_sync_by_no_later_run_either() {
     let scene = repo::<Sha256HashValue>();
-    scene.store.lost.store(true, Ordering::SeqCst);
+    scene.store.lost.set(Errno::IO).unwrap();
     for _ in 0..2 {
         let commit = Commit::start(&scene.store).unwrap();
         let answer = submit(&commit, layer_set(&scene.usr_layer(1))).recv().unwrap();
-        assert!(matches!(answer, Err(StoreError::AfterFailedSync)));
+        assert!(matches!(answer, Err(StoreError::AfterFailedSync(Errno::IO))));
         drop(commit);
         scene.store.end_of_writing();
     }

@@ -27,6 +27,15 @@ fn an_object_is_written_once_and_found_afterwards() {
 }
 
 #[test]
+fn an_empty_repository_is_told_from_one_that_has_objects() {
+    let scene = repo::<Sha512HashValue>();
+    assert!(!scene.store.may_have_objects());
+    put(&scene, &[7; 100]);
+    assert!(scene.store.may_have_objects());
+    assert!(reopen(scene).store.may_have_objects());
+}
+
+#[test]
 fn parts_become_one_object_however_many_there_are() {
     let scene = repo::<Sha256HashValue>();
     let data: Vec<u8> = (0..5000u32).flat_map(u32::to_le_bytes).collect();

@@ -1,0 +1,51 @@
+//! System calls that a signal can cut short where a filesystem lives in user space or on a network: made again until
+//! they end. Knows `EINTR`; ignores what the calls are for.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::{
+    fs::{self, Dir, FlockOperation, Mode, OFlags, StatVfs},
+    io::{Errno, Result, retry_on_intr},
+    path::Arg,
+};
+
+use super::error::errno_in;
+
+pub(super) fn open<P: Arg + Copy>(path: P, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+    retry_on_intr(|| fs::open(path, flags, mode))
+}
+
+pub(super) fn openat<P: Arg + Copy>(at: impl AsFd, path: P, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+    retry_on_intr(|| fs::openat(&at, path, flags, mode))
+}
+
+pub(super) fn flock(file: impl AsFd, operation: FlockOperation) -> Result<()> {
+    retry_on_intr(|| fs::flock(&file, operation))
+}
+
+pub(super) fn syncfs(on: impl AsFd) -> Result<()> {
+    retry_on_intr(|| fs::syncfs(&on))
+}
+
+pub(super) fn fsync(file: impl AsFd) -> Result<()> {
+    retry_on_intr(|| fs::fsync(&file))
+}
+
+pub(super) fn fstatvfs(on: impl AsFd) -> Result<StatVfs> {
+    retry_on_intr(|| fs::fstatvfs(&on))
+}
+
+/// The entries of a directory.
+pub(super) fn entries(dir: impl AsFd) -> Result<Dir> {
+    retry_on_intr(|| Dir::read_from(&dir))
+}
+
+/// Does again what a signal cut short in upstream's code, which does not; for what may be done twice.
+pub(super) fn until_it_ends<T>(mut work: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    loop {
+        match work() {
+            Err(error) if errno_in(&error) == Some(Errno::INTR) => {}
+            ended => return ended,
+        }
+    }
+}

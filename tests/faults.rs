@@ -1,0 +1,465 @@
+//! Every system call of a command fails once, one after another: the command ends, its exit code is the truth, it says
+//! in one line what failed, and the next command finishes what it left.
+//!
+//! `CFS_DAG_FAULTS=all` tries every call with every error (some minutes); without it each call fails with one of its
+//! errors in turn, and of calls that come often a part is tried. `CFS_DAG_FAULTS='cold pull: openat 12 EMFILE'`, as
+//! failures have it, tries that one and shows what was said; a beginning of it, `cold pull`, tries all that begin so.
+//!
+//! Left out: what the dynamic loader and the standard library do before `main`; what cannot fail (`close`, `brk`, which
+//! tells a failure in another way); the runtime's own pipes; and `futex`, whose callers loop.
+
+#![cfg(target_arch = "x86_64")] // by the names of its system calls
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use libc::*;
+use support::{
+    image::{Layout, layout},
+    inject::{Seen, inject, watch},
+    oracle,
+    pulls::*,
+    repo::{Finished, Invocation, Scratch, cfs_dag, difference, fix_umask, repo_manifest, scratch},
+    tar::*,
+};
+
+/// A kind of call, and what can go wrong with it as its manual page has it.
+struct Kind {
+    name: &'static str,
+    call: c_long,
+    /// Which of these calls are meant.
+    which: fn(&Seen) -> bool,
+    errors: &'static [i32],
+}
+
+const fn kind(name: &'static str, call: c_long, errors: &'static [i32]) -> Kind {
+    Kind { name, call, which: |_| true, errors }
+}
+
+const fn kind_of(name: &'static str, call: c_long, which: fn(&Seen) -> bool, errors: &'static [i32]) -> Kind {
+    Kind { name, call, which, errors }
+}
+
+static KINDS: [Kind; 48] = [
+    kind("open", SYS_open, &[EIO, EMFILE, EINTR]),
+    kind_of("openat", SYS_openat, |seen| !creates(seen), &[EMFILE, EIO, EINTR]),
+    kind_of("openat to create", SYS_openat, creates, &[EMFILE, ENOSPC, EIO, EDQUOT, EINTR]),
+    kind("openat2", SYS_openat2, &[EMFILE, EIO, EINTR]),
+    kind_of("read", SYS_read, is_on_disk, &[EIO, EINTR]),
+    kind("pread64", SYS_pread64, &[EIO, EINTR]),
+    kind("readv", SYS_readv, &[EIO, EINTR]),
+    kind_of("write", SYS_write, is_on_disk, &[ENOSPC, EIO, EDQUOT, EINTR]),
+    kind("pwrite64", SYS_pwrite64, &[ENOSPC, EIO, EDQUOT, EINTR]),
+    kind("writev", SYS_writev, &[ENOSPC, EIO, EDQUOT, EINTR]),
+    kind("copy_file_range", SYS_copy_file_range, &[ENOSPC, EIO, EDQUOT]),
+    kind("sendfile", SYS_sendfile, &[EIO, EINTR]),
+    kind("linkat", SYS_linkat, &[ENOSPC, EIO, EDQUOT, EMLINK]),
+    kind("symlinkat", SYS_symlinkat, &[ENOSPC, EIO, EDQUOT]),
+    kind("rename", SYS_rename, &[ENOSPC, EIO]),
+    kind("renameat", SYS_renameat, &[ENOSPC, EIO, EDQUOT]),
+    kind("renameat2", SYS_renameat2, &[ENOSPC, EIO, EDQUOT]),
+    kind("mkdir", SYS_mkdir, &[ENOSPC, EIO, EDQUOT]),
+    kind("mkdirat", SYS_mkdirat, &[ENOSPC, EIO, EDQUOT]),
+    kind("unlink", SYS_unlink, &[EIO]),
+    kind("rmdir", SYS_rmdir, &[EIO]),
+    kind("unlinkat", SYS_unlinkat, &[EIO]),
+    kind("readlink", SYS_readlink, &[EIO]),
+    kind("readlinkat", SYS_readlinkat, &[EIO]),
+    kind("statx", SYS_statx, &[EIO, ENOMEM]),
+    kind("newfstatat", SYS_newfstatat, &[EIO]),
+    kind("fstat", SYS_fstat, &[EIO]),
+    kind("lseek", SYS_lseek, &[EIO]),
+    kind("faccessat", SYS_faccessat, &[EIO]),
+    kind("statfs", SYS_statfs, &[EIO, EINTR]),
+    kind("fstatfs", SYS_fstatfs, &[EIO, EINTR]),
+    kind("syncfs", SYS_syncfs, &[EIO, ENOSPC, EDQUOT]),
+    kind("fsync", SYS_fsync, &[EIO, ENOSPC, EINTR]),
+    kind("flock", SYS_flock, &[ENOLCK, EINTR]),
+    kind("ftruncate", SYS_ftruncate, &[ENOSPC, EIO, EINTR]),
+    kind("getdents64", SYS_getdents64, &[EIO]),
+    // The others have nothing to run out of.
+    kind_of(
+        "fcntl",
+        SYS_fcntl,
+        |seen| [F_DUPFD, F_DUPFD_CLOEXEC].contains(&(seen.args[1] as i32)),
+        &[EMFILE],
+    ),
+    kind("ioctl", SYS_ioctl, &[EIO, ENOMEM]),
+    kind("mmap", SYS_mmap, &[ENOMEM]),
+    kind("mprotect", SYS_mprotect, &[ENOMEM]),
+    kind("clone3", SYS_clone3, &[EAGAIN]),
+    kind("eventfd2", SYS_eventfd2, &[EMFILE]),
+    kind("epoll_create1", SYS_epoll_create1, &[EMFILE]),
+    kind("epoll_ctl", SYS_epoll_ctl, &[ENOSPC]),
+    kind("epoll_wait", SYS_epoll_wait, &[EINTR]),
+    kind("socketpair", SYS_socketpair, &[EMFILE]),
+    kind("getrandom", SYS_getrandom, &[EINTR]),
+    kind("fadvise64", SYS_fadvise64, &[EIO]),
+];
+
+fn creates(open: &Seen) -> bool {
+    open.args[2] as i32 & (O_CREAT | O_TMPFILE) & !O_DIRECTORY != 0
+}
+
+/// Not the runtime's own pipes, without a disk behind them: they fail only if used wrongly.
+fn is_on_disk(seen: &Seen) -> bool {
+    !["anon_inode:", "socket:", "pipe:"].iter().any(|kind| seen.about.starts_with(kind))
+}
+
+/// One call that fails.
+#[derive(Clone, Copy)]
+struct Fault {
+    kind: &'static Kind,
+    /// The how-manieth of its kind, from 1.
+    at: usize,
+    errno: i32,
+}
+
+/// How an error is called: its own name, and the words of which a message must have one.
+fn names(errno: i32) -> (&'static str, &'static [&'static str]) {
+    match errno {
+        EIO => ("EIO", &["Input/output error"]),
+        EMFILE => ("EMFILE", &["too many open files"]),
+        ENOSPC => ("ENOSPC", &["no space left"]),
+        EDQUOT => ("EDQUOT", &["disk quota"]),
+        EINTR => ("EINTR", &["nothing: it is to be tried again"]),
+        // A thread that gets no stack is refused with EAGAIN by the C library.
+        ENOMEM => ("ENOMEM", &["Cannot allocate memory", "Resource temporarily unavailable"]),
+        EAGAIN => ("EAGAIN", &["Resource temporarily unavailable"]),
+        ENOLCK => ("ENOLCK", &["No locks available"]),
+        EMLINK => ("EMLINK", &["Too many links"]),
+        other => panic!("no name for error {other}"),
+    }
+}
+
+/// The commands, each in a repository as it wants it.
+const SCENARIOS: [Scenario; 12] = [
+    Scenario { name: "init", before: "nothing", args: &["init", "--insecure"], is_upstreams: false },
+    Scenario { name: "cold pull", before: "nothing", args: PULL, is_upstreams: false },
+    Scenario { name: "warm pull", before: "base", args: PULL, is_upstreams: false },
+    Scenario { name: "idle pull", before: "app", args: PULL, is_upstreams: false },
+    Scenario {
+        name: "dry run",
+        before: "base",
+        args: &["pull", "--insecure", "--dry-run", "APP"],
+        is_upstreams: false,
+    },
+    Scenario { name: "gc", before: "garbage", args: &["gc"], is_upstreams: true },
+    Scenario { name: "tag", before: "app", args: &["tag", "app", "other"], is_upstreams: true },
+    Scenario { name: "untag", before: "app", args: &["untag", "base"], is_upstreams: true },
+    Scenario { name: "images", before: "app", args: &["images"], is_upstreams: true },
+    Scenario { name: "inspect", before: "app", args: &["inspect", "app"], is_upstreams: true },
+    Scenario { name: "log", before: "app", args: &["log", "--critical-path"], is_upstreams: false },
+    Scenario { name: "fsck", before: "app", args: &["fsck"], is_upstreams: true },
+];
+
+const PULL: &[&str] = &[
+    "pull",
+    "--insecure",
+    "--name=app",
+    "--format=json",
+    "--progress=none",
+    "--jobs=1",
+    "--memory=18MiB",
+    "APP",
+];
+
+struct Scenario {
+    name: &'static str,
+    /// The repository before, one of those that [`World`] has.
+    before: &'static str,
+    args: &'static [&'static str],
+    /// Whether most of it is upstream's code, which does not try again what a signal cuts short. Only filesystems in user
+    /// space do that to calls on files, and the words say what it was.
+    is_upstreams: bool,
+}
+
+/// The images, and repositories to begin with.
+struct World {
+    _layout: Layout,
+    app: String,
+    repos: Scratch,
+}
+
+impl World {
+    fn new() -> Self {
+        let layout = layout();
+        let base =
+            [dir("usr"), file("usr/a", noise(1, 5000)), file("usr/b", noise(2, 300)), file("usr/c", "c")];
+        // Two segments, so that it is written while it is hashed.
+        let large = file("usr/large", noise(4, (1 << 20) + 1));
+        let base = tar(base.into_iter().chain([large]));
+        let top = tar([file("usr/d", noise(3, 70_000)), file("usr/larger", noise(5, (1 << 20) + 2))]);
+        let app = layout.image("app").layer(base.clone()).layer(top).zstd().write();
+        let base = layout.image("base").layer(base).write();
+        let world = Self { app: app.reference, _layout: layout, repos: scratch() };
+        fs::create_dir(world.repos.path("nothing")).unwrap();
+        let pull = |into: &str, image: &str, name: &str| {
+            let repo = world.repos.path(into).join("repo");
+            pull(&repo, &[image]).args(["--name", name, "-j1"]).expect_success();
+        };
+        for into in ["base", "app", "garbage"] {
+            fs::create_dir(world.repos.path(into)).unwrap();
+            pull(into, &base.reference, "base");
+        }
+        pull("app", &world.app, "app");
+        pull("garbage", &world.app, "app");
+        cfs_dag(["untag", "app"]).repo(world.repos.path("garbage").join("repo")).expect_success();
+        world
+    }
+
+    /// The command, on a fresh copy of its repository.
+    fn prepare(&self, scenario: &Scenario) -> (Scratch, PathBuf) {
+        let scratch = scratch();
+        copy(&self.repos.path(scenario.before), &scratch.path("here"));
+        let repo = scratch.path("here").join("repo");
+        (scratch, repo)
+    }
+
+    fn command(&self, scenario: &Scenario, repo: &Path) -> Invocation {
+        let args = scenario.args.iter().map(|arg| if *arg == "APP" { &self.app } else { *arg });
+        cfs_dag(args).repo(repo).env("RUST_BACKTRACE", "0").time_limit(Duration::from_secs(20))
+    }
+
+    /// What the scenario does undisturbed.
+    fn learn<'a>(&'a self, scenario: &'a Scenario) -> Learned<'a> {
+        let (_scratch, repo) = self.prepare(scenario);
+        let (finished, calls) = watch(self.command(scenario, &repo), KINDS.iter().map(|kind| kind.call));
+        finished.assert_code(0);
+        let count =
+            |kind: &Kind| calls.iter().filter(|seen| seen.call == kind.call && (kind.which)(seen)).count();
+        let counts = KINDS.iter().map(|kind| (kind, count(kind))).collect();
+        Learned { world: self, scenario, counts, after: repo_manifest(&repo) }
+    }
+}
+
+/// What a command does when nothing fails.
+struct Learned<'a> {
+    world: &'a World,
+    scenario: &'a Scenario,
+    /// How often each kind of call is made.
+    counts: Vec<(&'static Kind, usize)>,
+    /// The repository afterwards.
+    after: Vec<String>,
+}
+
+/// What became of one fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    /// Exit code 0 and all is there.
+    Harmless,
+    /// Exit code 1, and the next command went on from there.
+    Failed,
+    /// This time the call was not made so often.
+    Missed,
+}
+
+impl Learned<'_> {
+    /// The faults to try.
+    fn faults(&self, all: bool) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for &(kind, count) in &self.counts {
+            for at in 1..=count {
+                let fault = |errno: &i32| Fault { kind, at, errno: *errno };
+                match all {
+                    true => faults.extend(kind.errors.iter().map(fault)),
+                    false if is_chosen(at, count) => faults.push(fault(&kind.errors[at % kind.errors.len()])),
+                    false => {}
+                }
+            }
+        }
+        faults
+    }
+
+    /// Runs the command with the fault, and says what is not as it should be.
+    fn check(&self, fault: Fault, show: bool) -> Result<End, String> {
+        let (scratch, repo) = self.world.prepare(self.scenario);
+        let Fault { kind, at, errno } = fault;
+        let command = self.world.command(self.scenario, &repo);
+        let (finished, hit) = inject(command, kind.call, kind.which, at, errno);
+        let hit = hit.map(|seen| format!("{} {}", seen.thread, seen.about));
+        if show {
+            println!("{finished}\nfailed: {hit:?}");
+        }
+        let wrong = self.wrong(fault, &finished, hit.is_some(), &repo);
+        let here = scratch.path("here").display().to_string();
+        match wrong {
+            Some(wrong) => Err(format!(
+                "{wrong}\n    in {}\n    code {:?}, signal {:?}, {}",
+                hit.unwrap_or_default().replace(&here, ""),
+                finished.code,
+                finished.signal,
+                finished.stderr.replace(&here, "").trim_end()
+            )),
+            None if hit.is_none() => Ok(End::Missed),
+            None if finished.code == Some(0) => Ok(End::Harmless),
+            None => Ok(End::Failed),
+        }
+    }
+
+    fn wrong(&self, fault: Fault, finished: &Finished, hit: bool, repo: &Path) -> Option<String> {
+        let done = match finished.code {
+            Some(0) => true,
+            Some(1) => false,
+            _ => return Some("it crashed".to_owned()),
+        };
+        if let Some(line) = finished.stderr.lines().find(|line| !line.starts_with("cfs-dag: ")) {
+            return Some(format!("said {line:?}"));
+        }
+        if finished.stderr.contains("defect") {
+            return Some("said to be a defect".to_owned());
+        }
+        if done {
+            if hit && ["syncfs", "fsync"].contains(&fault.kind.name) && fault.errno != EINTR {
+                return Some("a lost sync, and it says that all is well".to_owned());
+            }
+            if let Some(wrong) = self.unlike_after(repo) {
+                return Some(format!("exit code 0, but {wrong}"));
+            }
+        } else if let Some(wrong) = self.ill_told(fault.errno, finished) {
+            return Some(wrong);
+        }
+        if repo.join("meta.json").exists() {
+            let findings = oracle::fsck(repo);
+            // Upstream's gc removes objects before the links to them: the next one goes on from there.
+            if !findings.is_empty() && self.scenario.name != "gc" {
+                return Some(format!("fsck: {}", findings.join("; ")));
+            }
+        } else if repo.exists() && fault.kind.name != "rmdir" {
+            return Some("a folder without meta.json stays".to_owned());
+        }
+        if done && leftovers(repo).is_empty() {
+            return None;
+        }
+        // Who has taken the name away before it failed has nothing more to do.
+        if self.unlike_after(repo).is_none() && self.scenario.name == "untag" {
+            return None;
+        }
+        let next = self.world.command(self.scenario, repo).run();
+        if next.code != Some(0) {
+            return Some(format!("the next one fails: {:?}", next.stderr));
+        }
+        let leftovers = leftovers(repo);
+        if !leftovers.is_empty() {
+            return Some(format!("the next one leaves {leftovers:?}"));
+        }
+        self.unlike_after(repo).map(|wrong| format!("after the next one {wrong}"))
+    }
+
+    /// What is wrong with how a failure is told.
+    fn ill_told(&self, errno: i32, finished: &Finished) -> Option<String> {
+        let lines = finished.stderr.lines().count();
+        if self.scenario.name == "fsck" && lines == 0 && finished.stdout.contains("error") {
+            // A finding: what it could not read it does not call good.
+            return None;
+        }
+        if lines != 1 {
+            return Some(format!("{lines} lines are said"));
+        }
+        if errno == EINTR && self.scenario.is_upstreams {
+            return None;
+        }
+        let (_, words) = names(errno);
+        let told = finished.stderr.to_lowercase();
+        let named = words.iter().any(|word| told.contains(&word.to_lowercase()));
+        (!named).then(|| format!("the reason is not told ({})", words.join(", ")))
+    }
+
+    fn unlike_after(&self, repo: &Path) -> Option<String> {
+        if !repo.exists() {
+            return Some("there is no repository".to_owned());
+        }
+        let difference = difference(&self.after, &repo_manifest(repo));
+        (!difference.is_empty()).then(|| format!("the repository differs: {}", difference.join("; ")))
+    }
+}
+
+/// Of calls that come often: the first ones, and then some.
+fn is_chosen(at: usize, count: usize) -> bool {
+    at <= FIRST || (at - FIRST) % (count - FIRST).div_ceil(REST) == 0
+}
+
+const FIRST: usize = 6;
+const REST: usize = 6;
+
+/// What is in `cfs-dag/tmp`.
+fn leftovers(repo: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(repo.join("cfs-dag/tmp")).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            copy(&from, &to);
+        } else if kind.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(&from).unwrap(), to).unwrap();
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn whatever_fails_is_told_and_the_next_command_goes_on_from_there() {
+    fix_umask();
+    let wanted = std::env::var("CFS_DAG_FAULTS").unwrap_or_default();
+    let world = World::new();
+    let learned: Vec<Learned> = SCENARIOS.iter().map(|scenario| world.learn(scenario)).collect();
+    let mut cases = Vec::new();
+    for scenario in &learned {
+        cases.extend(scenario.faults(!wanted.is_empty()).into_iter().map(|fault| (scenario, fault)));
+    }
+    if !["", "all"].contains(&&*wanted) {
+        cases.retain(|(scenario, fault)| title(scenario.scenario, *fault).starts_with(&wanted));
+        assert!(!cases.is_empty(), "{wanted:?} is none of the faults");
+    }
+    let show = cases.len() < 20;
+    let next = AtomicUsize::new(0);
+    let ends = Mutex::new(BTreeMap::new());
+    let wrong = Mutex::new(Vec::new());
+    std::thread::scope(|threads| {
+        let work = || {
+            while let Some((scenario, fault)) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
+                let end = std::panic::catch_unwind(|| scenario.check(*fault, show));
+                let end = end.unwrap_or_else(|panic| Err(panic_text(&*panic)));
+                match end {
+                    Ok(end) => *ends.lock().unwrap().entry((scenario.scenario.name, end)).or_insert(0) += 1,
+                    Err(text) => {
+                        wrong.lock().unwrap().push(format!("{}: {text}", title(scenario.scenario, *fault)));
+                    }
+                }
+            }
+        };
+        threads.spawn(work);
+        threads.spawn(work);
+    });
+    let (ends, mut wrong) = (ends.into_inner().unwrap(), wrong.into_inner().unwrap());
+    wrong.sort();
+    println!("{} faults: {ends:?}", cases.len());
+    assert!(wrong.is_empty(), "{} of {} faults:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    let missed: usize = ends.iter().filter(|((_, end), _)| *end == End::Missed).map(|(_, count)| count).sum();
+    assert!(missed * 5 <= cases.len(), "{missed} of {} calls were not made", cases.len());
+}
+
+fn title(scenario: &Scenario, fault: Fault) -> String {
+    format!("{}: {} {} {}", scenario.name, fault.kind.name, fault.at, names(fault.errno).0)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default()
+}
