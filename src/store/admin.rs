@@ -4,13 +4,14 @@
 use composefs::{fsverity::FsVerityHashValue, repository::GcResult};
 use composefs_oci::{OciDigest, OciImage};
 use rustix::{
-    fs::{FileType, FlockOperation, flock},
+    fs::{FileType, FlockOperation},
     io::Errno,
 };
 use serde::Serialize;
 
 use super::{
-    Document, FormatVersion, Holder, Store, StoreError, StoredDocument, StreamName, Tag, beneath, claims,
+    Document, FormatVersion, Holder, Store, StoreError, StoredDocument, StreamName, Tag, beneath, calls,
+    claims,
     holders::holders,
     links::{Link, TAGS},
     objects::object_path,

@@ -90,8 +90,7 @@ pub(super) fn unlink(root: BorrowedFd<'_>, path: &str) -> Result<()> {
 
 /// Takes an empty folder away.
 pub(super) fn remove_dir(root: BorrowedFd<'_>, path: &str) -> Result<()> {
-    let (folder, name) = parent(root, path)?;
-    fs::unlinkat(folder, name, AtFlags::REMOVEDIR)
+    at(root, path, |folder, name| fs::unlinkat(folder, name, AtFlags::REMOVEDIR))
 }
 
 /// Moves `from` in the folder `scratch` to `path`, in the place of what is there.

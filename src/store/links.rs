@@ -6,7 +6,7 @@ use std::fmt;
 use composefs::fsverity::FsVerityHashValue;
 use rustix::{fs, io::Errno};
 
-use super::{Store, StoreError, barrier::Durable, beneath, law::Op};
+use super::{Store, StoreError, barrier::Durable, beneath, calls, law::Op};
 use crate::types::Digest;
 
 /// What a splitstream holds, as its header says (private constants in upstream's `skopeo.rs`).

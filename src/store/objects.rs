@@ -23,7 +23,7 @@ use composefs::fsverity::{
 };
 use rustix::{
     fs::{self, AtFlags, FileType, Mode, OFlags},
-    io::{Errno, retry_on_intr},
+    io::Errno,
 };
 
 use super::{Store, StoreError, beneath, calls, known::Known, law::Op, seal::Source};

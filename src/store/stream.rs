@@ -17,7 +17,9 @@ use composefs::{
 };
 use rustix::io::Errno;
 
-use super::{Content, Store, StoreError, beneath, objects::object_path, splitstream::StreamWriter};
+use super::{
+    Content, Store, StoreError, beneath, error::errno_in, objects::object_path, splitstream::StreamWriter,
+};
 
 const MAGIC: &[u8; 11] = b"SplitStream";
 const HEADER_SIZE: u64 = 32;
