@@ -6,7 +6,7 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, Seek, Write},
     os::fd::AsFd,
     os::unix::fs::FileExt,
 };
@@ -62,6 +62,8 @@ impl Peeked {
     pub(super) fn open<H: FsVerityHashValue>(self) -> Result<Opened<H>, StoreError> {
         let refused = |cause| StoreError::Io { what: "reading a stream".into(), cause };
         loop {
+            // The copies share their place in the file, and a reader that failed has moved it.
+            (&self.file).rewind().map_err(refused)?;
             let error = match SplitStreamReader::new(self.file.try_clone().map_err(refused)?, None) {
                 Ok(reader) => return Ok(Opened::Stream(reader)),
                 Err(error) => error,
