@@ -64,12 +64,20 @@
 //! - **A run always ends.** A dropped ticket fails its node; if nothing is going on and nodes are left, the run
 //!   says which, instead of hanging.
 //!
+//! - **Nothing outside the repository is touched.** Whatever links somebody puts into it, our paths are walked by
+//!   openat2 without following any (`store/beneath.rs`).
+//! - **What an image may cost is limited** ([`types::Limits`]), also where memory is not counted.
+//!
 //! # Failure
 //!
 //! Every node knows the images that want it. When it fails, they fail, and what only they wanted is cancelled. A
 //! layer that images reach through different blobs has candidates, tried in plan order: a blob that lies about
 //! its `diff_id` fails the images that named it, the next candidate starts over, and objects that the liar left
 //! behind have no name.
+//!
+//! What the system refuses is told in one line, and the next run goes on from there; a call that a signal cut short is made
+//! again. A disk that has changed bytes is found by `fsck` alone; what it has found is doubted, and so made anew, until a
+//! check finds nothing (`store/doubt.rs`).
 //!
 //! A run that is interrupted drains: nothing new begins, and what runs has five seconds, with what follows from nothing
 //! else; a fetch with more left than that gives up at once. Then the rest is cut.
