@@ -16,15 +16,9 @@ use support::{
     tar::{dir, file, noise, tar},
 };
 
-/// The object behind the first link in `folder` whose name begins with `prefix`.
-fn object(repo: &Path, folder: &str, prefix: &str) -> PathBuf {
-    let links = fs::read_dir(repo.join(folder)).unwrap().map(|link| link.unwrap());
-    let mut found: Vec<PathBuf> = links
-        .filter(|link| link.file_name().to_str().unwrap().starts_with(prefix) && link.path().is_symlink())
-        .map(|link| fs::canonicalize(link.path()).unwrap())
-        .collect();
-    found.sort();
-    found.remove(0)
+/// The object behind a link.
+fn object(repo: &Path, link: String) -> PathBuf {
+    fs::canonicalize(repo.join(link)).unwrap()
 }
 
 /// The object whose content has this digest.
@@ -42,11 +36,13 @@ type Victim = (&'static str, fn(&Path, &Image) -> PathBuf);
 
 const VICTIMS: [Victim; 6] = [
     ("file", |repo, _| object_of(repo, &sha256(&content()))),
-    ("layer", |repo, _| object(repo, "streams", "oci-layer-")),
-    ("config", |repo, _| object(repo, "streams", "oci-config-")),
-    ("manifest", |repo, _| object(repo, "streams", "oci-manifest-")),
+    ("layer", |repo, image| object(repo, format!("streams/oci-layer-{}", image.layers[0].diff_id))),
+    ("config", |repo, image| object(repo, format!("streams/oci-config-{}", image.config))),
+    ("manifest", |repo, image| object(repo, format!("streams/oci-manifest-{}", image.manifest))),
     ("document", |repo, image| object_of(repo, &image.config)),
-    ("filesystem", |repo, _| object(repo, "images", "")),
+    ("filesystem", |repo, image| {
+        object(repo, format!("images/{}", oracle::stored(repo, &image.reference).erofs_v1.unwrap()))
+    }),
 ];
 
 /// What happens to it, by name.
@@ -84,6 +80,9 @@ fn what_a_check_has_found_is_mended_by_the_next_pull() {
             assert!(found.stdout.contains("to mend: pull the images again: "), "{shown}: {found}");
             assert!(repo.join("cfs-dag/damaged").exists(), "{shown}");
             // Another image does not mend it, and does not make us forget it.
+            let sound = cfs_dag(["pull", "--dry-run", "--detailed-exitcode"]).arg(&other.reference);
+            sound.repo(&repo).expect_success();
+            cfs_dag(["inspect", &other.reference]).repo(&repo).expect_success();
             pull(&repo, &references[1..]).expect_success();
             assert!(repo.join("cfs-dag/damaged").exists(), "{shown}");
             pull(&repo, &references).expect_success();

@@ -8,8 +8,8 @@ use std::{
 };
 
 use cfs_dag::{
-    source::{Configs, LayoutSource, MAX_DOCUMENT, Platform, Reference, Resolved, Source},
-    types::Digest,
+    source::{Configs, LayoutSource, Platform, Reference, Resolved, Source},
+    types::{Digest, MAX_DOCUMENT},
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};

@@ -208,7 +208,7 @@ impl<H: FsVerityHashValue> Growing<'_, H> {
     }
 }
 
-/// Bytes of an entry's path, link target and extended attributes.
+/// Bytes of an entry's path, which has a slash that is not the tar's, link target and extended attributes.
 fn metadata<H: FsVerityHashValue>(entry: &TarEntry<H>) -> u64 {
     let xattrs: usize = entry.stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
     let target = match &entry.item {
@@ -216,7 +216,7 @@ fn metadata<H: FsVerityHashValue>(entry: &TarEntry<H>) -> u64 {
         TarItem::Leaf(LeafContent::Symlink(target)) => target.len(),
         _ => 0,
     };
-    (entry.path.as_os_str().len() + target + xattrs) as u64
+    (entry.path.as_os_str().len().saturating_sub(1) + target + xattrs) as u64
 }
 
 /// See [`Tree::released_at_end`].

@@ -293,15 +293,15 @@ impl<H: FsVerityHashValue> Store<H> {
     /// The same for functions that come to all objects.
     pub(super) fn require_all_inside(&self) -> Result<(), StoreError> {
         self.require_inside()?;
-        self.refuse_link(beneath::linked_object(self.root()))
+        self.refuse_link(beneath::odd_object(self.root()))
     }
 
     fn refuse_link(&self, found: Result<Option<String>, Errno>) -> Result<(), StoreError> {
         match found.map_err(|errno| self.fault("looking for links that lead out of it", errno))? {
             None => Ok(()),
             Some(path) => Err(StoreError::Refused(format!(
-                "{}: {path} is a link that leads out of the repository, or where no link may be: find out who made it, \
-                 then remove it",
+                "{}: {path} is a link that leads out of the repository, or something else that has no place in one: find \
+                 out who made it, then remove it",
                 self.path().display()
             ))),
         }

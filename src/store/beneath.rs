@@ -173,8 +173,9 @@ pub(super) fn way_out(root: BorrowedFd<'_>) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The first object that is a link. Lists all objects, so it is for those who read them all anyway.
-pub(super) fn linked_object(root: BorrowedFd<'_>) -> Result<Option<String>> {
+/// The first object that is no file: a link, or a pipe, on which upstream's functions would wait for ever. Lists all
+/// objects, so it is for those who read them all anyway.
+pub(super) fn odd_object(root: BorrowedFd<'_>) -> Result<Option<String>> {
     for name in names(root, "objects")? {
         let path = format!("objects/{}", name.to_string_lossy());
         let folder = match dir(root, &*path) {
@@ -184,8 +185,10 @@ pub(super) fn linked_object(root: BorrowedFd<'_>) -> Result<Option<String>> {
         };
         for entry in calls::entries(&folder)? {
             let entry = entry?;
-            if is_link(&folder, entry.file_name(), entry.file_type())? {
-                return Ok(Some(format!("{path}/{}", entry.file_name().to_string_lossy())));
+            let name = entry.file_name();
+            let kind = kind(&folder, name, entry.file_type())?;
+            if !kind.is_file() && !matches!(name.to_bytes(), b"." | b"..") {
+                return Ok(Some(format!("{path}/{}", name.to_string_lossy())));
             }
         }
     }
@@ -212,9 +215,9 @@ fn link_out(fd: &OwnedFd, folder: &str, depth: usize) -> Result<Option<String>> 
             continue;
         }
         let path = format!("{folder}/{}", name.to_string_lossy());
-        if is_link(fd, name, entry.file_type())? {
+        if kind(fd, name, entry.file_type())?.is_symlink() {
             match fs::readlinkat(fd, name, Vec::new()) {
-                Ok(target) if leads_out(target.to_bytes(), depth) => return Ok(Some(path)),
+                Ok(target) if leads_out(target.to_bytes(), folder) => return Ok(Some(path)),
                 Ok(_) | Err(Errno::NOENT) => {}
                 Err(error) => return Err(error),
             }
@@ -235,29 +238,38 @@ fn link_out(fd: &OwnedFd, folder: &str, depth: usize) -> Result<Option<String>> 
     Ok(None)
 }
 
-/// Whether a link's text, read in a folder `depth` below the root, names something outside. No folder on its way is a
-/// link, so the text says it all.
-fn leads_out(target: &[u8], depth: usize) -> bool {
-    let mut depth = depth;
+/// Whether a link's text, read in `folder`, names anything but an object or a stream or image. None of their folders is
+/// a link, and what comes after is looked at by itself, so the text says it all.
+fn leads_out(target: &[u8], folder: &str) -> bool {
+    let mut place: Vec<&[u8]> = folder.split('/').map(str::as_bytes).collect();
+    let mut down = target.first() == Some(&b'/');
     for part in target.split(|byte| *byte == b'/') {
         match part {
-            b".." if depth == 0 => return true,
-            b".." => depth -= 1,
-            b"" | b"." => {}
-            _ => depth += 1,
+            // What went down may have gone through a link.
+            b".." if down || place.pop().is_none() => return true,
+            b".." | b"" | b"." => {}
+            name => {
+                down = true;
+                place.push(name);
+            }
         }
     }
-    target.first() == Some(&b'/')
+    let known = match place[..] {
+        [first, _, _] => first == b"objects",
+        [first, _] => first == b"streams" || first == b"images",
+        _ => false,
+    };
+    !known || target.first() == Some(&b'/')
 }
 
-/// Not every filesystem tells kinds in listings.
-fn is_link(folder: &OwnedFd, name: &CStr, kind: FileType) -> Result<bool> {
-    match kind {
+/// What something is whose kind the listing says: not every filesystem tells it there.
+fn kind(folder: &OwnedFd, name: &CStr, listed: FileType) -> Result<FileType> {
+    match listed {
         FileType::Unknown => {
             let found = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            Ok(FileType::from_raw_mode(found.st_mode).is_symlink())
+            Ok(FileType::from_raw_mode(found.st_mode))
         }
-        kind => Ok(kind.is_symlink()),
+        kind => Ok(kind),
     }
 }
 
@@ -309,17 +321,25 @@ mod tests {
 
     #[test]
     fn a_links_text_says_whether_it_leads_out() {
-        for (target, depth, out) in [
-            ("../objects/ab/cd", 1, false),
-            ("../../oci-manifest-x", 3, false),
-            ("../../../objects/ab", 3, false),
-            ("../../../../objects/ab", 3, true),
-            ("../../x", 1, true),
-            ("/etc/passwd", 3, true),
-            ("../objects/../../x", 1, true),
-            ("../objects/../x", 1, false),
+        let (streams, tags) = ("streams", "streams/refs/oci");
+        for (target, folder, out) in [
+            ("../objects/ab/cd", streams, false),
+            ("../../oci-manifest-x", tags, false),
+            ("../../../objects/ab/cd", tags, false),
+            ("../hex", "images/refs", false),
+            ("gone", streams, false),
+            ("../../../../objects/ab/cd", tags, true),
+            ("../../x", streams, true),
+            ("/etc/passwd", tags, true),
+            ("/objects/ab/cd", tags, true),
+            ("../objects/../../x", streams, true),
+            ("../objects/../x", streams, true),
+            ("../foo/link", streams, true),
+            ("../cfs-dag/x/y", streams, true),
+            ("a/../../../x", tags, true),
+            ("../..", tags, true),
         ] {
-            assert_eq!(leads_out(target.as_bytes(), depth), out, "{target}");
+            assert_eq!(leads_out(target.as_bytes(), folder), out, "{target}");
         }
     }
 }

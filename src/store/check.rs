@@ -1,19 +1,22 @@
 //! Checking a repository. Knows upstream's checks and what they leave out; ignores how what is wrong is mended.
 //!
-//! In a repository with fs-verity upstream asks the kernel for the digest of each object, which is as it was when the
+//! Where there is fs-verity upstream asks the kernel for the digest of each object, which is as it was when the
 //! object was sealed: whether the disk still gives those bytes is found by reading them alone.
 //! What is found stays noted (see `doubt`), so that the next pull makes it anew.
 
 use std::{fmt, fs::File, io};
 
-use composefs::fsverity::FsVerityHashValue;
+use composefs::fsverity::{FsVerityHashValue, measure_verity_opt};
 use composefs_oci::{OciFsckResult, oci_fsck};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
 };
 
-use super::{Store, StoreError, beneath, calls, doubt::read_to_end};
+use super::{
+    Store, StoreError, beneath, calls,
+    doubt::{PIECE, is_damage, read_to_end},
+};
 
 /// What a check has found.
 #[derive(Debug)]
@@ -76,16 +79,14 @@ impl<H: FsVerityHashValue> Store<H> {
             }
         };
         let mut checked = Checked { found, read: 0, unreadable: Vec::new(), noted: false };
-        // Without fs-verity upstream has read everything.
-        if !self.is_insecure() {
-            self.read_objects(&mut checked)?;
-        }
+        self.read_objects(&mut checked)?;
         checked.noted = self.note_damage(!checked.is_ok());
         Ok(checked)
     }
 
+    /// Reads all objects of which the kernel knows a digest: the others upstream has read.
     fn read_objects(&self, checked: &mut Checked) -> Result<(), StoreError> {
-        let mut buffer = vec![0; 1 << 20];
+        let mut buffer = vec![0; PIECE];
         for first in 0..=u8::MAX {
             let folder = format!("objects/{first:02x}");
             let fault = |errno| self.fault(folder.clone(), errno);
@@ -100,13 +101,16 @@ impl<H: FsVerityHashValue> Store<H> {
                     continue;
                 }
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let path = || format!("{folder}/{}", name.to_string_lossy());
                 let opened = calls::openat(&dir, name, flags, Mode::empty()).map(File::from);
-                let read = opened.map_err(io::Error::from).and_then(|file| read_to_end(file, &mut buffer));
+                let read = opened.map_err(io::Error::from).and_then(|file| {
+                    let sealed = !matches!(measure_verity_opt::<H>(&file), Ok(None));
+                    if sealed { read_to_end(&file, &mut buffer).map(|()| true) } else { Ok(false) }
+                });
                 match read {
-                    Ok(()) => checked.read += 1,
-                    Err(error) => {
-                        checked.unreadable.push((format!("{folder}/{}", name.to_string_lossy()), error));
-                    }
+                    Ok(sealed) => checked.read += u64::from(sealed),
+                    Err(error) if is_damage(&error) => checked.unreadable.push((path(), error)),
+                    Err(error) => return Err(self.explain(path(), error)),
                 }
             }
         }

@@ -8,53 +8,78 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek},
 };
 
 use composefs::fsverity::{FsVerityHashValue, measure_verity_with_fallback};
 use rustix::io::Errno;
 
-use super::{Store, beneath, scratch::OWN_DIR};
+use super::{Store, StoreError, beneath, calls, objects::object_path, scratch::OWN_DIR};
 
 /// An empty folder.
 const NOTE: &str = "cfs-dag/damaged";
 /// Enough to keep a disk busy.
-const PIECE: usize = 1 << 20;
+pub(super) const PIECE: usize = 1 << 20;
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// Whether the last check found damage. Asked of the disk once.
+    /// Whether the last check found damage, or that cannot be told. Asked of the disk once.
     pub(super) fn is_doubted(&self) -> bool {
-        *self.doubted.get_or_init(|| beneath::stat(self.root(), NOTE).is_ok())
+        *self.doubted.get_or_init(|| !matches!(beneath::stat(self.root(), NOTE), Err(Errno::NOENT)))
     }
 
-    /// Leaves the note, or takes it away. Gives whether that could be done: a repository may be read-only.
+    /// Leaves the note, or takes it away; durable when this returns. Gives whether that could be done: a repository may be
+    /// read-only.
     pub(super) fn note_damage(&self, damaged: bool) -> bool {
-        let noted = match damaged {
-            true => {
-                beneath::make_dir(self.root(), OWN_DIR).and_then(|_| beneath::make_dir(self.root(), NOTE))
-            }
-            false => beneath::remove_dir(self.root(), NOTE).map(|()| true),
+        let leave = || {
+            beneath::make_dir(self.root(), OWN_DIR)?;
+            beneath::make_dir(self.root(), NOTE)?;
+            // Only this tells a folder from something else of its name.
+            beneath::dir(self.root(), NOTE)?;
+            calls::fsync(beneath::dir(self.root(), OWN_DIR)?)?;
+            calls::fsync(self.root())
         };
-        matches!(noted, Ok(_) | Err(Errno::NOENT))
+        let noted = if damaged { leave() } else { beneath::remove_dir(self.root(), NOTE) };
+        matches!(noted, Ok(()) | Err(Errno::NOENT))
     }
 
     /// Whether all bytes of an object that looks right can be read and have its digest; believed unless the repository
-    /// is doubted.
-    pub(super) fn is_sound(&self, id: &H, file: &File) -> bool {
+    /// is doubted. The file is read from its beginning by whoever reads it next.
+    ///
+    /// # Errors
+    /// Failures that say nothing about the object.
+    pub(super) fn is_sound(&self, id: &H, mut file: &File) -> Result<bool, StoreError> {
         if !self.is_doubted() {
-            return true;
+            return Ok(true);
         }
-        if self.is_insecure() {
-            return measure_verity_with_fallback::<H>(file).is_ok_and(|found| found == *id);
+        // Where the kernel knows a digest it compares each page with it, and measuring reads nothing.
+        let mut read = || {
+            file.rewind()?;
+            read_to_end(file, &mut vec![0; PIECE])?;
+            file.rewind()?;
+            let found = measure_verity_with_fallback::<H>(file).map_err(io::Error::other)?;
+            file.rewind()?;
+            Ok(found == *id)
+        };
+        match read() {
+            Err(cause) if is_damage(&cause) => Ok(false),
+            read => read.map_err(|cause| StoreError::Io { what: object_path(id), cause }),
         }
-        // The kernel compares each page with the digest that is in force.
-        let again = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)));
-        again.and_then(|file| read_to_end(file, &mut vec![0; PIECE])).is_ok()
+    }
+
+    /// Whether a failed call means that an object of a doubted repository is damaged.
+    pub(super) fn is_damage(&self, errno: Errno) -> bool {
+        self.is_doubted() && is_damage(&errno.into())
     }
 }
 
-/// Reads a file and forgets what it says.
-pub(super) fn read_to_end(mut file: File, buffer: &mut [u8]) -> io::Result<()> {
+/// Whether a failure is the object's, not that of the system or the caller.
+pub(super) fn is_damage(cause: &io::Error) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::ACCESS, Errno::PERM];
+    !Errno::from_io_error(cause).is_some_and(|errno| ours.contains(&errno))
+}
+
+/// Reads a file to its end and forgets what it says.
+pub(super) fn read_to_end(mut file: &File, buffer: &mut [u8]) -> io::Result<()> {
     loop {
         match file.read(buffer) {
             Ok(0) => return Ok(()),

@@ -213,8 +213,13 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         // References that no entry uses: upstream writes none, but a gc and an fsck would follow them.
         for id in unseen {
-            if self.stored_size(&id)?.is_none() {
-                return Ok(Some(Fault::Missing(format!("{} is missing", object_path(&id)))));
+            let size = self.stored_size(&id)?;
+            let there = match size {
+                Some(size) if self.is_doubted() => self.contains(&id, size)?,
+                size => size.is_some(),
+            };
+            if !there {
+                return self.fault_of(&id, size.unwrap_or(0)).map(Some);
             }
         }
         Ok(None)

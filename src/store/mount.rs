@@ -45,8 +45,8 @@ impl<H: FsVerityHashValue> Store<H> {
         match open("overlay") {
             Err(Errno::NODEV) => Some("this kernel has no overlayfs"),
             Ok(overlay) if !self.is_insecure() => {
-                let required = fsconfig_set_string(&overlay, "verity", "require");
-                (required == Err(Errno::INVAL)).then_some(
+                let refused = || fsconfig_set_string(&overlay, "verity", "require") == Err(Errno::INVAL);
+                (is_before_6_6() || refused()).then_some(
                     "the overlayfs of this kernel knows no verity=require (Linux 6.6 and newer do), without which nobody \
                      would check what is read: nothing was mounted",
                 )
@@ -54,4 +54,13 @@ impl<H: FsVerityHashValue> Store<H> {
             _ => None,
         }
     }
+}
+
+/// Whether the kernel is older than the option. The oldest take any option until they mount.
+fn is_before_6_6() -> bool {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version != (0, 0) && version < (6, 6)
 }

@@ -26,7 +26,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Store, StoreError, beneath, calls, known::Known, law::Op, seal::Source};
+use super::{Store, StoreError, beneath, calls, doubt::is_damage, known::Known, law::Op, seal::Source};
 
 /// How often a name may change between looking and linking: only another program that replaces objects does that.
 const LINK_ATTEMPTS: usize = 8;
@@ -216,14 +216,17 @@ impl<H: FsVerityHashValue> Store<H> {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(Seen::Nothing),
             Err(Errno::LOOP) => return Ok(Seen::Wrong),
+            Err(errno) if self.is_damage(errno) => return Ok(Seen::Wrong),
             Err(errno) => return Err(self.object_fault(id, errno)),
         };
         let file = File::from(fd);
         // The digest covers the size.
         match measure_verity::<H>(&file) {
-            Ok(found) if found == *id && self.is_sound(id, &file) => Ok(Seen::Right),
+            Ok(found) if found == *id && self.is_sound(id, &file)? => Ok(Seen::Right),
             Err(MeasureVerityError::VerityMissing) if heal => self.heal(id, &file),
-            Err(MeasureVerityError::Io(cause)) => Err(StoreError::Io { what: object_path(id), cause }),
+            Err(MeasureVerityError::Io(cause)) if !(self.is_doubted() && is_damage(&cause)) => {
+                Err(StoreError::Io { what: object_path(id), cause })
+            }
             _ => Ok(Seen::Wrong),
         }
     }
@@ -236,7 +239,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = calls::openat(dir, Basename::of(id).as_c_str(), flags, Mode::empty());
         let file = File::from(fd.map_err(|errno| self.object_fault(id, errno))?);
-        Ok(if self.is_sound(id, &file) { Seen::Right } else { Seen::Wrong })
+        Ok(if self.is_sound(id, &file)? { Seen::Right } else { Seen::Wrong })
     }
 
     /// Verifies a file that has no fs-verity yet (a crash can leave one) and enables it.

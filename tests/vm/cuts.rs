@@ -45,6 +45,10 @@ const IMAGES: &str = "/tmp/images";
 const MEBIBYTES: u32 = 24;
 /// What a disk that is not as it must be is reported with.
 const BAD: &str = "BAD ";
+/// How many disks were looked at.
+const LOOKED: &str = "LOOKED ";
+/// Before and after each step.
+const MARKS: usize = 14;
 
 #[test]
 fn a_power_cut_loses_nothing_of_a_secure_repository() {
@@ -65,10 +69,12 @@ fn a_machine_that_is_killed_loses_nothing() {
     let mut random = Random(seed());
     let killed = (0..count().div_ceil(8)).map(|_| {
         let first = log.bytes_at(log.marks()[0]);
-        let moment = first + random.next() % (log.bytes_at(log.len()) - first);
+        // No two runs write the same, so the last part is left to the others.
+        let moment = first + random.next() % ((log.bytes_at(log.len()) - first) * 3 / 4);
         let disk = disk.logged();
         let written = || fs::metadata(disk.log().unwrap()).unwrap().len();
-        Machine::boot("work", &[&disk]).cut_when(|| written() >= moment);
+        let cut = Machine::boot("work", &[&disk]).cut_when(|| written() >= moment);
+        assert!(cut, "the machine ended by itself when it had written {} of {moment} bytes", written());
         label(disk.path(), &format!("killed when it had written {} of {moment} bytes", written()));
         disk
     });
@@ -90,7 +96,9 @@ fn without_syncing_the_folders_of_links_a_pull_would_lose_tags() {
 }
 
 fn count() -> usize {
-    env::var("CFS_DAG_CUTS").map_or(24, |count| count.parse().expect("CFS_DAG_CUTS is a number"))
+    let count = env::var("CFS_DAG_CUTS").map_or(24, |count| count.parse().expect("CFS_DAG_CUTS is a number"));
+    assert!(count > MARKS, "CFS_DAG_CUTS is more than {MARKS}, the moments that are always looked at");
+    count
 }
 
 fn seed() -> u64 {
@@ -103,6 +111,7 @@ fn worked(scenario: &str, empty: &Disk) -> (Disk, WriteLog) {
     let disk = before.logged();
     Machine::boot(scenario, &[&disk]).assert_good();
     let log = WriteLog::read(disk.log().unwrap(), disk.size());
+    assert_eq!(log.marks().len(), MARKS);
     (before, log)
 }
 
@@ -151,6 +160,8 @@ fn bad_disks(before: &Disk, disks: &[Disk]) -> Vec<String> {
         let (code, console) = Machine::boot("look", &all).wait();
         let found = console.lines().filter_map(|line| line.strip_prefix(BAD)).map(str::to_owned);
         let sofar = bad.len();
+        let looked = console.lines().find_map(|line| line.strip_prefix(LOOKED));
+        assert_eq!(looked, Some(&*some.len().to_string()), "{console}");
         bad.extend(found);
         assert_eq!(code, Some(i32::from(bad.len() > sofar)), "{console}");
     }
@@ -244,17 +255,18 @@ fn look() {
     assert_eq!(labelled(&first), UNDISTURBED);
     mount_disk(&first, DISK);
     let mut undisturbed = Vec::new();
-    let mut all_good = true;
+    let (mut all_good, mut looked) = (true, 0);
     for disk in disks {
-        let reported = last(&disk).expect("cuts come after the first mark");
+        let reported = last(&disk).unwrap_or_else(|| panic!("{}: no mark", labelled(&disk)));
         if undisturbed.is_empty() {
             undisturbed = completed(reported.insecure);
             oracle::assert_clean(&repo());
         }
         unmount(DISK, UnmountFlags::empty()).unwrap();
         mount_disk(&disk, DISK);
-        let looked = catch_unwind(AssertUnwindSafe(|| look_at(&reported, &undisturbed)));
-        if let Err(why) = looked {
+        let good = catch_unwind(AssertUnwindSafe(|| look_at(&reported, &undisturbed)));
+        looked += 1;
+        if let Err(why) = good {
             let why =
                 why.downcast_ref::<String>().cloned().or(why.downcast_ref::<&str>().map(ToString::to_string));
             let why = why.unwrap_or_default().replace('\n', " | ");
@@ -262,6 +274,7 @@ fn look() {
             all_good = false;
         }
     }
+    println!("\n{LOOKED}{looked}");
     assert!(all_good);
 }
 

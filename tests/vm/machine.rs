@@ -191,12 +191,16 @@ impl Machine {
         Self { child, console, began: Instant::now(), _scratch: scratch }
     }
 
-    /// Ends it as a power cut would, once `due` says so or it has ended by itself. What it has written to its disks
-    /// stays.
-    pub fn cut_when(mut self, due: impl Fn() -> bool) {
-        while !due() && self.is_running() {
+    /// Ends it as a power cut would, once `due` says so. What it has written to its disks stays. False if it had ended by
+    /// itself.
+    pub fn cut_when(mut self, due: impl Fn() -> bool) -> bool {
+        while !due() {
+            if !self.is_running() {
+                return false;
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
+        true
     }
 
     #[track_caller]
