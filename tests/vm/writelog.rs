@@ -12,7 +12,7 @@ use std::{
 
 use super::marks::TAIL;
 
-const MAGIC: u64 = 0x6a73_6677_7368_72;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 const SECTOR: u64 = 512;
 const FLUSH: u64 = 1;
 const FUA: u64 = 2;
