@@ -386,7 +386,7 @@ impl Learned<'_> {
 
 /// Of calls that come often: the first ones, and then some.
 fn is_chosen(at: usize, count: usize) -> bool {
-    at <= FIRST || (at - FIRST) % (count - FIRST).div_ceil(REST) == 0
+    at <= FIRST || (at - FIRST).is_multiple_of((count - FIRST).div_ceil(REST))
 }
 
 const FIRST: usize = 6;
