@@ -116,9 +116,7 @@ fn names_in(folder: &OwnedFd) -> Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in calls::entries(folder)? {
         let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
-        }
+        names.push(entry.file_name().to_owned());
     }
     Ok(names)
 }
@@ -162,7 +160,7 @@ pub(super) fn way_out(root: BorrowedFd<'_>) -> Result<Option<String>> {
     }
     for folder in ["streams", "images"] {
         let found = match dir(root, folder) {
-            Ok(fd) => link_out(&fd, folder, 1)?,
+            Ok(fd) => link_out(&fd, folder)?,
             Err(Errno::NOENT) => None,
             Err(error) => return Err(error),
         };
@@ -186,8 +184,7 @@ pub(super) fn odd_object(root: BorrowedFd<'_>) -> Result<Option<String>> {
         for entry in calls::entries(&folder)? {
             let entry = entry?;
             let name = entry.file_name();
-            let kind = kind(&folder, name, entry.file_type())?;
-            if !kind.is_file() && !matches!(name.to_bytes(), b"." | b"..") {
+            if !kind(&folder, name, entry.file_type())?.is_file() {
                 return Ok(Some(format!("{path}/{}", name.to_string_lossy())));
             }
         }
@@ -206,14 +203,11 @@ fn is_link_at(root: BorrowedFd<'_>, path: &str) -> Result<bool> {
 /// How deep folders of references may be; upstream's tags are three deep.
 const DEEPEST: usize = 32;
 
-/// A link below `folder`, which is `depth` below the root, that leads out of the repository.
-fn link_out(fd: &OwnedFd, folder: &str, depth: usize) -> Result<Option<String>> {
+/// A link below `folder` that leads out of the repository.
+fn link_out(fd: &OwnedFd, folder: &str) -> Result<Option<String>> {
     for entry in calls::entries(fd)? {
         let entry = entry?;
         let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
         let path = format!("{folder}/{}", name.to_string_lossy());
         if kind(fd, name, entry.file_type())?.is_symlink() {
             match fs::readlinkat(fd, name, Vec::new()) {
@@ -227,10 +221,10 @@ fn link_out(fd: &OwnedFd, folder: &str, depth: usize) -> Result<Option<String>> 
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         ) {
-            if depth == DEEPEST {
+            if folder.split('/').count() == DEEPEST {
                 return Ok(Some(path));
             }
-            if let Some(found) = link_out(&below, &path, depth + 1)? {
+            if let Some(found) = link_out(&below, &path)? {
                 return Ok(Some(found));
             }
         }

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::{
-    fs::{self, Dir, FlockOperation, Mode, OFlags, StatVfs},
+    fs::{self, Dir, DirEntry, FlockOperation, Mode, OFlags, StatVfs},
     io::{Errno, Result, retry_on_intr},
     path::Arg,
 };
@@ -35,9 +35,11 @@ pub(super) fn fstatvfs(on: impl AsFd) -> Result<StatVfs> {
     retry_on_intr(|| fs::fstatvfs(&on))
 }
 
-/// The entries of a directory.
-pub(super) fn entries(dir: impl AsFd) -> Result<Dir> {
-    retry_on_intr(|| Dir::read_from(&dir))
+/// The entries of a directory, without `.` and `..`.
+pub(super) fn entries(dir: impl AsFd) -> Result<impl Iterator<Item = Result<DirEntry>>> {
+    let entries = retry_on_intr(|| Dir::read_from(&dir))?;
+    let is_dot = |entry: &DirEntry| matches!(entry.file_name().to_bytes(), b"." | b"..");
+    Ok(entries.filter(move |entry| !entry.as_ref().is_ok_and(is_dot)))
 }
 
 /// Does again what a signal cut short in upstream's code, which does not; for what may be done twice.

@@ -4,14 +4,11 @@
 //! object was sealed: whether the disk still gives those bytes is found by reading them alone.
 //! What is found stays noted (see `doubt`), so that the next pull makes it anew.
 
-use std::{fmt, fs::File, io};
+use std::{fmt, io, os::fd::AsFd};
 
 use composefs::fsverity::{FsVerityHashValue, measure_verity_opt};
 use composefs_oci::{OciFsckResult, oci_fsck};
-use rustix::{
-    fs::{Mode, OFlags},
-    io::Errno,
-};
+use rustix::io::Errno;
 
 use super::{
     Store, StoreError, beneath, calls,
@@ -97,13 +94,8 @@ impl<H: FsVerityHashValue> Store<H> {
             for entry in calls::entries(&dir).map_err(fault)? {
                 let entry = entry.map_err(fault)?;
                 let name = entry.file_name();
-                if name == c"." || name == c".." {
-                    continue;
-                }
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let path = || format!("{folder}/{}", name.to_string_lossy());
-                let opened = calls::openat(&dir, name, flags, Mode::empty()).map(File::from);
-                let read = opened.map_err(io::Error::from).and_then(|file| {
+                let read = beneath::file(dir.as_fd(), name).map_err(io::Error::from).and_then(|file| {
                     let sealed = !matches!(measure_verity_opt::<H>(&file), Ok(None));
                     if sealed { read_to_end(&file, &mut buffer).map(|()| true) } else { Ok(false) }
                 });

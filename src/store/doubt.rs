@@ -66,9 +66,9 @@ impl<H: FsVerityHashValue> Store<H> {
         }
     }
 
-    /// Whether a failed call means that an object of a doubted repository is damaged.
-    pub(super) fn is_damage(&self, errno: Errno) -> bool {
-        self.is_doubted() && is_damage(&errno.into())
+    /// Whether a failure means that an object of a doubted repository is damaged.
+    pub(super) fn shows_damage(&self, cause: &io::Error) -> bool {
+        self.is_doubted() && is_damage(cause)
     }
 }
 

@@ -26,7 +26,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Store, StoreError, beneath, calls, doubt::is_damage, known::Known, law::Op, seal::Source};
+use super::{Store, StoreError, beneath, calls, known::Known, law::Op, seal::Source};
 
 /// How often a name may change between looking and linking: only another program that replaces objects does that.
 const LINK_ATTEMPTS: usize = 8;
@@ -138,8 +138,7 @@ impl<H: FsVerityHashValue> Store<H> {
             Err(Errno::NOENT) => return false,
             opened => opened.and_then(calls::entries),
         };
-        let dot = |name: &CStr| name == c"." || name == c"..";
-        objects.map_or(true, |mut dir| dir.any(|entry| entry.map_or(true, |entry| !dot(entry.file_name()))))
+        objects.map_or(true, |mut entries| entries.next().is_some())
     }
 
     /// Forgets what was seen to be there: a garbage collection ran.
@@ -216,7 +215,7 @@ impl<H: FsVerityHashValue> Store<H> {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(Seen::Nothing),
             Err(Errno::LOOP) => return Ok(Seen::Wrong),
-            Err(errno) if self.is_damage(errno) => return Ok(Seen::Wrong),
+            Err(errno) if self.shows_damage(&errno.into()) => return Ok(Seen::Wrong),
             Err(errno) => return Err(self.object_fault(id, errno)),
         };
         let file = File::from(fd);
@@ -224,7 +223,7 @@ impl<H: FsVerityHashValue> Store<H> {
         match measure_verity::<H>(&file) {
             Ok(found) if found == *id && self.is_sound(id, &file)? => Ok(Seen::Right),
             Err(MeasureVerityError::VerityMissing) if heal => self.heal(id, &file),
-            Err(MeasureVerityError::Io(cause)) if !(self.is_doubted() && is_damage(&cause)) => {
+            Err(MeasureVerityError::Io(cause)) if !self.shows_damage(&cause) => {
                 Err(StoreError::Io { what: object_path(id), cause })
             }
             _ => Ok(Seen::Wrong),
@@ -236,9 +235,8 @@ impl<H: FsVerityHashValue> Store<H> {
         if !self.is_doubted() {
             return Ok(Seen::Right);
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = calls::openat(dir, Basename::of(id).as_c_str(), flags, Mode::empty());
-        let file = File::from(fd.map_err(|errno| self.object_fault(id, errno))?);
+        let file = beneath::file(dir, Basename::of(id).as_c_str());
+        let file = file.map_err(|errno| self.object_fault(id, errno))?;
         Ok(if self.is_sound(id, &file)? { Seen::Right } else { Seen::Wrong })
     }
 

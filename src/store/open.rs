@@ -338,7 +338,7 @@ fn refuse_contents(dir: &OwnedFd, path: &Path) -> Result<(), StoreError> {
     let fault = |errno| StoreError::errno(path, path.display().to_string(), errno);
     for entry in calls::entries(dir).map_err(fault)? {
         let entry = entry.map_err(fault)?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b".." | b"lost+found") {
+        if entry.file_name() != c"lost+found" {
             return Err(refused(path, "neither a repository nor an empty directory: choose another place"));
         }
     }

@@ -111,9 +111,6 @@ fn sweep_dir(parent: &OwnedFd) -> Result<()> {
     for entry in calls::entries(parent)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
-        }
         // Not a folder: nothing of ours, so it stays. What a link leads to is somebody else's.
         let Ok(dir) = beneath::dir(parent.as_fd(), name) else { continue };
         if calls::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
@@ -131,9 +128,6 @@ fn empty_dir(dir: &OwnedFd) -> Result<()> {
     for entry in calls::entries(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
-        }
         match fs::unlinkat(dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error),

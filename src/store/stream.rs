@@ -18,8 +18,7 @@ use composefs::{
 use rustix::io::Errno;
 
 use super::{
-    Content, Store, StoreError, beneath, doubt::is_damage, error::errno_in, objects::object_path,
-    splitstream::StreamWriter,
+    Content, Store, StoreError, beneath, error::errno_in, objects::object_path, splitstream::StreamWriter,
 };
 
 const MAGIC: &[u8; 11] = b"SplitStream";
@@ -119,14 +118,14 @@ impl<H: FsVerityHashValue> Store<H> {
             Err(Errno::NOENT) => return Ok(Err("its object is missing".into())),
             Err(beneath::NO_FILE) => return Ok(Err("its object is no file".into())),
             Err(Errno::LOOP) => return Ok(Err("its object is a link".into())),
-            Err(errno) if self.is_damage(errno) => return Ok(Err(format!("its object: {errno}"))),
+            Err(errno) if self.shows_damage(&errno.into()) => return Ok(Err(format!("its object: {errno}"))),
             Err(errno) => return Err(self.fault(path, errno)),
         };
         if !self.is_insecure() {
             match measure_verity::<H>(file.as_fd()) {
                 Ok(found) if found == *id => {}
                 Ok(found) => return Ok(Err(format!("its object measures {}", found.to_hex()))),
-                Err(MeasureVerityError::Io(cause)) if !(self.is_doubted() && is_damage(&cause)) => {
+                Err(MeasureVerityError::Io(cause)) if !self.shows_damage(&cause) => {
                     return Err(StoreError::Io { what: path, cause });
                 }
                 Err(error) => return Ok(Err(error.to_string())),

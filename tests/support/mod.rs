@@ -11,6 +11,7 @@ pub mod moments;
 pub mod oracle;
 pub mod plans;
 pub mod pulls;
+pub mod random;
 pub mod real;
 pub mod registry;
 pub mod registry_real;

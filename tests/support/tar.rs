@@ -5,6 +5,8 @@
 //! its methods. The same calls give the same bytes. Whatever a real tar writer would refuse (lies, garbage,
 //! unknown types) can be written here too.
 
+use super::random::Random;
+
 const BLOCK: usize = 512;
 
 /// An archive of `entries` with the two zero blocks at its end, and nothing after them.
@@ -42,16 +44,12 @@ pub fn with_tail(mut archive: Vec<u8>, tail: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// `len` bytes that no compressor shrinks: the same for the same `seed` (splitmix64).
+/// `len` bytes that no compressor shrinks: the same for the same `seed`.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed;
+    let mut random = Random(seed);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = state;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bytes.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
+        bytes.extend_from_slice(&random.next().to_le_bytes());
     }
     bytes.truncate(len);
     bytes

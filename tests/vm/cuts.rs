@@ -19,14 +19,15 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::{
     guest::mount_disk,
-    machine::{Disk, Machine},
+    machine::{Disk, Machine, copy_image},
     marks::{Marks, Reported, label, labelled, last},
-    writelog::{Cache, Random, WriteLog},
+    writelog::{Cache, WriteLog},
 };
 use crate::support::{
     image::{Layout, layout},
     oracle,
     pulls::swept,
+    random::Random,
     repo::{Invocation, assert_same_lines, cfs_dag, command},
     tar::{dir, file, noise, tar},
 };
@@ -52,20 +53,22 @@ const MARKS: usize = 14;
 
 #[test]
 fn a_power_cut_loses_nothing_of_a_secure_repository() {
-    let (before, log) = worked("work", &Disk::new(MEBIBYTES));
+    let before = Disk::new(MEBIBYTES);
+    let log = worked("work", &before);
     assert_all_good(&before, disks_after_cuts(&before, &log, count()));
 }
 
 #[test]
 fn a_power_cut_loses_nothing_of_an_insecure_repository() {
-    let (before, log) = worked("work-insecure", &Disk::plain(MEBIBYTES));
+    let before = Disk::plain(MEBIBYTES);
+    let log = worked("work-insecure", &before);
     assert_all_good(&before, disks_after_cuts(&before, &log, count()));
 }
 
 #[test]
 fn a_machine_that_is_killed_loses_nothing() {
     let disk = Disk::new(MEBIBYTES);
-    let (_, log) = worked("work", &disk);
+    let log = worked("work", &disk);
     let mut random = Random(seed());
     let killed = (0..count().div_ceil(8)).map(|_| {
         let first = log.bytes_at(log.marks()[0]);
@@ -83,14 +86,16 @@ fn a_machine_that_is_killed_loses_nothing() {
 
 #[test]
 fn without_its_barrier_a_pull_would_lose_objects() {
-    let (before, log) = worked("work-insecure-without-syncfs", &Disk::plain(MEBIBYTES));
+    let before = Disk::plain(MEBIBYTES);
+    let log = worked("work-insecure-without-syncfs", &before);
     let bad = bad_disks(&before, &disks_at_reports(&before, &log, 4));
     assert!(bad.iter().any(|why| why.contains("is not what its name says")), "{bad:#?}");
 }
 
 #[test]
 fn without_syncing_the_folders_of_links_a_pull_would_lose_tags() {
-    let (before, log) = worked("work-without-fsync", &Disk::new(MEBIBYTES));
+    let before = Disk::new(MEBIBYTES);
+    let log = worked("work-without-fsync", &before);
     let bad = bad_disks(&before, &disks_at_reports(&before, &log, 4));
     assert!(bad.iter().any(|why| why.contains("was reported, and is gone")), "{bad:#?}");
 }
@@ -105,14 +110,13 @@ fn seed() -> u64 {
     env::var("CFS_DAG_SEED").map_or(1, |seed| seed.parse().expect("CFS_DAG_SEED is a number"))
 }
 
-/// Lets a machine do the work on a copy of an empty disk: the empty disk, and all writes.
-fn worked(scenario: &str, empty: &Disk) -> (Disk, WriteLog) {
-    let before = empty.logged();
-    let disk = before.logged();
+/// Lets a machine do the work on a copy of an empty disk: all its writes.
+fn worked(scenario: &str, empty: &Disk) -> WriteLog {
+    let disk = empty.logged();
     Machine::boot(scenario, &[&disk]).assert_good();
     let log = WriteLog::read(disk.log().unwrap(), disk.size());
     assert_eq!(log.marks().len(), MARKS);
-    (before, log)
+    log
 }
 
 /// The disk right after each report (or the first `most` of them), when whatever was not flushed is lost.
@@ -154,7 +158,7 @@ fn assert_all_good(before: &Disk, disks: Vec<Disk>) {
 fn bad_disks(before: &Disk, disks: &[Disk]) -> Vec<String> {
     let mut bad = Vec::new();
     for some in disks.chunks(64) {
-        let undisturbed = before.logged();
+        let undisturbed = before.copied(copy_image);
         label(undisturbed.path(), UNDISTURBED);
         let all: Vec<&Disk> = std::iter::once(&undisturbed).chain(some).collect();
         let (code, console) = Machine::boot("look", &all).wait();

@@ -86,10 +86,7 @@ impl Disk {
 
     /// A copy, to which machines write through a log of all their writes.
     pub fn logged(&self) -> Self {
-        let mut copy = self.copied(|from, to| {
-            let copied = Command::new("cp").args(["--sparse=always", "--"]).args([from, to]).status();
-            assert!(copied.is_ok_and(|status| status.success()), "cp failed");
-        });
+        let mut copy = self.copied(copy_image);
         let log = copy._scratch.path("log");
         File::create(&log).unwrap();
         copy.log = Some(log);
@@ -144,6 +141,12 @@ impl Disk {
         );
         vec!["-blockdev".into(), node, "-device".into(), device]
     }
+}
+
+/// Copies an image file, holes as holes.
+pub fn copy_image(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["--sparse=always", "--"]).args([from, to]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cp failed");
 }
 
 /// A machine that is running.

@@ -7,10 +7,10 @@ use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::FileExt as _,
     path::Path,
-    process::Command,
 };
 
-use super::marks::TAIL;
+use super::{machine::copy_image, marks::TAIL};
+use crate::support::random::Random;
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const SECTOR: u64 = 512;
@@ -91,8 +91,7 @@ impl WriteLog {
     /// Copies the disk `before` (as it was when the machine began) to `to`, with what of the first `count` requests is
     /// there after a power cut. What a torn cache has written is chosen by `seed`.
     pub fn cut(&self, before: &Path, to: &Path, count: usize, cache: Cache, seed: u64) {
-        let copied = Command::new("cp").args(["--sparse=always", "--"]).args([before, to]).status();
-        assert!(copied.is_ok_and(|status| status.success()), "cp failed");
+        copy_image(before, to);
         let disk = OpenOptions::new().write(true).open(to).unwrap();
         let done = &self.entries[..count];
         let flushed = done.iter().rposition(|entry| entry.flags & FLUSH != 0).unwrap_or(0);
@@ -118,23 +117,5 @@ impl WriteLog {
 
     fn is_mark(&self, entry: &Entry) -> bool {
         entry.data.1 > 0 && entry.at >= self.tail
-    }
-}
-
-/// Numbers that look random and are the same for the same seed (SplitMix64).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Below `end`.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
     }
 }
