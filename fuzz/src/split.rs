@@ -49,9 +49,15 @@ pub fn split(data: &[u8]) {
                 same_as_upstream(&whole);
             }
         }
+        // How far the map of a sparse file is read before the file is refused depends on what is there of it.
+        (Err(whole), Err(pieces)) if [&whole, &pieces].into_iter().any(is_sparse) => {}
         (Err(whole), Err(pieces)) => assert_eq!(whole.to_string(), pieces.to_string()),
         (whole, pieces) => panic!("in one piece {:?}, cut {:?}", whole.err(), pieces.err()),
     }
+}
+
+fn is_sparse(error: &SplitError) -> bool {
+    matches!(error, SplitError::Sparse(_) | SplitError::SparseMap(_))
 }
 
 /// What came out of the splitter.

@@ -13,7 +13,7 @@ use composefs::{
 };
 use tar_core::{
     HEADER_SIZE,
-    parse::{ParseEvent, ParsedEntry, Parser},
+    parse::{ParseError, ParseEvent, ParsedEntry, Parser},
 };
 
 use super::{
@@ -68,7 +68,7 @@ pub enum SplitError {
     /// GNU or PAX sparse files; upstream refuses them too.
     #[error("{0:?} is a sparse file: such tar entries are not supported, rebuild the layer without --sparse")]
     Sparse(PathBuf),
-    /// A sparse file whose map has no end.
+    /// A sparse file whose map cannot be read.
     #[error(
         "a sparse file at byte {0}: such tar entries are not supported, rebuild the layer without --sparse"
     )]
@@ -261,7 +261,12 @@ impl<H: FsVerityHashValue> Splitter<H> {
     /// it. Nothing used and `Header` means that it needs more bytes.
     fn parse(&mut self, input: &[u8], offset: u64) -> Result<(usize, State<H>), SplitError> {
         let corrupt = |detail: String| SplitError::Corrupt { offset, detail };
-        let event = self.parser.parse(input).map_err(|error| corrupt(error.to_string()))?;
+        let event = self.parser.parse(input).map_err(|error| match error {
+            ParseError::InvalidPaxSparseMap(_) | ParseError::TooManySparseEntries { .. } => {
+                SplitError::SparseMap(offset)
+            }
+            error => corrupt(error.to_string()),
+        })?;
         if !matches!(event, ParseEvent::NeedData { .. }) {
             self.bare = matches!(&event, ParseEvent::Entry { entry, .. } if entry.size == 0);
         }
@@ -532,6 +537,23 @@ mod tests {
         assert!(split(&tar, &[512], LayerKind::ArtifactTar).is_ok());
         let sparse = header("sparse", 0, b'S');
         assert!(split(&sparse, &[512], LayerKind::Tar).is_err());
+    }
+
+    #[test]
+    fn a_sparse_file_is_refused_as_one_however_its_map_arrives() {
+        let records = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n28 GNU.sparse.realsize=1000\n";
+        let mut pax = header("pax", records.len() as u64, b'x');
+        pax.extend(records);
+        pax.resize(1024, 0);
+        // The map of one piece at offset 0 as it should be, one that is no number, and one that has no end.
+        for line in [&b"1\n0\n10\n"[..], &[&[0; 600][..], b"\n"].concat(), &[b'0'; 2000]] {
+            let mut tar = [pax.clone(), header("sparse", 2048, b'0'), line.to_vec()].concat();
+            tar.resize(pax.len() + 512 + 2048, 0);
+            for cut in [1, 300, 512, 1100, 4096] {
+                let error = split(&tar, &[cut], LayerKind::Tar).unwrap_err();
+                assert!(error.to_string().contains("rebuild the layer without --sparse"), "{cut}: {error}");
+            }
+        }
     }
 
     #[test]
