@@ -7,10 +7,7 @@ use cfs_dag::{
     graph::{Kind, Plan},
     render::{Marks, html, svg},
 };
-
-#[allow(dead_code)] // the tests use the rest
-#[path = "../tests/support/plans.rs"]
-mod plans;
+use support::plans;
 
 fn main() -> std::io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -1,7 +1,5 @@
 //! The command line as a user meets it: what each verb prints, where, with which exit code, and what it leaves behind.
 
-mod support;
-
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use composefs::{
@@ -16,7 +14,8 @@ use support::{
     oracle::{self, Algorithm, DEFAULT_KIND, Formats, RepoKind},
     registry::{Fault, Registry},
     repo::{
-        Finished, Invocation, assert_same_lines, assert_same_repo, cfs_dag, command, repo_manifest, scratch,
+        Finished, Invocation, assert_same_lines, assert_same_repo, cfs_dag, command, program, repo_manifest,
+        scratch,
     },
     tar::{dir, file, noise, tar},
     tree,
@@ -58,7 +57,7 @@ fn pull<'a>(references: impl IntoIterator<Item = &'a String>) -> Invocation {
 /// `cfs-dag` under a shell that first does something to its surroundings, like `umask 077` or `exec >&-`.
 fn under_shell(before: &str) -> Invocation {
     let script = format!("{before}; exec \"$0\" \"$@\"");
-    command("sh", ["-c", &script, env!("CARGO_BIN_EXE_cfs-dag")])
+    command("sh", ["-c", &script, program()])
 }
 
 /// Every path below `path` with its type, mode, size and time of change: also what nobody but us looks at.
@@ -640,7 +639,7 @@ fn a_reader_that_goes_away_is_no_error_and_a_full_disk_is() {
     let repo = scratch.path("repo");
     let piped = |rest: &str| {
         let script = format!("set -o pipefail; {rest}");
-        command("bash", ["-c", &script, env!("CARGO_BIN_EXE_cfs-dag")]).arg(&image.reference).arg(&repo)
+        command("bash", ["-c", &script, program()]).arg(&image.reference).arg(&repo)
     };
     let said = piped("\"$0\" pull --insecure \"$1\" --repo \"$2\" 2>/dev/null | true").expect_success();
     assert_eq!(said.stderr, "");

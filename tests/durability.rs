@@ -2,8 +2,6 @@
 //!
 //! Pulls go through the library here, so that a journal can see every step of the store.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     fs,

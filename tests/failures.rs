@@ -1,8 +1,6 @@
 //! Everything that can go wrong with one image, or with the place where it goes: one clear line, the right exit
 //! code, the rest of the batch unharmed, a clean repository, and no hang (whatever hangs is killed and fails).
 
-mod support;
-
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,

@@ -10,8 +10,6 @@
 
 #![cfg(target_arch = "x86_64")] // by the names of its system calls
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     fs,

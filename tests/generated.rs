@@ -1,7 +1,5 @@
 //! What the program makes from its own command line, and the log for diagnosis: completions, manual pages, RUST_LOG.
 
-mod support;
-
 use std::{collections::BTreeSet, fs};
 
 use serde_json::Value;

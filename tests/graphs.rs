@@ -3,8 +3,6 @@
 //! Drawn by `pull --dry-run` from images whose bytes never change. To draw them anew after a change that is meant:
 //! `CFS_DAG_DRAW=1 cargo test --test graphs`, and look at the difference before it is committed.
 
-mod support;
-
 use std::{collections::BTreeSet, fs, path::Path};
 
 use cfs_dag::{

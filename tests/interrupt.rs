@@ -1,8 +1,6 @@
 //! Pulls that end before their end: what is nearly whole is finished, the rest is given up, the repository is clean, and
 //! the next pull goes on from there.
 
-mod support;
-
 use std::time::Duration;
 
 use support::{

@@ -1,8 +1,6 @@
 //! Pulls that are killed at many moments: the next pull ends where an undisturbed one ends, and does not fetch again
 //! what was committed.
 
-mod support;
-
 use std::{fs, path::Path};
 
 use support::{

@@ -1,7 +1,5 @@
 //! `cfs-dag log`: what earlier runs did and why, as a user asks for it.
 
-mod support;
-
 use std::{fs, path::Path};
 
 use serde_json::Value;

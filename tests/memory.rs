@@ -1,7 +1,5 @@
 //! Law 5: memory is bounded by the budget, not by the input.
 
-mod support;
-
 use support::{
     corpus::MEMORY_MIN,
     image::{Layout, layout},

@@ -1,8 +1,6 @@
 //! What a check has found is made anew by the next pull, whatever it is; and a repository without fs-verity is refused
 //! where one is asked for.
 
-mod support;
-
 use std::{
     fs,
     path::{Path, PathBuf},

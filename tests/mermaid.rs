@@ -1,7 +1,5 @@
 //! Plans as Mermaid itself reads and draws them, with the settings that it has by itself. Needs a browser.
 
-mod support;
-
 use std::{fmt::Write as _, fs, panic::catch_unwind, path::PathBuf};
 
 use cfs_dag::{

@@ -1,8 +1,6 @@
 //! One repository, two programs: upstream's pull and gc, and ours, one after the other, at once, and cut short.
 //! Whatever they do, a tagged image stays whole.
 
-mod support;
-
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,7 +1,5 @@
 //! Pictures of plans, looked at by a real browser.
 
-mod support;
-
 use std::{fs, path::PathBuf};
 
 use cfs_dag::{

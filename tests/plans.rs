@@ -1,8 +1,6 @@
 //! Plans that are kept: what `--plan-out` saves, `--plan` runs as it is or refuses; and what `--force` and
 //! `--detailed-exitcode` make of a plan.
 
-mod support;
-
 use std::{
     fs,
     path::{Path, PathBuf},

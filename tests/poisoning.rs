@@ -1,8 +1,6 @@
 //! A layer is shared by its `diff_id`, and whoever writes an image may claim any. These tests lie, in every order,
 //! and look at what an honest image gets.
 
-mod support;
-
 use std::path::Path;
 
 use support::{

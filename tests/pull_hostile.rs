@@ -1,7 +1,5 @@
 //! Pulls of images that lie, beside images that do not. One scenario a test.
 
-mod support;
-
 use support::{
     image::{gzip, layout},
     repo::{cfs_dag, scratch},

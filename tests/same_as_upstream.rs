@@ -1,7 +1,5 @@
 //! What our pull stores is what upstream's own pull stores: ids, objects, and the tree that is mounted in the end.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
     fs,

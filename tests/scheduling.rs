@@ -1,7 +1,5 @@
 //! Law 4: the same input gives the same repository, byte for byte, whatever runs when.
 
-mod support;
-
 use support::{
     image::{Image, Layout, layout},
     oracle,

@@ -1,8 +1,6 @@
 //! Images through the real skopeo: archives, directories, and a scripted registry that misbehaves.
 //! A machine without skopeo fails these tests.
 
-mod support;
-
 use std::{path::Path, process::Command, time::Duration};
 
 use cfs_dag::{

@@ -1,8 +1,6 @@
 //! What the real skopeo says when a registry misbehaves: every kind of request x every fault, and the kind of error
 //! that comes of it. All images have names that look like errors. A machine without skopeo fails these tests.
 
-mod support;
-
 use std::time::Duration;
 
 use cfs_dag::source::{

@@ -1,7 +1,5 @@
 //! `oci:` layouts, sound and hostile, read through the public interface. Ignores skopeo.
 
-mod support;
-
 use std::{fs, os::unix::fs::symlink};
 
 use cfs_dag::{

@@ -1,7 +1,5 @@
 //! Conversations with a scripted skopeo: newer protocols than Debian's, deaths and silences. Ignores registries.
 
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
 use cfs_dag::{

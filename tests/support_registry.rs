@@ -1,7 +1,5 @@
 //! Tests of the scripted registry, by a client that knows no more than HTTP.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},

@@ -1,7 +1,5 @@
 //! Tests of what the other tests stand on: archives, images, the oracle, comparisons.
 
-mod support;
-
 use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 use support::{

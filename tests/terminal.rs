@@ -1,8 +1,6 @@
 //! The bars as a terminal shows them: the real program in a real pseudo-terminal, read by a terminal emulator, with
 //! transfers that stop where the test wants to look.
 
-mod support;
-
 use std::{
     fs::File,
     io::{ErrorKind, Read},
@@ -17,7 +15,7 @@ use rustix::{
 use support::{
     oracle,
     registry::{Fault, Image, Registry},
-    repo::{Scratch, scratch},
+    repo::{Scratch, program, scratch},
     source::host,
     tar::{dir, file, noise, tar},
 };
@@ -110,7 +108,7 @@ impl Session {
         );
         let theirs: OwnedFd = theirs.unwrap();
         // The result goes elsewhere, so that all that is read here are bars.
-        let child = Command::new(env!("CARGO_BIN_EXE_cfs-dag"))
+        let child = Command::new(program())
             .args(["pull", "--insecure", "--tls-verify=false", "--progress=tty", "--stall-timeout=20s"])
             .args(arguments)
             .env("TERM", "xterm")

@@ -1,7 +1,5 @@
 //! Pages of timings, looked at by a real browser.
 
-mod support;
-
 use std::{fs, path::PathBuf};
 
 use cfs_dag::report::{Run, timings};

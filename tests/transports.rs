@@ -1,7 +1,5 @@
 //! The same image by every road: registries, archives, folders, layouts; indexes, pinned digests, artifacts.
 
-mod support;
-
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use serde_json::{Value, json};

@@ -3,8 +3,6 @@
 //!
 //! As root the program is run as another user, from a copy that everyone may run; otherwise as whoever we are.
 
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -24,7 +22,7 @@ use support::{
     oracle::{self, DEFAULT_KIND},
     pulls::*,
     registry_real::real_registry,
-    repo::{Finished, Invocation, Scratch, command, fix_umask, repo_manifest, scratch},
+    repo::{Finished, Invocation, Scratch, command, fix_umask, program, repo_manifest, scratch},
     tar::*,
 };
 use tempfile::TempDir;
@@ -51,7 +49,7 @@ fn programs() -> &'static Programs {
             set_mode(&to, 0o755);
             to
         };
-        let cfs_dag = copy(Path::new(env!("CARGO_BIN_EXE_cfs-dag")), "cfs-dag");
+        let cfs_dag = copy(Path::new(program()), "cfs-dag");
         let this_test = copy(&std::env::current_exe().unwrap(), "this-test");
         Programs { cfs_dag, this_test, _dir: dir }
     })

@@ -1,7 +1,5 @@
 //! The second pull: what is stored is neither fetched nor split nor written again, whoever stored it.
 
-mod support;
-
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};

@@ -7,9 +7,6 @@
 #[allow(dead_code, reason = "the names of single targets are for their binaries")]
 mod bodies;
 mod seeds;
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::{
     collections::BTreeSet,
     fs,

@@ -13,17 +13,16 @@ use cfs_dag::{
     source::Reference,
 };
 
-use super::{
-    Seeds,
-    support::{
-        corpus,
-        image::{gzip, layout, zstd},
-        layout as tiny, plans, pulls,
-        repo::scratch,
-        sample_run,
-        tar::*,
-    },
+use support::{
+    corpus,
+    image::{gzip, layout, zstd},
+    layout as tiny, plans, pulls,
+    repo::scratch,
+    sample_run,
+    tar::*,
 };
+
+use super::Seeds;
 
 /// Longer inputs are slow to mutate.
 const MOST: usize = 48 << 10;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use crate::support::{
+use support::{
     corpus::MEMORY_MIN,
     image::{Layout, layout},
     oracle,

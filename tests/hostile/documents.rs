@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 use rustix::fs::{CWD, FileType, Mode};
 use serde_json::{Value, json};
 
-use crate::support::{
+use support::{
     image::layout,
     layout::{self as documents, Layout, OCI_INDEX, OCI_MANIFEST, descriptor},
     repo::{Finished, cfs_dag, repo_manifest, scratch},

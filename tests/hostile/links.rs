@@ -11,7 +11,7 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode};
 
-use crate::support::{
+use support::{
     image::{Layout, layout},
     oracle,
     repo::{Finished, Invocation, Scratch, cfs_dag, repo_manifest, scratch},

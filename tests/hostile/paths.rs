@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::support::{
+use support::{
     image::layout,
     oracle::{self, DEFAULT_KIND},
     repo::{cfs_dag, scratch},

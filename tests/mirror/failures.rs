@@ -3,11 +3,9 @@
 use std::fs;
 
 use serde_json::Value;
+use support::{oracle, registry::Fault};
 
-use crate::{
-    support::{oracle, registry::Fault},
-    world::{World, lines_of},
-};
+use crate::world::{World, lines_of};
 
 const THREE: &str = "docker://HOST/app:v1\ndocker://HOST/app:v2\ndocker://HOST/gone:v1 web\n";
 

@@ -4,18 +4,16 @@
 use std::collections::BTreeMap;
 
 use rustix::process::{Pid, Signal, kill_process};
-
-use crate::{
-    shop::{Mirror, Shop, Skopeo, failures, files, until, visible},
-    support::{
-        image::layout,
-        oracle,
-        pulls::{assert_no_leftovers, linked_layers},
-        registry::{Fault, Kind, Mix},
-        repo::Finished,
-        skopeo::{FakeSkopeo, Trouble, is_alive},
-    },
+use support::{
+    image::layout,
+    oracle,
+    pulls::{assert_no_leftovers, linked_layers},
+    registry::{Fault, Kind, Mix},
+    repo::Finished,
+    skopeo::{FakeSkopeo, Trouble, is_alive},
 };
+
+use crate::shop::{Mirror, Shop, Skopeo, failures, files, until, visible};
 
 const KINDS: [Kind; 6] = [Kind::Ping, Kind::Token, Kind::Tags, Kind::Manifest, Kind::Config, Kind::Layer];
 

@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::support::{
+use support::{
     image::{Image, layout},
     mirrors::*,
     oracle,

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
-use crate::{
-    shop::{Mirror, Shop, visible},
-    support::{
-        moments::{Strike, count, moments, prepare, strike},
-        oracle,
-        pulls::{assert_no_leftovers, assert_same_when_swept, linked_layers},
-    },
+use support::{
+    moments::{Strike, count, moments, prepare, strike},
+    oracle,
+    pulls::{assert_no_leftovers, assert_same_when_swept, linked_layers},
 };
+
+use crate::shop::{Mirror, Shop, visible};
 
 #[test]
 fn a_mirror_that_is_killed_again_and_again_gets_there_in_the_end() {

@@ -5,13 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    shop::{Mirror, Shop, Skopeo, until, visible},
-    support::{
-        oracle,
-        registry::{Fault, Kind, Registry},
-    },
+use support::{
+    oracle,
+    registry::{Fault, Kind, Registry},
 };
+
+use crate::shop::{Mirror, Shop, Skopeo, until, visible};
 
 /// Waits until so many layers are being sent at once, and lets them go on.
 fn let_go_at(registry: &Registry, layers: usize) {

@@ -2,10 +2,9 @@
 
 use std::fs;
 
-use crate::{
-    support::{registry::Kind, repo::cfs_dag, source::host},
-    world::{World, layer, lines_of},
-};
+use support::{registry::Kind, repo::cfs_dag, source::host};
+
+use crate::world::{World, layer, lines_of};
 
 #[test]
 fn a_plain_list_is_mirrored_under_the_names_that_it_gives() {
@@ -173,7 +172,7 @@ fn tags_that_come_in_pages_are_all_there() {
 fn a_rule_that_cannot_be_followed_fails_and_harms_no_other() {
     let world = World::new();
     world.images(["app:v1"]);
-    world.registry.manifest("none", None, crate::support::layout::OCI_MANIFEST, b"{}");
+    world.registry.manifest("none", None, support::layout::OCI_MANIFEST, b"{}");
     let list = "HOST:\n  images: {app: [v1], none: [], gone: []}\n  images-by-tag-regex: {app: ^w}\n";
     let finished = world.mirror_of(list).arg("--format=json").expect_failure(3);
     assert_eq!(world.names(), ["app:v1"]);

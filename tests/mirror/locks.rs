@@ -2,13 +2,12 @@
 
 use std::{fs, os::unix::fs::MetadataExt};
 
-use crate::{
-    support::{
-        registry::{Fault, Kind},
-        repo::{Invocation, difference},
-    },
-    world::World,
+use support::{
+    registry::{Fault, Kind},
+    repo::{Invocation, difference},
 };
+
+use crate::world::World;
 
 const HEAD: &str = "# cfs-dag lock 1: what each image of a list stood for\n";
 const ALL_TAGS: &str = "HOST:\n  images:\n    app:\n";

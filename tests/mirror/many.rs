@@ -2,10 +2,9 @@
 
 use std::{fmt::Write, time::Instant};
 
-use crate::{
-    support::{registry::Kind, source::host},
-    world::{World, layer},
-};
+use support::{registry::Kind, source::host};
+
+use crate::world::{World, layer};
 
 const IMAGES: usize = 1000;
 

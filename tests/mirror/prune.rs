@@ -1,13 +1,12 @@
 //! Names that a list has lost: which go, when, and what becomes of their images.
 
-use crate::{
-    support::{
-        oracle,
-        registry::{Fault, Kind},
-        repo::{cfs_dag, repo_manifest},
-    },
-    world::{World, lines_of},
+use support::{
+    oracle,
+    registry::{Fault, Kind},
+    repo::{cfs_dag, repo_manifest},
 };
+
+use crate::world::{World, lines_of};
 
 const BOTH: &str = "docker://HOST/app:v1\ndocker://HOST/app:v2\n";
 const ONE: &str = "docker://HOST/app:v1\n";

@@ -7,7 +7,9 @@ use std::{
     process::Command,
 };
 
-use crate::support::{
+use base64::Engine;
+use containers_image_proxy::ImageProxyConfig;
+use support::{
     image::{Image, Layout, layout},
     mirrors::names,
     oracle::{self, DEFAULT_KIND},
@@ -15,8 +17,6 @@ use crate::support::{
     repo::{Finished, Invocation, Scratch, cfs_dag, scratch},
     tar::*,
 };
-use base64::Engine;
-use containers_image_proxy::ImageProxyConfig;
 
 /// The user of skopeo's own manual page.
 const JOHN: User = User {
@@ -38,7 +38,7 @@ struct Private {
 
 impl Private {
     fn new(user: User) -> Self {
-        let authority = Authority::new();
+        let authority = Authority::made();
         let registry = guarded_registry(&Guarded { user: Some(user), authority: Some(&authority) });
         let private = Self { authority, registry };
         let layout = layout();

@@ -11,8 +11,7 @@ use std::{
 
 use cfs_dag::types::Digest;
 use serde_json::Value;
-
-use crate::support::{
+use support::{
     image::{Image, Layout, layout},
     pulls::assert_same_when_swept,
     registry::Registry,

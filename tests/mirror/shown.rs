@@ -2,10 +2,9 @@
 
 use std::{fs, path::Path};
 
-use crate::{
-    support::repo::{cfs_dag, repo_manifest},
-    world::World,
-};
+use support::repo::{cfs_dag, repo_manifest};
+
+use crate::world::World;
 
 const FORMATS: [&str; 6] = ["text", "dot", "mermaid", "json", "html", "svg"];
 
@@ -98,7 +97,7 @@ fn the_digests_of_what_is_here_are_written_and_in_a_dry_run_of_what_would_be() {
     assert!(!world.repo().exists());
     world.registry.fault_always(
         &format!("app/blobs/{}", second.layers[1]),
-        crate::support::registry::Fault::Status(404, None),
+        support::registry::Fault::Status(404, None),
     );
     mirror().expect_failure(3);
     assert_eq!(read(), format!("{} app:v1\n", first.manifest), "only what is here");

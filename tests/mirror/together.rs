@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::support::{
+use support::{
     image::{Image, Layout, layout},
     mirrors::*,
     oracle,

@@ -2,10 +2,9 @@
 
 use std::fs;
 
-use crate::{
-    support::{oracle, registry::Kind, repo::repo_manifest},
-    world::World,
-};
+use support::{oracle, registry::Kind, repo::repo_manifest};
+
+use crate::world::World;
 
 const LIST: &str = "docker://HOST/app:v1\ndocker://HOST/app:v2\n";
 

@@ -3,13 +3,13 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use serde_json::Value;
+use support::{
+    registry::{Fault, Kind, Registry},
+    repo::{Finished, Invocation, Running, cfs_dag},
+};
 
 use crate::{
     shop::{Mirror, Shop, until, visible},
-    support::{
-        registry::{Fault, Kind, Registry},
-        repo::{Finished, Invocation, Running, cfs_dag},
-    },
     world::World,
 };
 

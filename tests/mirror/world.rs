@@ -8,8 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-
-use crate::support::{
+use support::{
     registry::{Image, Registry},
     repo::{Finished, Invocation, Scratch, cfs_dag, scratch},
     source::host,

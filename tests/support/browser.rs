@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::repo::command;
+use super::repo::{command, program};
 
 /// Long enough for the largest page on a slow machine that has other work.
 const TIME_LIMIT: Duration = Duration::from_secs(400);
@@ -17,7 +17,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(400);
 pub fn check(scenario: &str, files: &[PathBuf]) {
     let chromium = tool(&["chromium", "chromium-browser"]);
     tool(&["node"]);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    let folder = super::root().join("tests/browser");
     install(&folder);
     let mut args = vec![folder.join("run.mjs").into_os_string(), OsString::from(scenario)];
     args.extend(files.iter().map(|file| file.clone().into_os_string()));
@@ -37,8 +37,7 @@ fn tool(names: &[&str]) -> PathBuf {
 /// time: one installs, the others wait for it.
 fn install(folder: &Path) {
     tool(&["npm"]);
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let guard = File::create(target.join("browser.lock")).unwrap();
+    let guard = File::create(Path::new(program()).with_file_name("browser.lock")).unwrap();
     guard.lock().unwrap();
     let wanted = fs::read(folder.join("package-lock.json")).unwrap();
     let installed = folder.join("node_modules/.cfs-dag-lock");

@@ -133,9 +133,7 @@ pub fn all_alike(images: usize, layers: usize) -> Vec<ImageInput> {
 /// Asserts that `plan` is what `graphs/plan.schema.json` says.
 #[track_caller]
 pub fn assert_is_plan(name: &str, plan: &str) {
-    let schema = std::fs::read_to_string(
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("graphs/plan.schema.json"),
-    );
+    let schema = std::fs::read_to_string(super::root().join("graphs/plan.schema.json"));
     let schema = serde_json::from_str(&schema.unwrap()).unwrap();
     let judge = jsonschema::draft202012::new(&schema).unwrap();
     let plan = serde_json::from_str(plan).unwrap();

@@ -41,7 +41,7 @@ fn unpacked(layer: &Value) -> Vec<u8> {
 fn layout() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = super::root();
         let images = root.join("target/images");
         let made = Command::new(root.join("tests/make-images.sh"))
             .arg(&images)

@@ -45,7 +45,7 @@ pub struct Authority(TempDir);
 
 impl Authority {
     /// A new one.
-    pub fn new() -> Self {
+    pub fn made() -> Self {
         let dir = tempfile::tempdir().unwrap();
         openssl(
             dir.path(),

@@ -10,7 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
-    sync::Once,
+    sync::{Once, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -29,9 +29,20 @@ pub fn fix_umask() {
     });
 }
 
+/// The built `cfs-dag`: beside the folder of the test programs, or beside this one where both have been copied.
+pub fn program() -> &'static str {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let this = std::env::current_exe().unwrap();
+        let folders = this.ancestors().skip(1).take(2);
+        let found = folders.map(|folder| folder.join("cfs-dag")).find(|file| file.is_file());
+        found.expect("cargo builds it for the tests").into_os_string().into_string().expect("a path in UTF-8")
+    })
+}
+
 /// The built `cfs-dag` with `args`, not started yet.
 pub fn cfs_dag<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Invocation {
-    command(env!("CARGO_BIN_EXE_cfs-dag"), args)
+    command(program(), args)
 }
 
 /// Any other program, under the same limits.

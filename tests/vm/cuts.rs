@@ -23,12 +23,12 @@ use super::{
     marks::{Marks, Reported, label, labelled, last},
     writelog::{Cache, WriteLog},
 };
-use crate::support::{
+use support::{
     image::{Layout, layout},
     oracle,
     pulls::swept,
     random::Random,
-    repo::{Invocation, assert_same_lines, cfs_dag, command},
+    repo::{Invocation, assert_same_lines, cfs_dag, command, program},
     tar::{dir, file, noise, tar},
 };
 
@@ -73,7 +73,7 @@ fn a_machine_that_is_killed_loses_nothing() {
     let killed = (0..count().div_ceil(8)).map(|_| {
         let first = log.bytes_at(log.marks()[0]);
         // No two runs write the same, so the last part is left to the others.
-        let moment = first + random.next() % ((log.bytes_at(log.len()) - first) * 3 / 4);
+        let moment = first + random.number() % ((log.bytes_at(log.len()) - first) * 3 / 4);
         let disk = disk.logged();
         let written = || fs::metadata(disk.log().unwrap()).unwrap().len();
         let cut = Machine::boot("work", &[&disk]).cut_when(|| written() >= moment);
@@ -135,7 +135,7 @@ fn disks_after_cuts(before: &Disk, log: &WriteLog, count: usize) -> Vec<Disk> {
         let step = random.below(marks.len() - 1);
         let moment = marks[step] + random.below(marks[step + 1] - marks[step]);
         let cache = [Cache::Kept, Cache::Torn, Cache::Torn, Cache::Lost][random.below(4)];
-        disks.push(cut(before, log, moment, cache, random.next()));
+        disks.push(cut(before, log, moment, cache, random.number()));
     }
     disks
 }
@@ -212,7 +212,7 @@ fn work(how: &[&str]) {
     let broken_call = how.iter().find(|word| !word.starts_with('-'));
     let run = |invocation: &[&str]| {
         let flags: &[&str] = if insecure && invocation[0] == "pull" { &["--insecure"] } else { &[] };
-        let program = env!("CARGO_BIN_EXE_cfs-dag");
+        let program = program();
         let invocation = match broken_call {
             None => cfs_dag(invocation),
             Some(call) => command("/usr/bin/strace", ["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"])

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{cpio::Cpio, marks::TAIL};
-use crate::support::repo::{Scratch, scratch};
+use support::repo::{Scratch, program, scratch};
 
 /// No scenario takes longer, without virtualisation and on a machine that does other things.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -34,7 +34,7 @@ pub const NOTHING: &str = "nothing";
 fn tools() -> &'static Path {
     static TOOLS: OnceLock<PathBuf> = OnceLock::new();
     TOOLS.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = support::root();
         let tools = root.join("target/vm");
         let script = root.join(".ci/vm-tools");
         let status = Command::new(&script).arg(&tools).stdin(Stdio::null()).status();
@@ -279,11 +279,10 @@ fn initrd() -> &'static Path {
             cpio.folder(folder);
         }
         cpio.device("dev/console", 5, 1);
-        let program = env::current_exe().unwrap();
-        let cfs_dag = Path::new(env!("CARGO_BIN_EXE_cfs-dag"));
+        let this = env::current_exe().unwrap();
+        let cfs_dag = Path::new(program());
         let strace = Path::new("/usr/bin/strace");
-        let programs =
-            [("/init", &*program), (cfs_dag.to_str().unwrap(), cfs_dag), ("/usr/bin/strace", strace)];
+        let programs = [("/init", &*this), ("/cfs-dag", cfs_dag), ("/usr/bin/strace", strace)];
         for (path, from) in programs {
             // Nine tenths of a program in development are for debuggers.
             let stripped = scratch.path("stripped");

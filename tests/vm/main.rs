@@ -1,9 +1,6 @@
 //! What only a machine of our own can show, which the tests boot: secure repositories on a kernel with fs-verity, and
 //! what a power cut leaves.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod cpio;
 mod cuts;
 mod guest;

@@ -24,10 +24,10 @@ use super::{
     guest::mount_disk,
     machine::{Disk, Machine},
 };
-use crate::support::{
+use support::{
     image::{Image, Layout, layout},
     oracle,
-    repo::{Invocation, cfs_dag, command},
+    repo::{Invocation, cfs_dag, command, program},
     tar::{dir, file, noise, tar},
 };
 
@@ -263,7 +263,7 @@ fn busy() {
 
 /// Starts a program that takes its time between being a copy of us and being itself.
 fn start_slowly() {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_cfs-dag"));
+    let mut program = Command::new(program());
     program.arg("--version").stdout(Stdio::null());
     // SAFETY: between fork and exec only nanosleep is called, which is safe there (signal-safety(7)).
     unsafe {
@@ -285,7 +285,7 @@ fn unknown_option() {
     fs::create_dir_all("/mnt/image").unwrap();
     let flags = ["-f", "-qq", "-o", "/tmp/trace", "--trace=fsconfig"];
     let mount = |flags: &[&str]| {
-        let program = [env!("CARGO_BIN_EXE_cfs-dag"), "mount", &image.reference, "/mnt/image"];
+        let program = [program(), "mount", &image.reference, "/mnt/image"];
         command("/usr/bin/strace", flags.iter().chain(&program)).repo(&repo)
     };
     mount(&flags).expect_success();

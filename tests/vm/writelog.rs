@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{machine::copy_image, marks::TAIL};
-use crate::support::random::Random;
+use support::random::Random;
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const SECTOR: u64 = 512;
@@ -105,7 +105,7 @@ impl WriteLog {
                     _ if sure => true,
                     Cache::Kept => true,
                     Cache::Lost => false,
-                    Cache::Torn => random.next().is_multiple_of(2),
+                    Cache::Torn => random.number().is_multiple_of(2),
                 };
                 if written {
                     disk.write_all_at(bytes, entry.at + (block * BLOCK) as u64).unwrap();

@@ -1,5 +1,7 @@
-//! What the tests share: archives, images, repositories, registries, and upstream as the judge.
-#![allow(dead_code)] // every test binary uses a part
+//! What the tests share: archives, images, repositories, registries, and upstream as the judge. A crate of its own, so
+//! that it is built once, not in each test program.
+
+use std::path::Path;
 
 pub mod browser;
 pub mod corpus;
@@ -21,3 +23,8 @@ pub mod skopeo;
 pub mod source;
 pub mod tar;
 pub mod tree;
+
+/// The root of the project.
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
