@@ -102,7 +102,7 @@ fn a_repository_without_verity_is_refused_where_one_is_asked_for() {
     let repo = scratch.path("repo");
     pull(&repo, &[&image.reference]).expect_success();
     let before = repo_manifest(&repo);
-    let words = ["a repository without fs-verity, which was asked for"];
+    let words = ["a repository without fs-verity, where one with it is wanted"];
     let reference = &*image.reference;
     let verbs: [&[&str]; 9] = [
         &["pull", reference],

@@ -11,7 +11,11 @@ pub(super) fn run(args: &InitArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     store::probe(&path, &options)?;
     let (store, created) = store::init(&path, &options)?;
     super::keep_lock(&store);
-    let what = if created { "created" } else { "was there already, with the same options" };
+    let what = match (created, options.insecure && store.require_verity().is_ok()) {
+        (true, _) => "created",
+        (false, false) => "was there already, with the same options",
+        (false, true) => "was there already, protected by fs-verity",
+    };
     super::print(&format!("{}: {what}\n", path.display()))?;
     Ok(Exit::Done)
 }

@@ -432,8 +432,8 @@ fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
 pub(super) fn unprotected(path: &Path) -> StoreError {
     refused(
         path,
-        "a repository without fs-verity, which was asked for: choose another place, or make it anew on a \
-         filesystem that has it",
+        "a repository without fs-verity, where one with it is wanted: choose another place, or make it anew \
+         on a filesystem that has it",
     )
 }
 

@@ -121,7 +121,16 @@ fn guarded() {
     for algorithm in ["sha512", "sha256"] {
         let (secure, insecure) = (Path::new(DISK).join(algorithm), Path::new("/tmp").join(algorithm));
         let flag = format!("--algorithm={algorithm}");
-        let result = pull(&image.reference, &secure).arg(&flag).expect_success().json();
+        let says = [
+            (None, "created"),
+            (None, "with the same options"),
+            (Some("--insecure"), "protected by fs-verity"),
+        ];
+        for (insecure, word) in says {
+            let made = cfs_dag(["init", &flag]).args(insecure).repo(&secure).expect_success();
+            assert!(made.stdout.contains(word), "{made}");
+        }
+        let result = pull(&image.reference, &secure).expect_success().json();
         assert_measured(&secure);
         let other = pull(&image.reference, &insecure).args([&*flag, "--insecure"]).expect_success().json();
         assert_eq!(result["images"][0]["erofs"], other["images"][0]["erofs"]);
