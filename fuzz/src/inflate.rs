@@ -1,7 +1,10 @@
 //! Blobs of any bytes through our decompressor. Knows what must not depend on how input and room are cut, and that the
 //! reference libraries read the same; ignores what is compressed.
 
-use std::{io::Read, mem::discriminant};
+use std::{
+    io::{BufReader, Read},
+    mem::discriminant,
+};
 
 use cfs_dag::layer::inflate::{Codec, Inflate, InflateError};
 use flate2::bufread::GzDecoder;
@@ -101,10 +104,11 @@ fn members(blob: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// zstd as libzstd reads it.
+/// zstd as libzstd reads a stream: of a whole frame at once it checks the sizes of blocks less.
 fn frames(blob: &[u8]) -> Result<Vec<u8>, String> {
     let mut plain = Vec::new();
-    let decoder = zstd::Decoder::with_buffer(blob).map_err(|error| error.to_string())?;
+    let pieces = BufReader::with_capacity(4, blob);
+    let decoder = zstd::Decoder::with_buffer(pieces).map_err(|error| error.to_string())?;
     match decoder.take(MOST as u64).read_to_end(&mut plain) {
         Err(error) if plain.len() < MOST => Err(error.to_string()),
         _ => Ok(plain),
