@@ -118,7 +118,6 @@ impl<H: FsVerityHashValue> Fetch<H> {
         slot.learn(&result);
         if result.is_err() {
             self.layer.forget(&attempt);
-            self.layer.wake_split();
         }
         Ok(result?)
     }
@@ -213,7 +212,6 @@ impl<H: FsVerityHashValue> Fetch<H> {
         // Another candidate may have begun already: only an attempt at this blob is given up.
         if let Some(attempt) = self.layer.attempt().filter(|attempt| attempt.blob == self.blob) {
             self.layer.forget(&attempt);
-            self.layer.wake_split();
         }
     }
 }

@@ -2,8 +2,8 @@
 //! bytes and ids to one another; the work itself is in the files named after the steps.
 //!
 //! A layer may take several attempts: when a candidate blob fails, everything that was made from it is dropped
-//! and the next candidate starts a new [`Attempt`]. Objects that a failed attempt has written stay where they
-//! are, without a name, until the next gc.
+//! and the next candidate starts a new [`Attempt`]. Objects that a failed attempt has written may be used by others;
+//! what nobody uses goes at the end of the run if it has no name yet, and else with the next gc.
 
 use std::{
     sync::{
@@ -357,10 +357,13 @@ impl<H: FsVerityHashValue> Layer<H> {
         Released(self.clone())
     }
 
-    /// Gives up an attempt, with all that it holds.
+    /// Gives up an attempt, with all that it holds. The steps that read it are woken to let go of it, too: the next one
+    /// may wait for its memory.
     pub(super) fn forget(&self, attempt: &Arc<Attempt<H>>) {
         let forgotten = self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt));
         drop(forgotten);
+        self.wake_split();
+        self.wake_encode();
     }
 
     /// Gives back everything but the id and the collected tree.
