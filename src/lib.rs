@@ -50,9 +50,10 @@
 //!
 //! - **Nothing gets a name before its bytes are verified.** Blob digest and size, `diff_id`, manifest, config. The
 //!   stream of a layer is complete only when its split has checked both ends; only a complete stream is finalized.
-//! - **Nothing is visible before it is durable.** Links are made by one thread, after a `syncfs` that began when
-//!   everything they reach was complete; one barrier serves all that is ready. In the store, making a link takes a
-//!   `Durable` proof that only a finished barrier gives.
+//! - **Nothing is visible before it is durable.** Objects get their names when the kernel has written them for
+//!   fs-verity, or behind a `syncfs` that began when they were complete. Links are made by one thread, behind another
+//!   that began when everything they reach had its name; one such barrier serves all that is ready. In the store, making
+//!   a link takes a `Durable` proof that only a finished barrier gives.
 //! - **A layer link is never replaced**, unless what it names is broken. Upstream's gc follows a stream only while
 //!   some link points to that very object.
 //! - **Bytes do not depend on scheduling.** Ids are handed to the encoder in tar order; references are written in

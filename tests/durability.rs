@@ -190,11 +190,11 @@ fn the_check_of_the_law_finds_each_breach() {
     };
     assert_eq!(found(ops.clone()), [""; 0]);
     let without = |gone: fn(&Op) -> bool| ops.iter().filter(|op| !gone(op)).cloned().collect::<Vec<_>>();
-    assert!(!found(without(|op| *op == Op::BarrierEnd)).is_empty(), "no barrier");
+    assert!(!found(without(|op| *op == Op::SyncEnd)).is_empty(), "no sync");
     assert!(!found(without(|op| matches!(op, Op::DirSynced(_)))).is_empty(), "no fsync of a directory");
     // Each object, one at a time: a barrier that it came too late for does not count.
     let completed = ops.iter().enumerate().filter(|(_, op)| matches!(op, Op::Complete(_)));
-    let last_barrier = ops.iter().rposition(|op| *op == Op::BarrierBegin).unwrap();
+    let last_barrier = ops.iter().rposition(|op| *op == Op::SyncBegin).unwrap();
     for (at, op) in completed {
         let mut late = ops.clone();
         late.insert(last_barrier + 1, op.clone());
@@ -230,7 +230,7 @@ struct Seen {
 
 impl Seen {
     fn barriers(&self) -> usize {
-        self.ops.iter().filter(|op| **op == Op::BarrierEnd).count()
+        self.ops.iter().filter(|op| **op == Op::Barrier).count()
     }
 
     fn tags_linked(&self) -> usize {

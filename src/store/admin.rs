@@ -193,8 +193,7 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         self.make_link_dir(TAGS)?;
         // An image that was pulled and never tagged may not have reached the disk yet.
-        let durable =
-            self.barrier(()).map_err(|((), errno)| self.fault("syncing the repository to disk", errno))?;
+        let durable = self.barrier(()).map_err(|((), error)| error)?;
         self.replace_link(&durable, &link)?;
         self.sync_dir(TAGS)?;
         Ok(manifest)

@@ -1,13 +1,14 @@
 //! The barrier between complete and durable. Knows `syncfs`; ignores what is waiting for it.
+//!
+//! What is complete gets its name behind one `syncfs`, and the names are durable behind the next.
 
 use std::sync::atomic::Ordering;
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::io::Errno;
 
 use super::{Store, StoreError, calls, law::Op};
 
-/// Proof that a `syncfs` began after `T` was handed over and has ended well. Links are made with nothing less.
+/// Proof that a barrier began after `T` was handed over and has ended well. Links are made with nothing less.
 ///
 /// Its field is private to this file, so it comes from [`Store::barrier`] alone.
 pub(super) struct Durable<T>(T);
@@ -32,18 +33,31 @@ impl<T> Durable<Vec<T>> {
 }
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// Writes the whole filesystem to disk and vouches for `complete`: everything that it reaches must have been
-    /// complete before the call. On failure it comes back without the proof.
-    pub(super) fn barrier<T>(&self, complete: T) -> Result<Durable<T>, (T, Errno)> {
-        self.record(|| Op::BarrierBegin);
+    /// Names and writes to disk everything that is complete, and vouches for `complete`: all that it reaches must have
+    /// been complete before the call. On failure it comes back without the proof.
+    pub(super) fn barrier<T>(&self, complete: T) -> Result<Durable<T>, (T, StoreError)> {
+        let turn = self.naming_turn();
         self.objects.unsynced.store(false, Ordering::SeqCst);
-        if let Err(errno) = calls::syncfs(self.root()) {
-            let _ = self.lost.set(errno);
-            return Err((complete, errno));
+        if let Err(error) = self.name_all(&turn).and_then(|()| self.sync()) {
+            return Err((complete, error));
         }
         self.barriers.fetch_add(1, Ordering::Relaxed);
-        self.record(|| Op::BarrierEnd);
+        self.record(|| Op::Barrier);
         Ok(Durable(complete))
+    }
+
+    /// Writes the whole filesystem to disk.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        if let Some(errno) = self.lost.get() {
+            return Err(StoreError::AfterFailedSync(*errno));
+        }
+        self.record(|| Op::SyncBegin);
+        calls::syncfs(self.root()).map_err(|errno| {
+            let _ = self.lost.set(errno);
+            self.fault("syncing the repository to disk", errno)
+        })?;
+        self.record(|| Op::SyncEnd);
+        Ok(())
     }
 
     /// Makes the names in a directory durable.

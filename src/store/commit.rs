@@ -1,9 +1,9 @@
 //! Making things visible: group commit. Knows barriers and the order of links; ignores how what is linked came
 //! to be.
 //!
-//! One thread owns the barrier. It takes every request that is waiting, syncs once for all of them, makes their
-//! links bottom-up, and answers; what arrives meanwhile waits for the next round. So a `syncfs` serves all images
-//! that are ready, nothing is linked that was not complete before the `syncfs` began, and no worker ever waits.
+//! One thread owns the barrier. It takes every request that is waiting, makes one barrier for all of them, makes their
+//! links bottom-up, and answers; what arrives meanwhile waits for the next round. So a barrier serves all images
+//! that are ready, nothing is linked that was not complete before it began, and no worker waits for it.
 
 use std::{
     collections::BTreeSet,
@@ -300,9 +300,8 @@ fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, done
                 request.into_inner().answer(result);
             }
         }
-        Err((requests, errno)) => {
-            let error = || Err(store.fault("syncing the repository to disk", errno));
-            requests.into_iter().for_each(|request| request.answer(error()));
+        Err((requests, error)) => {
+            requests.into_iter().for_each(|request| request.answer(Err(error.again())));
         }
     }
 }

@@ -62,6 +62,22 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The same for somebody else who suffers from it.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::Full(repo) => Self::Full(repo.clone()),
+            Self::Quota(repo) => Self::Quota(repo.clone()),
+            Self::ReadOnly(repo) => Self::ReadOnly(repo.clone()),
+            Self::Io { what, cause } => {
+                let same = || io::Error::new(cause.kind(), cause.to_string());
+                let cause = cause.raw_os_error().map_or_else(same, io::Error::from_raw_os_error);
+                Self::Io { what: what.clone(), cause }
+            }
+            Self::AfterFailedSync(errno) => Self::AfterFailedSync(*errno),
+            other => Self::Refused(other.to_string()),
+        }
+    }
+
     /// An error of composefs, its chain on one line.
     pub(super) fn upstream(what: impl Into<String>, error: &anyhow::Error) -> Self {
         let remedy = errno_in(error).map_or("", |errno| remedy(&errno.into()));

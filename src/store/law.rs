@@ -10,12 +10,20 @@ use super::{Store, StoreError, beneath, stream::Opened};
 /// One step that the law is about. Ids are in hexadecimal, paths relative to the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// The object is complete: written, or found with the right size.
+    /// The object is written.
     Complete(String),
+    /// It has fs-verity, so the kernel has written its bytes to the disk.
+    Sealed(String),
+    /// It gets its name.
+    Named(String),
+    /// An object with this name is there and looks right; whoever named it answers for its bytes.
+    Found(String),
     /// A `syncfs` is about to begin.
-    BarrierBegin,
+    SyncBegin,
     /// It has ended well.
-    BarrierEnd,
+    SyncEnd,
+    /// A barrier has ended well.
+    Barrier,
     /// A link is there.
     Linked {
         /// Its path.
@@ -31,7 +39,7 @@ pub enum Op {
 
 /// Sees every step as it happens; called from any thread.
 pub trait Recorder: Send + Sync {
-    /// Takes one step. Completion is recorded after the fact and a barrier before it begins, so that a record
+    /// Takes one step. Completion is recorded after the fact and a sync before it begins, so that a record
     /// never looks safer than what happened.
     fn record(&self, op: Op);
 }
@@ -48,7 +56,7 @@ impl Journal {
 
     /// How many barriers there were.
     pub fn barriers(&self) -> usize {
-        self.ops().iter().filter(|op| **op == Op::BarrierEnd).count()
+        self.ops().iter().filter(|op| **op == Op::Barrier).count()
     }
 }
 
@@ -102,16 +110,33 @@ pub fn breaches<H: FsVerityHashValue>(
 ) -> Result<Vec<String>, StoreError> {
     let Before { mut durable, mut links } = before;
     let mut breaches = Vec::new();
-    let mut complete: HashSet<String> = HashSet::new();
-    let mut in_barrier: HashSet<String> = HashSet::new();
+    let (mut complete, mut named): (HashSet<String>, HashSet<String>) = Default::default();
+    let mut syncing = (HashSet::new(), HashSet::new());
+    let mut written = durable.clone();
     for op in ops {
         match op {
             Op::Complete(id) => {
                 complete.insert(id.clone());
             }
-            Op::BarrierBegin => in_barrier = complete.clone(),
-            Op::BarrierEnd => durable.extend(in_barrier.drain()),
-            Op::DirSynced(_) => {}
+            Op::Sealed(id) => {
+                written.insert(id.clone());
+            }
+            Op::Named(id) => {
+                if !written.contains(id) {
+                    breaches.push(format!("object {id} was named before a barrier"));
+                }
+                named.insert(id.clone());
+            }
+            Op::Found(id) => {
+                complete.insert(id.clone());
+                named.insert(id.clone());
+            }
+            Op::SyncBegin => syncing = (complete.clone(), named.clone()),
+            Op::SyncEnd => {
+                written.extend(syncing.0.drain());
+                durable.extend(syncing.1.drain());
+            }
+            Op::Barrier | Op::DirSynced(_) => {}
             Op::Adopted(path) => {
                 if let Some(id) = store.linked_object(path)? {
                     reach(store, &id, &mut durable)?;

@@ -32,6 +32,7 @@ mod runs;
 mod scratch;
 mod seal;
 mod splitstream;
+mod staged;
 mod stream;
 #[cfg(test)]
 mod tests;

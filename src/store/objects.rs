@@ -2,9 +2,9 @@
 //!
 //! An object's id is known before anything is written, so the usual questions are cheap: the id was met in this
 //! run (no system call), or the file is there (one `stat`, and none in a directory that this run made). A new
-//! object is an anonymous file that gets its name when it is complete, so nobody ever sees half of one, and two
-//! threads with the same object need not wait for each other: both write, one links, the other finds a complete
-//! file. Nothing is synced here; see `commit`.
+//! object is an anonymous file until it is complete and on the disk (see `staged`), so nobody ever sees half of one,
+//! and two threads or programs with the same object need not wait for each other: both write, one links, the other
+//! finds a complete file. Nothing is synced here; see `barrier`.
 
 use std::{
     ffi::CStr,
@@ -26,7 +26,13 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Store, StoreError, beneath, calls, known::Known, law::Op, seal::Source};
+use super::{
+    Store, StoreError, beneath, calls,
+    known::Known,
+    law::Op,
+    seal::Source,
+    staged::{Staged, Unnamed},
+};
 
 /// How often a name may change between looking and linking: only another program that replaces objects does that.
 const LINK_ATTEMPTS: usize = 8;
@@ -48,6 +54,7 @@ pub(super) struct Objects<H> {
     base: OnceLock<OwnedFd>,
     dirs: [OnceLock<ObjectDir>; 256],
     pub(super) known: Known<H>,
+    pub(super) staged: Staged<H>,
     /// Set when an object was written that no barrier has served yet.
     pub(super) unsynced: AtomicBool,
     /// Set once the filesystem said that it has no fs-verity: saves two system calls an object.
@@ -64,6 +71,7 @@ impl<H> Default for Objects<H> {
             base: OnceLock::new(),
             dirs: [const { OnceLock::new() }; 256],
             known: Known::default(),
+            staged: Staged::default(),
             unsynced: AtomicBool::new(false),
             no_verity: AtomicBool::new(false),
             no_tmpfile: AtomicBool::new(false),
@@ -91,7 +99,8 @@ enum Seen {
 impl<H: FsVerityHashValue> Store<H> {
     /// Stores the concatenation of `parts`, whose fs-verity digest must be `id`.
     ///
-    /// The object is complete when this returns, whoever wrote it, but not durable: that takes a barrier.
+    /// The object is complete when this returns, whoever wrote it, but not durable, and perhaps without a name: that
+    /// takes a barrier.
     ///
     /// # Errors
     /// What the filesystem refuses, and (with fs-verity) a digest that is not `id`.
@@ -121,13 +130,13 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Failures other than its absence.
     pub fn contains(&self, id: &H, size: u64) -> Result<bool, StoreError> {
-        if self.objects.known.contains(id) {
+        if self.objects.known.contains(id) || self.objects.staged.get(id).is_some() {
             return Ok(true);
         }
         let Some(dir) = self.object_dir(id)? else { return Ok(false) };
         let right = self.look(dir.fd.as_fd(), id, size, false)? == Seen::Right;
         if right {
-            self.note_complete(id);
+            self.note_found(id);
         }
         Ok(right)
     }
@@ -144,6 +153,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Forgets what was seen to be there: a garbage collection ran.
     pub(super) fn forget_what_is_there(&self) {
         self.objects.known.clear();
+        self.objects.staged.clear();
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -151,49 +161,75 @@ impl<H: FsVerityHashValue> Store<H> {
         if self.objects.known.contains(id) {
             return Ok(Put::Present);
         }
-        let put = self.put_unknown(id, size, source)?;
-        self.note_complete(id);
-        Ok(put)
+        let dir = self.make_object_dir(id)?;
+        // Only a guess: naming it finds out.
+        let seen = match dir.fresh && self.objects.known.is_complete() {
+            true => Seen::Nothing,
+            false => self.look(dir.fd.as_fd(), id, size, true)?,
+        };
+        if seen == Seen::Right {
+            self.note_found(id);
+            return Ok(Put::Present);
+        }
+        if seen == Seen::Wrong {
+            self.require_no_folder(dir.fd.as_fd(), id)?;
+        }
+        let file = self.seal(dir.fd.as_fd(), id, source)?;
+        self.record(|| Op::Complete(id.to_hex()));
+        // Before, for whoever finds it, and after, should a barrier begin in between.
+        self.objects.unsynced.store(true, Ordering::SeqCst);
+        let unnamed = Unnamed { size, file };
+        if self.has_verity() {
+            self.record(|| Op::Sealed(id.to_hex()));
+            self.name(id, &unnamed)?;
+        } else {
+            self.stage(id, unnamed)?;
+        }
+        self.objects.unsynced.store(true, Ordering::SeqCst);
+        // Not before: who knows it may ask for a barrier.
+        self.objects.known.insert(id);
+        Ok(if seen == Seen::Wrong { Put::Replaced } else { Put::New })
     }
 
-    fn put_unknown(&self, id: &H, size: u64, source: Source<'_>) -> Result<Put, StoreError> {
-        let ObjectDir { fd, fresh } = self.make_object_dir(id)?;
-        let (dir, name) = (fd.as_fd(), Basename::of(id));
-        // Only a guess: linking finds out.
-        let mut guess = (*fresh && self.objects.known.is_complete()).then_some(Seen::Nothing);
-        let mut source = Some(source);
-        let mut sealed = None;
+    /// Gives a complete file, whose bytes are on the disk, the name of the object `id`.
+    pub(super) fn name(&self, id: &H, Unnamed { size, file }: &Unnamed) -> Result<(), StoreError> {
+        let (dir, name) = (self.make_object_dir(id)?.fd.as_fd(), Basename::of(id));
         for _ in 0..LINK_ATTEMPTS {
-            let seen = match guess.take() {
-                Some(guess) => guess,
-                None => self.look(dir, id, size, true)?,
-            };
-            if seen == Seen::Right {
-                return Ok(Put::Present);
-            }
-            if let Some(source) = source.take() {
-                sealed = Some(self.seal(dir, id, source)?);
-            }
-            let Some(file) = &sealed else { break };
-            // Before, for whoever finds the name, and after, should a barrier begin in between.
-            self.objects.unsynced.store(true, Ordering::SeqCst);
-            if seen == Seen::Wrong {
-                self.replace(dir, name.as_c_str(), file)?;
-                self.objects.unsynced.store(true, Ordering::SeqCst);
-                return Ok(Put::Replaced);
-            }
             match self.link(dir, name.as_c_str(), file) {
-                Ok(()) => {
-                    self.objects.unsynced.store(true, Ordering::SeqCst);
-                    return Ok(Put::New);
-                }
-                // Someone else was faster: look at what they made.
+                // Someone else was faster, or it is what is to be replaced.
                 Err(Errno::EXIST) => {}
-                Err(errno) => return Err(self.object_fault(id, errno)),
+                linked => {
+                    linked.map_err(|errno| self.object_fault(id, errno))?;
+                    self.record(|| Op::Named(id.to_hex()));
+                    return Ok(());
+                }
+            }
+            match self.look(dir, id, *size, true)? {
+                Seen::Nothing => {}
+                Seen::Right => {
+                    self.record(|| Op::Found(id.to_hex()));
+                    return Ok(());
+                }
+                Seen::Wrong => {
+                    self.replace(dir, name.as_c_str(), file)?;
+                    self.record(|| Op::Named(id.to_hex()));
+                    return Ok(());
+                }
             }
         }
         let cause = io::Error::other("its file changes all the time: is another program writing here?");
         Err(StoreError::Io { what: object_path(id), cause })
+    }
+
+    /// Refuses a folder under an object's name, which no file can replace, while the only one to suffer is who wants
+    /// the object.
+    fn require_no_folder(&self, dir: BorrowedFd<'_>, id: &H) -> Result<(), StoreError> {
+        match fs::statat(dir, Basename::of(id).as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode).is_dir() => {
+                Err(self.object_fault(id, Errno::ISDIR))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What is under the name of `id`. In a secure repository a file without fs-verity is verified, and with
@@ -318,8 +354,8 @@ impl<H: FsVerityHashValue> Store<H> {
         }
     }
 
-    fn note_complete(&self, id: &H) {
-        self.record(|| Op::Complete(id.to_hex()));
+    fn note_found(&self, id: &H) {
+        self.record(|| Op::Found(id.to_hex()));
         self.objects.known.insert(id);
     }
 

@@ -194,11 +194,12 @@ impl<H: FsVerityHashValue> Store<H> {
         self.repo.repo_fd()
     }
 
-    /// Removes this run's temporary folder, as dropping the store would, and forgets what was tagged when it began: to
-    /// be called when nothing is written any more, since a worker may hold the store for a moment longer than the
-    /// process lives.
+    /// Removes objects that got no name and this run's temporary folder, as dropping the store would, and forgets what
+    /// was tagged when it began: to be called when nothing is written any more, since a worker may hold the store for a
+    /// moment longer than the process lives.
     pub fn end_of_writing(&self) {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.objects.staged.clear();
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

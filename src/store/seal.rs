@@ -80,7 +80,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let fault = |cause: io::Error| self.explain(object_path(id), cause);
         for _ in 0..SEAL_ATTEMPTS {
             let (sealed, rest) = self.write(dir, source)?;
-            if self.is_insecure() && self.objects.no_verity.load(Ordering::Relaxed) {
+            if !self.has_verity() {
                 return Ok(sealed);
             }
             let sealed = sealed.read_only().map_err(fault)?;
@@ -105,6 +105,11 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         let cause = io::Error::other("other processes keep its file open for writing: try again");
         Err(StoreError::Io { what: format!("enabling fs-verity on {}", object_path(id)), cause })
+    }
+
+    /// Whether objects get fs-verity; certain once one was sealed.
+    pub(super) fn has_verity(&self) -> bool {
+        !(self.is_insecure() && self.objects.no_verity.load(Ordering::Relaxed))
     }
 
     /// The kernel's own digest is the last word: a wrong one means that our hashing or the memory is at fault.
@@ -214,6 +219,11 @@ impl Sealed {
         match self {
             Self::Anonymous(fd) | Self::Named { fd, .. } => fd.as_fd(),
         }
+    }
+
+    /// A descriptor to read the file by.
+    pub(super) fn reopen(&self) -> Result<OwnedFd, Errno> {
+        reopen_read_only(self.fd())
     }
 
     /// Swaps the writable descriptor for a read-only one: the kernel enables fs-verity on nothing else.

@@ -113,7 +113,9 @@ impl<H: FsVerityHashValue> Store<H> {
     /// are measured.
     pub(super) fn open_verified(&self, id: &H) -> Result<Result<File, String>, StoreError> {
         let path = object_path(id);
-        let file = match beneath::file(self.root(), &*path) {
+        // In this order: it may get its name in between.
+        let opened = self.open_staged(id).unwrap_or_else(|| beneath::file(self.root(), &*path));
+        let file = match opened {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(Err("its object is missing".into())),
             Err(beneath::NO_FILE) => return Ok(Err("its object is no file".into())),

@@ -278,6 +278,7 @@ fn look() {
             all_good = false;
         }
     }
+    unmount(DISK, UnmountFlags::empty()).unwrap();
     println!("\n{LOOKED}{looked}");
     assert!(all_good);
 }

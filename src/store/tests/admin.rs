@@ -54,6 +54,7 @@ fn gc_removes_what_no_tag_reaches_and_nothing_else() {
     let names = scene.names();
     scene.stored_image(2, "goes");
     scene.store.put_bytes(&[0x66; 900]).unwrap();
+    scene.name_all();
     scene.store.untag("goes").unwrap();
     let would = scene.store.gc(GcMode::DryRun, |_| ()).unwrap();
     assert!(would.objects_removed > 3);
@@ -99,6 +100,7 @@ fn a_record_counts_while_its_outputs_are_there() {
     let scene = repo::<Sha512HashValue>();
     let data = vec![1; 3000];
     let id = scene.store.put_bytes(&data).unwrap();
+    scene.name_all();
     let record = Record {
         kind: "split".into(),
         outputs: vec![Output { id: id.to_hex(), size: 3000 }],

@@ -64,7 +64,7 @@ impl Gate {
 
 impl Recorder for Gate {
     fn record(&self, op: Op) {
-        let is_barrier = op == Op::BarrierBegin;
+        let is_barrier = op == Op::SyncBegin;
         self.journal.record(op);
         if is_barrier {
             let mut state = self.open.lock().unwrap();
@@ -109,20 +109,23 @@ fn the_checker_finds_every_wrong_order() {
     let find = |ops: &[Op]| breaches(&scene.store, Before::default(), ops).unwrap();
     assert!(find(&ops).is_empty());
     let position = |wanted: &dyn Fn(&Op) -> bool| ops.iter().position(wanted).unwrap();
-    let begin = position(&|op| *op == Op::BarrierBegin);
+    let begin = position(&|op| *op == Op::SyncBegin);
+    let end = ops.iter().rposition(|op| *op == Op::SyncEnd).unwrap();
     let moved = |from: usize, to: usize| {
         let mut ops = ops.clone();
         let op = ops.remove(from);
         ops.insert(to, op);
         ops
     };
-    // A link before the barrier ended; an object that completes while it runs; the tag before its manifest; a
-    // manifest before its config; no sync at the end.
-    assert!(!find(&moved(begin + 2, begin + 1)).is_empty());
-    assert!(!find(&moved(0, begin)).is_empty());
     let linked = |prefix: &'static str| {
         position(&|op| matches!(op, Op::Linked { path, .. } if path.starts_with(prefix)))
     };
+    // A name before its object was synced; a link before the names were; an object that completes, and one that is
+    // named, while a sync runs; the tag before its manifest; a manifest before its config; no sync at the end.
+    assert!(!find(&moved(begin + 2, begin + 1)).is_empty());
+    assert!(!find(&moved(linked("streams"), end)).is_empty());
+    assert!(!find(&moved(position(&|op| matches!(op, Op::Complete(_))), begin)).is_empty());
+    assert!(!find(&moved(end - 2, end - 1)).is_empty());
     let tag = linked("streams/refs");
     let manifest = linked("streams/oci-manifest");
     let config = linked("streams/oci-config");

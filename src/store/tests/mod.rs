@@ -83,6 +83,11 @@ impl<H: FsVerityHashValue> Scene<H> {
         outcome
     }
 
+    /// Gives complete objects their names.
+    fn name_all(&self) {
+        assert!(self.store.barrier(()).is_ok());
+    }
+
     fn breaches(&self, before: Before) -> Vec<String> {
         breaches(&self.store, before, &self.journal.ops()).unwrap()
     }

@@ -1,6 +1,12 @@
 //! Objects: completeness under every start condition.
 
-use std::{fs::File, io::Write, os::unix::fs::PermissionsExt, sync::atomic::Ordering, thread};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    sync::atomic::Ordering,
+    thread,
+};
 
 use super::*;
 
@@ -8,8 +14,11 @@ fn id_of<H: FsVerityHashValue>(data: &[u8]) -> H {
     compute_verity(data)
 }
 
+/// Stores an object with its name.
 fn put<H: FsVerityHashValue>(scene: &Scene<H>, data: &[u8]) -> Put {
-    scene.store.put(&id_of(data), &[IoSlice::new(data)]).unwrap()
+    let put = scene.store.put(&id_of(data), &[IoSlice::new(data)]).unwrap();
+    scene.name_all();
+    put
 }
 
 #[test]
@@ -44,6 +53,7 @@ fn parts_become_one_object_however_many_there_are() {
     parts.insert(100, IoSlice::new(b""));
     assert!(parts.len() > 2 * 1024, "more than one writev takes");
     assert_eq!(scene.store.put(&id_of(&data), &parts).unwrap(), Put::New);
+    scene.name_all();
     assert_eq!(fs::read(scene.object(&id_of(&data))).unwrap(), data);
 }
 
@@ -103,6 +113,7 @@ fn a_spooled_file_becomes_an_object_and_a_wrong_size_is_refused() {
     assert!(scene.store.put_file(&id, spool(), 5).is_err());
     assert_eq!(scene.store.put_file(&id, spool(), 300_000).unwrap(), Put::New);
     assert_eq!(scene.store.put_file(&id, spool(), 300_000).unwrap(), Put::Present);
+    scene.name_all();
     assert_eq!(fs::read(scene.object(&id)).unwrap(), data);
 }
 
@@ -115,6 +126,7 @@ fn without_anonymous_files_nothing_temporary_is_named_in_objects() {
     let mut file = scene.store.spool().unwrap();
     file.write_all(&large).unwrap();
     assert_eq!(scene.store.put_file(&id_of(&large), file, 200_000).unwrap(), Put::New);
+    scene.name_all();
     fs::write(scene.object(&id_of(&small)), "torn").unwrap();
     let scene = reopen(scene);
     scene.store.objects.no_tmpfile.store(true, Ordering::Relaxed);
@@ -164,6 +176,110 @@ fn what_others_put_into_a_directory_that_we_made_is_found() {
     }
     fs::write(scene.object(&id_of(&right)), &right).unwrap();
     fs::write(scene.object(&id_of(&wrong)), "torn").unwrap();
-    assert_eq!((put(&scene, &right), put(&scene, &wrong)), (Put::Present, Put::Replaced));
+    let inode = || fs::metadata(scene.object(&id_of(&right))).unwrap().ino();
+    let theirs = inode();
+    put(&scene, &right);
+    put(&scene, &wrong);
+    assert_eq!(inode(), theirs);
     scene.fsck_is_clean();
+}
+
+#[test]
+fn an_object_has_no_name_before_a_barrier_and_can_be_read_all_the_same() {
+    let scene = repo::<Sha256HashValue>();
+    let data = vec![7; 100_000];
+    let id = id_of(&data);
+    assert_eq!(scene.store.put(&id, &[IoSlice::new(&data)]).unwrap(), Put::New);
+    scene.store.objects.known.clear();
+    assert!(!scene.object(&id).exists());
+    assert!(scene.store.contains(&id, 100_000).unwrap());
+    let mut read = Vec::new();
+    scene.store.open_verified(&id).unwrap().unwrap().read_to_end(&mut read).unwrap();
+    assert!(read == data);
+    scene.name_all();
+    assert!(fs::read(scene.object(&id)).unwrap() == data);
+    assert!(scene.store.open_staged(&id).is_none(), "not kept open");
+}
+
+#[test]
+fn what_gets_no_barrier_leaves_nothing() {
+    let scene = repo::<Sha256HashValue>();
+    let id: Sha256HashValue = compute_verity(&[7; 100]);
+    for no_tmpfile in [false, true] {
+        scene.store.objects.no_tmpfile.store(no_tmpfile, Ordering::Relaxed);
+        scene.store.put(&id, &[IoSlice::new(&[7; 100])]).unwrap();
+        scene.store.end_of_writing();
+        scene.store.objects.known.clear();
+        assert!(!scene.store.contains(&id, 100).unwrap());
+        assert!(fs::read_dir(scene.path("cfs-dag/tmp")).map_or(0, Iterator::count) == 0);
+    }
+}
+
+#[test]
+fn so_many_objects_wait_and_no_more() {
+    let scene = repo::<Sha256HashValue>();
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    let mut most = 0;
+    for number in 0..10_000u32 {
+        let data = number.to_le_bytes();
+        scene.store.put(&id_of(&data), &[IoSlice::new(&data)]).unwrap();
+        if number % 100 == 0 {
+            most = most.max(open() - before);
+        }
+    }
+    assert!(most < 6000, "{most} open files");
+    scene.name_all();
+    assert!(scene.journal.barriers() == 1);
+    let named = scene.names().iter().filter(|name| name.len() > "objects/xx/".len() + 50).count();
+    assert_eq!(named, 10_000);
+    scene.fsck_is_clean();
+}
+
+#[test]
+fn what_cannot_be_named_waits_until_it_can() {
+    let scene = repo::<Sha256HashValue>();
+    let objects: Vec<Vec<u8>> = (0..20u8).map(|n| vec![n; 1000]).collect();
+    for data in &objects {
+        scene.store.put(&id_of(data), &[IoSlice::new(data)]).unwrap();
+    }
+    let in_the_way = scene.object(&id_of(&objects[7]));
+    fs::create_dir(&in_the_way).unwrap();
+    let layer = scene.usr_layer(1);
+    let set = LinkSet { layers: vec![layer.link()], ..LinkSet::default() };
+    let commit = Commit::start(&scene.store).unwrap();
+    for _ in 0..2 {
+        let answer = submit(&commit, set.clone()).recv().unwrap();
+        assert!(matches!(answer, Err(StoreError::Io { .. })), "{answer:?}");
+    }
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(submit(&commit, set).recv().unwrap().unwrap(), Outcome::Linked);
+    for data in &objects {
+        assert!(fs::read(scene.object(&id_of(data))).unwrap() == *data);
+    }
+    commit.finish().unwrap();
+    scene.fsck_is_clean();
+}
+
+#[test]
+fn a_folder_in_an_objects_place_stops_only_who_wants_the_object() {
+    let scene = repo::<Sha256HashValue>();
+    let data = [7; 100];
+    let path = scene.object(&id_of(&data));
+    fs::create_dir_all(&path).unwrap();
+    let error = scene.store.put(&id_of(&data), &[IoSlice::new(&data)]).unwrap_err();
+    assert!(error.to_string().contains("directory"), "{error}");
+    scene.name_all();
+}
+
+#[test]
+fn an_object_that_somebody_else_named_meanwhile_is_left_alone() {
+    let scene = repo::<Sha256HashValue>();
+    let data = [7; 100];
+    scene.store.put(&id_of(&data), &[IoSlice::new(&data)]).unwrap();
+    scene.store.upstream().ensure_object(&data).unwrap();
+    let inode = || fs::metadata(scene.object(&id_of(&data))).unwrap().ino();
+    let theirs = inode();
+    scene.name_all();
+    assert_eq!(inode(), theirs);
 }
