@@ -259,6 +259,18 @@ fn garbage_after_the_end_is_refused_and_zeros_are_not() {
 }
 
 #[test]
+fn a_frame_of_a_format_before_zstd_0_8_is_refused_however_it_arrives() {
+    let magics = (0x22..=0x27).map(|first| [first, 0xb5, 0x2f, 0xfd]).chain([[0xfd, 0x2f, 0xb5, 0x1e]]);
+    for magic in magics {
+        let blob = [&skippable(3, b"table")[..], &magic, &[0; 40]].concat();
+        for step in [1, 2, 3, 5, blob.len()] {
+            let error = inflate(&blob, &[step], &[100], false).unwrap_err().to_string();
+            assert!(error.contains("unknown frame descriptor"), "{magic:x?} by {step}: {error}");
+        }
+    }
+}
+
+#[test]
 fn errors_say_what_is_wrong() {
     let message = |blob: &[u8]| whole(blob).unwrap_err().to_string();
     let mut blob = gzip(b"contents");

@@ -1,5 +1,8 @@
 //! Zstd frames one after another, skippable ones too. Knows how libzstd's streaming interface behaves; ignores
-//! the format itself and whether input will follow.
+//! the format inside of frames and whether input will follow.
+//!
+//! Where frames begin is not left to libzstd: built with the formats before zstd 0.8, as some crate always wants it, it
+//! takes or refuses such a frame depending on how the bytes arrive, and does not count its memory.
 
 use zstd::zstd_safe::{
     DCtx, DParameter, ErrorCode, InBuffer, OutBuffer, get_error_name, zstd_sys::ZSTD_ErrorCode,
@@ -14,6 +17,8 @@ const WINDOW_LOG_MAX: u32 = 27;
 pub struct Zstd {
     context: DCtx<'static>,
     in_frame: bool,
+    /// The first bytes of the next frame, and how many there are.
+    magic: ([u8; 4], usize),
     /// The last call filled the output: decoded bytes may wait inside.
     full: bool,
 }
@@ -23,9 +28,10 @@ impl Zstd {
     pub fn after_magic(magic: &[u8]) -> Result<Self, InflateError> {
         let mut context = DCtx::create();
         context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(broken)?;
-        let mut decoder = Self { context, in_frame: false, full: false };
-        // No header is shorter than five bytes, so that these are consumed and nothing comes out.
-        decoder.run(&mut InBuffer::around(magic), &mut OutBuffer::around(&mut []))?;
+        let mut decoder = Self { context, in_frame: false, magic: ([0; 4], 0), full: false };
+        for byte in magic {
+            decoder.begin(*byte)?;
+        }
         Ok(decoder)
     }
 
@@ -37,7 +43,12 @@ impl Zstd {
         // libzstd fails at the sixteenth call that moves nothing, so it is called only if there is hope; and so
         // this ends.
         while sink.pos() < room && (source.pos() < input.len() || self.full) {
-            self.run(&mut source, &mut sink)?;
+            if self.in_frame {
+                self.run(&mut source, &mut sink)?;
+            } else {
+                self.begin(input[source.pos()])?;
+                source.set_pos(source.pos() + 1);
+            }
         }
         Ok((source.pos(), sink.pos()))
     }
@@ -49,7 +60,24 @@ impl Zstd {
 
     /// Whether the blob may end here.
     pub fn may_end(&self) -> bool {
-        !self.in_frame
+        !self.in_frame && self.magic.1 == 0
+    }
+
+    /// Takes the next byte of a frame's magic number.
+    fn begin(&mut self, byte: u8) -> Result<(), InflateError> {
+        let (magic, known) = &mut self.magic;
+        magic[*known] = byte;
+        *known += 1;
+        match Codec::of(&magic[..*known]) {
+            None => Ok(()),
+            Some(Codec::Zstd) => {
+                let magic = *magic;
+                *known = 0;
+                // No header is shorter than five bytes, so that these are consumed and nothing comes out.
+                self.run(&mut InBuffer::around(&magic), &mut OutBuffer::around(&mut []))
+            }
+            Some(_) => Err(super::corrupt(Codec::Zstd, "unknown frame descriptor")),
+        }
     }
 
     fn run(&mut self, source: &mut InBuffer, sink: &mut OutBuffer<[u8]>) -> Result<(), InflateError> {
