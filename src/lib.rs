@@ -35,7 +35,7 @@
 //! A file's name is its fs-verity digest, and it is computed in memory before anything is written: a file that the
 //! repository has costs a `stat`. Only what is hardly there (large files of a first pull) or does not fit into memory
 //! is written while it is hashed. Blocks of many files share the SIMD lanes of the hash ([`layer::verity`]). What is
-//! new becomes an anonymous file that gets its name when it is complete ([`store`]).
+//! new becomes an anonymous file that gets its name when it is complete and cannot be lost any more ([`store`]).
 //!
 //! # A mirror, before and around that
 //!
@@ -50,10 +50,10 @@
 //!
 //! - **Nothing gets a name before its bytes are verified.** Blob digest and size, `diff_id`, manifest, config. The
 //!   stream of a layer is complete only when its split has checked both ends; only a complete stream is finalized.
-//! - **Nothing is visible before it is durable.** Objects get their names when the kernel has written them for
-//!   fs-verity, or behind a `syncfs` that began when they were complete. Links are made by one thread, behind another
-//!   that began when everything they reach had its name; one such barrier serves all that is ready. In the store, making
-//!   a link takes a `Durable` proof that only a finished barrier gives.
+//! - **Nothing is visible before it is durable.** An object with fs-verity, which vouches for itself, gets its name
+//!   at once, another one behind a `syncfs` that began when it was complete. Links are made by one thread, behind a
+//!   `syncfs` that began when everything they reach had its name; one such barrier serves all that is ready. In the
+//!   store, making a link takes a `Durable` proof that only a finished barrier gives.
 //! - **A layer link is never replaced**, unless what it names is broken. Upstream's gc follows a stream only while
 //!   some link points to that very object.
 //! - **Bytes do not depend on scheduling.** Ids are handed to the encoder in tar order; references are written in
@@ -61,7 +61,7 @@
 //! - **Memory is a budget** ([`types::Budget`]). Every active layer owns a reserve, so a full budget slows everyone
 //!   down and stops no one; and has a limit, so that inflating does not run far ahead of what comes after it.
 //! - **A worker never waits.** Work that runs dry returns to the pool and is woken; the barrier and the network
-//!   have threads of their own.
+//!   have threads of their own. Only where the disk cannot keep up does it wait for the disk.
 //! - **A run always ends.** A dropped ticket fails its node; if nothing is going on and nodes are left, the run
 //!   says which, instead of hanging.
 //!
@@ -73,8 +73,8 @@
 //!
 //! Every node knows the images that want it. When it fails, they fail, and what only they wanted is cancelled. A
 //! layer that images reach through different blobs has candidates, tried in plan order: a blob that lies about
-//! its `diff_id` fails the images that named it, the next candidate starts over, and objects that the liar left
-//! behind have no name.
+//! its `diff_id` fails the images that named it, the next candidate starts over, and nothing names objects that
+//! the liar left behind.
 //!
 //! What the system refuses is told in one line, and the next run goes on from there; a call that a signal cut short is made
 //! again. A disk that has changed bytes is found by `fsck` alone; what it has found is doubted, and so made anew, until a

@@ -39,6 +39,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let turn = self.naming_turn();
         self.objects.unsynced.store(false, Ordering::SeqCst);
         if let Err(error) = self.name_all(&turn).and_then(|()| self.sync()) {
+            self.objects.unsynced.store(true, Ordering::SeqCst);
             return Err((complete, error));
         }
         self.barriers.fetch_add(1, Ordering::Relaxed);

@@ -42,12 +42,16 @@ pub(super) fn entries(dir: impl AsFd) -> Result<impl Iterator<Item = Result<DirE
     Ok(entries.filter(move |entry| !entry.as_ref().is_ok_and(is_dot)))
 }
 
+/// How often a signal may cut the same work of upstream short: a path in the words of another error could look like it.
+const INTERRUPTIONS: usize = 100;
+
 /// Does again what a signal cut short in upstream's code, which does not; for what may be done twice.
 pub(super) fn until_it_ends<T>(mut work: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    loop {
+    for _ in 0..INTERRUPTIONS {
         match work() {
             Err(error) if errno_in(&error) == Some(Errno::INTR) => {}
             ended => return ended,
         }
     }
+    work()
 }

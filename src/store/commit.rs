@@ -3,7 +3,8 @@
 //!
 //! One thread owns the barrier. It takes every request that is waiting, makes one barrier for all of them, makes their
 //! links bottom-up, and answers; what arrives meanwhile waits for the next round. So a barrier serves all images
-//! that are ready, nothing is linked that was not complete before it began, and no worker waits for it.
+//! that are ready, nothing is linked that was not complete before it began, and no worker waits for it. Between
+//! barriers the thread gives objects their names when many wait.
 
 use std::{
     collections::BTreeSet,
@@ -117,6 +118,10 @@ impl<H: FsVerityHashValue> Commit<H> {
             what: "starting a thread (the limit may be that of processes, ulimit -u, or of memory)".into(),
             cause,
         })?;
+        store.objects.staged.tell(Some(Box::new({
+            let queue = queue.clone();
+            move || queue.crowded()
+        })));
         Ok(Self { store: store.clone(), queue, thread: Mutex::new(Some(thread)) })
     }
 
@@ -144,6 +149,7 @@ impl<H: FsVerityHashValue> Commit<H> {
     }
 
     fn take_thread(&self) -> Option<JoinHandle<Touched>> {
+        self.store.objects.staged.tell(None);
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -190,13 +196,15 @@ struct Queue<H> {
 
 impl<H> Default for Queue<H> {
     fn default() -> Self {
-        let state = State { waiting: Vec::new(), open: true };
+        let state = State { waiting: Vec::new(), crowded: false, open: true };
         Self { state: Mutex::new(state), filled: Condvar::new() }
     }
 }
 
 struct State<H> {
     waiting: Vec<Request<H>>,
+    /// Set when many objects wait for their names.
+    crowded: bool,
     open: bool,
 }
 
@@ -217,13 +225,24 @@ impl<H> Queue<H> {
         }
     }
 
-    /// All requests, as soon as there is one; none when the queue is closed and empty.
-    fn take(&self) -> Vec<Request<H>> {
+    fn crowded(&self) {
+        self.state().crowded = true;
+        self.filled.notify_one();
+    }
+
+    /// What is to be done, as soon as there is something.
+    fn take(&self) -> Work<H> {
         let mut state = self.state();
-        while state.waiting.is_empty() && state.open {
+        while state.waiting.is_empty() && !state.crowded && state.open {
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        mem::take(&mut state.waiting)
+        // A round gives names, too.
+        let crowded = mem::take(&mut state.crowded);
+        match mem::take(&mut state.waiting) {
+            requests if !requests.is_empty() => Work::Requests(requests),
+            _ if state.open && crowded => Work::Names,
+            _ => Work::Over,
+        }
     }
 
     fn close(&self) {
@@ -240,6 +259,15 @@ impl<H> Queue<H> {
         self.filled.notify_one();
         drop(abandoned);
     }
+}
+
+/// What the thread is to do next.
+enum Work<H> {
+    Requests(Vec<Request<H>>),
+    /// Give objects their names.
+    Names,
+    /// Nothing: the queue is closed and empty.
+    Over,
 }
 
 /// Refuses all requests once the thread is gone, for whatever reason: nobody may wait for ever.
@@ -266,10 +294,15 @@ fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) -> Touched {
     let attended = Attended(queue);
     let mut done = Done { touched: Touched::new(), kept: Vec::new() };
     loop {
-        let requests = attended.0.take();
-        if requests.is_empty() {
-            return done.touched;
-        }
+        let requests = match attended.0.take() {
+            Work::Requests(requests) => requests,
+            Work::Names => {
+                // Whoever asks for a barrier hears of what failed.
+                let _ = store.name_all(&store.naming_turn());
+                continue;
+            }
+            Work::Over => return done.touched,
+        };
         if let Some(errno) = store.lost.get() {
             requests.into_iter().for_each(|request| request.answer(Err(StoreError::AfterFailedSync(*errno))));
         } else {
@@ -317,7 +350,8 @@ impl<H: FsVerityHashValue> Store<H> {
             }
         }
         dirs.iter().try_for_each(|dir| self.make_link_dir(dir))?;
-        Ok(!dirs.is_empty() || self.objects.unsynced.load(Ordering::SeqCst))
+        let unsynced = self.objects.unsynced.load(Ordering::SeqCst) || self.objects.staged.len() > 0;
+        Ok(!dirs.is_empty() || unsynced)
     }
 
     fn make_links(

@@ -52,7 +52,7 @@ pub enum StoreError {
         /// Its error chain, on one line, and what to do if the system is to blame.
         detail: String,
     },
-    /// An earlier barrier failed, so nothing may be linked in this run any more: the kernel reports a lost
+    /// An earlier sync failed, so nothing may be linked in this run any more: the kernel reports a lost
     /// write only once, and a later `syncfs` would succeed without the data being there.
     #[error("nothing is linked after a failed sync ({0}): check the disk, then run again")]
     AfterFailedSync(Errno),

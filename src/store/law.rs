@@ -12,8 +12,8 @@ use super::{Store, StoreError, beneath, stream::Opened};
 pub enum Op {
     /// The object is written.
     Complete(String),
-    /// It has fs-verity, so the kernel has written its bytes to the disk.
-    Sealed(String),
+    /// It has fs-verity: no wrong bytes can be read under its name.
+    Verity(String),
     /// It gets its name.
     Named(String),
     /// An object with this name is there and looks right; whoever named it answers for its bytes.
@@ -118,12 +118,12 @@ pub fn breaches<H: FsVerityHashValue>(
             Op::Complete(id) => {
                 complete.insert(id.clone());
             }
-            Op::Sealed(id) => {
+            Op::Verity(id) => {
                 written.insert(id.clone());
             }
             Op::Named(id) => {
                 if !written.contains(id) {
-                    breaches.push(format!("object {id} was named before a barrier"));
+                    breaches.push(format!("object {id} was named before a sync"));
                 }
                 named.insert(id.clone());
             }

@@ -235,8 +235,11 @@ impl<H: FsVerityHashValue> Store<H> {
         })
     }
 
-    /// The size of the file under the object's name, if there is one.
+    /// The size of the object's file, if there is one.
     fn stored_size(&self, id: &H) -> Result<Option<u64>, StoreError> {
+        if let Some(unnamed) = self.objects.staged.get(id) {
+            return Ok(Some(unnamed.size));
+        }
         let size = |found: Stat| u64::try_from(found.st_size).unwrap_or(0);
         Ok(self.object_stat(id)?.map(size))
     }

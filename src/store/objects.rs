@@ -3,8 +3,8 @@
 //! An object's id is known before anything is written, so the usual questions are cheap: the id was met in this
 //! run (no system call), or the file is there (one `stat`, and none in a directory that this run made). A new
 //! object is an anonymous file until it is complete and on the disk (see `staged`), so nobody ever sees half of one,
-//! and two threads or programs with the same object need not wait for each other: both write, one links, the other
-//! finds a complete file. Nothing is synced here; see `barrier`.
+//! and two threads or programs with the same object need not wait for each other: both write, one file gets the name,
+//! the other goes. What makes them durable is `barrier`.
 
 use std::{
     ffi::CStr,
@@ -33,6 +33,10 @@ use super::{
     seal::Source,
     staged::{Staged, Unnamed},
 };
+
+/// How the kernel refuses to open a file whose size is not the one that its fs-verity descriptor covers, which btrfs can
+/// leave after a power cut.
+pub(super) const VERITY_ERROR: Errno = Errno::INVAL;
 
 /// How often a name may change between looking and linking: only another program that replaces objects does that.
 const LINK_ATTEMPTS: usize = 8;
@@ -150,15 +154,22 @@ impl<H: FsVerityHashValue> Store<H> {
         objects.map_or(true, |mut entries| entries.next().is_some())
     }
 
+    /// Forgets objects that have no name yet, and that they are there.
+    pub(super) fn forget_unnamed(&self) {
+        if self.objects.staged.clear() {
+            self.objects.known.clear();
+        }
+    }
+
     /// Forgets what was seen to be there: a garbage collection ran.
     pub(super) fn forget_what_is_there(&self) {
-        self.objects.known.clear();
         self.objects.staged.clear();
+        self.objects.known.clear();
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn put_source(&self, id: &H, size: u64, source: Source<'_>) -> Result<Put, StoreError> {
-        if self.objects.known.contains(id) {
+        if self.objects.known.contains(id) || self.objects.staged.get(id).is_some() {
             return Ok(Put::Present);
         }
         let dir = self.make_object_dir(id)?;
@@ -176,23 +187,28 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         let file = self.seal(dir.fd.as_fd(), id, source)?;
         self.record(|| Op::Complete(id.to_hex()));
-        // Before, for whoever finds it, and after, should a barrier begin in between.
-        self.objects.unsynced.store(true, Ordering::SeqCst);
         let unnamed = Unnamed { size, file };
-        if self.has_verity() {
-            self.record(|| Op::Sealed(id.to_hex()));
-            self.name(id, &unnamed)?;
+        let put = if self.has_verity() {
+            self.record(|| Op::Verity(id.to_hex()));
+            // Before, for whoever finds it, and after, should a barrier begin in between.
+            self.objects.unsynced.store(true, Ordering::SeqCst);
+            let put = self.name(id, &unnamed)?;
+            self.objects.unsynced.store(true, Ordering::SeqCst);
+            put
         } else {
-            self.stage(id, unnamed)?;
-        }
-        self.objects.unsynced.store(true, Ordering::SeqCst);
+            match (self.stage(id, unnamed)?, seen) {
+                (false, _) => Put::Present,
+                (true, Seen::Wrong) => Put::Replaced,
+                (true, _) => Put::New,
+            }
+        };
         // Not before: who knows it may ask for a barrier.
         self.objects.known.insert(id);
-        Ok(if seen == Seen::Wrong { Put::Replaced } else { Put::New })
+        Ok(put)
     }
 
-    /// Gives a complete file, whose bytes are on the disk, the name of the object `id`.
-    pub(super) fn name(&self, id: &H, Unnamed { size, file }: &Unnamed) -> Result<(), StoreError> {
+    /// Gives a complete file, which is on the disk or has fs-verity, the name of the object `id`.
+    pub(super) fn name(&self, id: &H, Unnamed { size, file }: &Unnamed) -> Result<Put, StoreError> {
         let (dir, name) = (self.make_object_dir(id)?.fd.as_fd(), Basename::of(id));
         for _ in 0..LINK_ATTEMPTS {
             match self.link(dir, name.as_c_str(), file) {
@@ -201,19 +217,19 @@ impl<H: FsVerityHashValue> Store<H> {
                 linked => {
                     linked.map_err(|errno| self.object_fault(id, errno))?;
                     self.record(|| Op::Named(id.to_hex()));
-                    return Ok(());
+                    return Ok(Put::New);
                 }
             }
             match self.look(dir, id, *size, true)? {
                 Seen::Nothing => {}
                 Seen::Right => {
                     self.record(|| Op::Found(id.to_hex()));
-                    return Ok(());
+                    return Ok(Put::Present);
                 }
                 Seen::Wrong => {
                     self.replace(dir, name.as_c_str(), file)?;
                     self.record(|| Op::Named(id.to_hex()));
-                    return Ok(());
+                    return Ok(Put::Replaced);
                 }
             }
         }
@@ -252,6 +268,7 @@ impl<H: FsVerityHashValue> Store<H> {
             Err(Errno::NOENT) => return Ok(Seen::Nothing),
             Err(Errno::LOOP) => return Ok(Seen::Wrong),
             Err(errno) if self.shows_damage(&errno.into()) => return Ok(Seen::Wrong),
+            Err(VERITY_ERROR) => return Ok(Seen::Wrong),
             Err(errno) => return Err(self.object_fault(id, errno)),
         };
         let file = File::from(fd);

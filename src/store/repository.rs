@@ -43,7 +43,7 @@ pub struct Store<H: FsVerityHashValue> {
     pub(super) claims: OnceLock<Arc<OwnedFd>>,
     recorder: OnceLock<Arc<dyn Recorder>>,
     pub(super) barriers: AtomicU64,
-    /// Set when a barrier failed: the system tells it but once, and what it lost is not known.
+    /// Set when a sync failed: the system tells it but once, and what it lost is not known.
     pub(super) lost: OnceLock<Errno>,
 }
 
@@ -199,7 +199,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// moment longer than the process lives.
     pub fn end_of_writing(&self) {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.objects.staged.clear();
+        self.forget_unnamed();
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

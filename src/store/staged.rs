@@ -3,30 +3,35 @@
 //!
 //! Filesystems that write data later than names would show, after a power cut, empty files or zeros under names that
 //! vouch for content. So names come behind a `syncfs`, many at a time: at every barrier, and whenever so many files are
-//! open that it would be too many.
+//! open that more would be too many.
 //!
-//! Enabling fs-verity writes a file to the disk, so what has it is named at once. It must not wait, either: ext4 then
-//! no longer knows that the file has no name, and after a power cut its blocks would be lost until the next e2fsck.
+//! What has fs-verity vouches for itself, and ext4 and f2fs write it to the disk when it is enabled, so it is named at
+//! once. On ext4 it must not wait, either: the kernel then no longer knows that the file has no name, and after a power
+//! cut its blocks would be lost until the next e2fsck.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::File,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::{
-    io::Errno,
-    process::{Resource, getrlimit},
-};
+use rustix::process::{Resource, getrlimit};
 
-use super::{Store, StoreError, seal::Sealed};
+use super::{Store, StoreError, objects::object_path, seal::Sealed};
 
-/// How many objects wait for a barrier; more are given their names before. On a disk a `syncfs` for each 2500 of a
-/// hundred thousand small files costs a quarter of the time, for each 5000 a tenth; an open file is 1.5 kB of the kernel's.
-const MOST: usize = 16_384;
-/// The part of the files that this process may open that may wait.
+/// How many objects wait before names are asked for; twice as many never do. On a disk a `syncfs` for each 2500 of a
+/// hundred thousand small files costs a quarter of the time, for each 5000 a tenth; an open file is 1.5 kB of the
+/// kernel's.
+const MOST: usize = 8192;
+/// Of the files that this process may open: the part that waits before names are asked for.
 const SHARE: u64 = 4;
+
+/// Told that so many objects wait.
+type Crowded = Box<dyn Fn() + Send>;
 
 /// A complete file without a name.
 pub(super) struct Unnamed {
@@ -40,7 +45,9 @@ pub(super) struct Staged<H> {
     objects: Mutex<HashMap<H, Arc<Unnamed>>>,
     /// Whose turn it is to give names.
     turn: Mutex<()>,
-    most: usize,
+    /// See [`MOST`].
+    pub(super) most: AtomicUsize,
+    crowded: Mutex<Option<Crowded>>,
 }
 
 impl<H> Default for Staged<H> {
@@ -49,7 +56,12 @@ impl<H> Default for Staged<H> {
             Some(limit) => usize::try_from(limit / SHARE).map_or(MOST, |share| share.clamp(1, MOST)),
             None => MOST,
         };
-        Self { objects: Mutex::default(), turn: Mutex::default(), most }
+        Self {
+            objects: Mutex::default(),
+            turn: Mutex::default(),
+            most: AtomicUsize::new(most),
+            crowded: Mutex::default(),
+        }
     }
 }
 
@@ -62,36 +74,55 @@ impl<H: FsVerityHashValue> Staged<H> {
         self.objects().get(id).cloned()
     }
 
-    /// Forgets all: they are gone as if they had never been written.
-    pub(super) fn clear(&self) {
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.objects().len()
+    }
+
+    /// Forgets all: they are gone as if they had never been written. Whether there were any.
+    pub(super) fn clear(&self) -> bool {
         let gone = std::mem::take(&mut *self.objects());
-        drop(gone);
+        !gone.is_empty()
+    }
+
+    /// Has somebody told when so many objects wait, who gives them their names while others work; or nobody.
+    pub(super) fn tell(&self, crowded: Option<Crowded>) {
+        *self.crowded.lock().unwrap_or_else(PoisonError::into_inner) = crowded;
+    }
+
+    /// Whether somebody was told.
+    fn call(&self) -> bool {
+        let crowded = self.crowded.lock().unwrap_or_else(PoisonError::into_inner);
+        crowded.as_ref().map(|crowded| crowded()).is_some()
     }
 }
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// Takes a complete file that shall be the object `id`.
+    /// Takes a complete file that shall be the object `id`; false if another one waits already.
     ///
     /// # Errors
-    /// What keeps others, whose turn it was, from being named.
-    pub(super) fn stage(&self, id: &H, unnamed: Unnamed) -> Result<(), StoreError> {
+    /// What keeps others from being named, if there are too many of them.
+    pub(super) fn stage(&self, id: &H, unnamed: Unnamed) -> Result<bool, StoreError> {
         let staged = &self.objects.staged;
         let waiting = {
             let mut objects = staged.objects();
-            objects.insert(id.clone(), Arc::new(unnamed));
-            objects.len()
+            let waiting = objects.len() + 1;
+            match objects.entry(id.clone()) {
+                Entry::Occupied(_) => return Ok(false),
+                Entry::Vacant(place) => place.insert(Arc::new(unnamed)),
+            };
+            // Under the lock: a barrier that does not see this object must not call all synced.
+            self.objects.unsynced.store(true, Ordering::SeqCst);
+            waiting
         };
-        if waiting < staged.most {
-            return Ok(());
+        let most = staged.most.load(Ordering::Relaxed);
+        if waiting < most || (waiting < 2 * most && staged.call()) {
+            return Ok(true);
         }
-        let turn = match staged.turn.try_lock() {
-            Ok(turn) => turn,
-            // Somebody is at it; wait only if that is not fast enough.
-            Err(TryLockError::WouldBlock) if waiting < 2 * staged.most => return Ok(()),
-            Err(TryLockError::WouldBlock) => staged.turn.lock().unwrap_or_else(PoisonError::into_inner),
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        };
-        if staged.objects().len() >= staged.most { self.name_all(&turn) } else { Ok(()) }
+        let turn = self.naming_turn();
+        // Whoever had the turn before may have done it.
+        let crowded = staged.len() >= most;
+        if crowded { self.name_all(&turn).map(|()| true) } else { Ok(true) }
     }
 
     /// The right to give names; whoever had it before is done.
@@ -102,7 +133,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Gives their names to all objects that are complete now. The names are not durable when this returns.
     ///
     /// # Errors
-    /// A failed sync, or what the filesystem refuses; what has no name by then waits for the next time.
+    /// A failed sync, or the first thing that the filesystem refuses; what has no name by then waits for the next time.
     pub(super) fn name_all(&self, _turn: &MutexGuard<'_, ()>) -> Result<(), StoreError> {
         let staged = &self.objects.staged;
         let batch: Vec<(H, Arc<Unnamed>)> =
@@ -111,16 +142,21 @@ impl<H: FsVerityHashValue> Store<H> {
             return Ok(());
         }
         self.sync()?;
-        for (id, unnamed) in &batch {
-            self.name(id, unnamed)?;
-            let named = staged.objects().remove(id);
-            drop(named);
+        let mut all = Ok(());
+        for (id, unnamed) in batch {
+            match self.name(&id, &unnamed) {
+                // The last that holds it is `unnamed`: no file is closed under the lock.
+                Ok(_) => drop(staged.objects().remove(&id)),
+                Err(error) => all = all.and(Err(error)),
+            }
         }
-        Ok(())
+        all
     }
 
-    /// A descriptor of an object that may have no name yet.
-    pub(super) fn open_staged(&self, id: &H) -> Option<Result<File, Errno>> {
-        Some(self.objects.staged.get(id)?.file.reopen().map(File::from))
+    /// A descriptor of an object that has no name yet.
+    pub(super) fn open_staged(&self, id: &H) -> Result<Option<File>, StoreError> {
+        let Some(unnamed) = self.objects.staged.get(id) else { return Ok(None) };
+        let reopened = unnamed.file.reopen().map_err(|errno| self.fault(object_path(id), errno))?;
+        Ok(Some(File::from(reopened)))
     }
 }

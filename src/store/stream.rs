@@ -18,7 +18,10 @@ use composefs::{
 use rustix::io::Errno;
 
 use super::{
-    Content, Store, StoreError, beneath, error::errno_in, objects::object_path, splitstream::StreamWriter,
+    Content, Store, StoreError, beneath,
+    error::errno_in,
+    objects::{VERITY_ERROR, object_path},
+    splitstream::StreamWriter,
 };
 
 const MAGIC: &[u8; 11] = b"SplitStream";
@@ -114,12 +117,18 @@ impl<H: FsVerityHashValue> Store<H> {
     pub(super) fn open_verified(&self, id: &H) -> Result<Result<File, String>, StoreError> {
         let path = object_path(id);
         // In this order: it may get its name in between.
-        let opened = self.open_staged(id).unwrap_or_else(|| beneath::file(self.root(), &*path));
+        let opened = match self.open_staged(id)? {
+            Some(file) => Ok(file),
+            None => beneath::file(self.root(), &*path),
+        };
         let file = match opened {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(Err("its object is missing".into())),
             Err(beneath::NO_FILE) => return Ok(Err("its object is no file".into())),
             Err(Errno::LOOP) => return Ok(Err("its object is a link".into())),
+            Err(VERITY_ERROR) if !self.is_insecure() => {
+                return Ok(Err("its object does not have the size that its fs-verity digest covers".into()));
+            }
             Err(errno) if self.shows_damage(&errno.into()) => return Ok(Err(format!("its object: {errno}"))),
             Err(errno) => return Err(self.fault(path, errno)),
         };
