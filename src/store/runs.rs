@@ -8,7 +8,7 @@ use rustix::{fs::Mode, io::Errno};
 
 use super::{
     Store, StoreError, beneath,
-    scratch::{OWN_DIR, RUNS_DIR},
+    scratch::{OWN_DIR, RUNS_DIR, Scratch},
 };
 
 /// How many records are kept.
@@ -58,21 +58,31 @@ impl<H: FsVerityHashValue> Store<H> {
         let written = scratch.write(Mode::from_raw_mode(0o600), record);
         let (_, name) = written.map_err(|error| self.explain(RUNS_DIR, error))?;
         for _ in 0..ATTEMPTS {
-            let runs = self.runs();
-            let Some(number) = runs.last().copied().unwrap_or(0).checked_add(1) else { break };
-            match beneath::link(scratch.dir(), &name, self.root(), &path(number)) {
-                Ok(()) => {
-                    for old in &runs[..(runs.len() + 1).saturating_sub(RUNS_KEPT)] {
-                        // Somebody else may have forgotten it by now.
-                        let _ = beneath::unlink(self.root(), &path(*old));
-                    }
-                    return Ok(number);
-                }
-                Err(Errno::EXIST) => {}
-                Err(errno) => return Err(fault(errno)),
+            let Some(number) = self.runs().last().copied().unwrap_or(0).checked_add(1) else { break };
+            if self.keep_run_as(number, &scratch, &name).map_err(fault)? {
+                return Ok(number);
             }
         }
         Err(fault(Errno::EXIST))
+    }
+
+    /// Keeps the record called `name` in `scratch` as the run `number`; false if that number was given before.
+    pub(super) fn keep_run_as(&self, number: u64, scratch: &Scratch, name: &str) -> Result<bool, Errno> {
+        match beneath::link(scratch.dir(), name, self.root(), &path(number)) {
+            Err(Errno::EXIST) => return Ok(false),
+            linked => linked?,
+        }
+        let runs = self.runs();
+        // So many have come since we looked that ours, or that of another run with this number, is forgotten already.
+        let is_late = runs.last().is_some_and(|last| last - number.min(*last) >= RUNS_KEPT as u64);
+        for old in &runs[..runs.len().saturating_sub(RUNS_KEPT)] {
+            // Somebody else may have forgotten it by now.
+            let _ = beneath::unlink(self.root(), &path(*old));
+        }
+        if is_late {
+            let _ = beneath::unlink(self.root(), &path(number));
+        }
+        Ok(!is_late)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::Mode;
+
 use super::*;
 
 #[test]
@@ -135,6 +137,20 @@ fn a_record_counts_while_its_outputs_are_there() {
     scene.store.gc(GcMode::Remove, |_| ()).unwrap();
     assert!(!file.exists() && !scene.store.is_recorded(&key));
     scene.fsck_is_clean();
+}
+
+#[test]
+fn a_number_whose_record_is_forgotten_is_not_given_again() {
+    let scene = repo::<Sha256HashValue>();
+    for number in 1..=30 {
+        assert_eq!(scene.store.keep_run(b"a run").unwrap(), number);
+    }
+    let scratch = scene.store.scratch().unwrap();
+    let (_, name) = scratch.write(Mode::from_raw_mode(0o600), b"a late run").unwrap();
+    for (number, is_free) in [(5, false), (10, false), (11, false), (30, false), (31, true)] {
+        assert_eq!(scene.store.keep_run_as(number, &scratch, &name).unwrap(), is_free, "{number}");
+    }
+    assert_eq!(scene.store.runs(), (12..=31).collect::<Vec<_>>());
 }
 
 #[test]
