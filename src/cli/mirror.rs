@@ -85,7 +85,10 @@ impl MirrorArgs {
             false => Box::new(std::fs::File::open(&self.list).map_err(|error| fault(&error))?),
         };
         let mut text = String::new();
-        source.take(LONGEST_LIST).read_to_string(&mut text).map_err(|error| fault(&error))?;
+        let read = source.take(LONGEST_LIST + 1).read_to_string(&mut text).map_err(|error| fault(&error))?;
+        if read as u64 > LONGEST_LIST {
+            return Err(fault(&format!("longer than {} MiB: split it", LONGEST_LIST >> 20)));
+        }
         List::parse(&text).map_err(|error| fault(&error))
     }
 

@@ -24,7 +24,11 @@ use rustix::{
     io::Errno,
 };
 
-use super::{AnyStore, Holder, Store, StoreError, beneath, calls, holders::holders, seal::reopen_read_only};
+use super::{
+    AnyStore, Holder, Store, StoreError, beneath, calls,
+    holders::holders,
+    seal::{is_unsupported, reopen_read_only},
+};
 
 /// The path that `--repo`, `--user` or `--system` mean; without any, the system's repository for root and the
 /// user's for everyone else, as in `cfsctl` (its `resolve_repo_path`).
@@ -390,9 +394,7 @@ fn has_verity<H: FsVerityHashValue>(dir: &OwnedFd) -> Result<bool, Errno> {
     drop(file);
     match enable_verity_with_retry::<H>(&readable) {
         Ok(()) => Ok(true),
-        Err(EnableVerityError::FilesystemNotSupported) => Ok(false),
-        // Seen with filesystem blocks that are smaller than 4096 bytes.
-        Err(EnableVerityError::Io(error)) if errno_of(&error) == Errno::INVAL => Ok(false),
+        Err(error) if is_unsupported(&error) => Ok(false),
         Err(EnableVerityError::Io(error)) => Err(errno_of(&error)),
         // A fork has the file open for writing, so verity itself is supported; the others cannot be.
         Err(_) => Ok(true),

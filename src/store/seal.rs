@@ -83,13 +83,13 @@ impl<H: FsVerityHashValue> Store<H> {
             if !self.has_verity() {
                 return Ok(sealed);
             }
-            let sealed = sealed.read_only().map_err(fault)?;
+            let sealed = self.read_only(sealed)?;
             match enable_verity_with_retry::<H>(sealed.fd()) {
                 Ok(()) | Err(EnableVerityError::AlreadyEnabled) => {
                     self.confirm(id, sealed.fd())?;
                     return Ok(sealed);
                 }
-                Err(EnableVerityError::FilesystemNotSupported) if self.is_insecure() => {
+                Err(error) if self.is_insecure() && is_unsupported(&error) => {
                     self.objects.no_verity.store(true, Ordering::Relaxed);
                     return Ok(sealed);
                 }
@@ -105,6 +105,25 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         let cause = io::Error::other("other processes keep its file open for writing: try again");
         Err(StoreError::Io { what: format!("enabling fs-verity on {}", object_path(id)), cause })
+    }
+
+    /// Swaps the writable descriptor for a read-only one: the kernel enables fs-verity on nothing else. And the file gets
+    /// a name for the time being: ext4 would no longer know that it has none, and lose its blocks in a power cut.
+    fn read_only(&self, mut sealed: Sealed) -> Result<Sealed, StoreError> {
+        let fault = |errno| self.fault("writing an object", errno);
+        let readable = reopen_read_only(sealed.fd()).map_err(fault)?;
+        match &mut sealed {
+            Sealed::Anonymous(fd) => {
+                let scratch = self.scratch()?;
+                let name = scratch.unused_name();
+                self.link_anonymous(fd, scratch.dir(), &*name).map_err(fault)?;
+                Ok(Sealed::Named { fd: readable, scratch, name })
+            }
+            Sealed::Named { fd, .. } => {
+                *fd = readable;
+                Ok(sealed)
+            }
+        }
     }
 
     /// Whether objects get fs-verity; certain once one was sealed.
@@ -225,14 +244,14 @@ impl Sealed {
     pub(super) fn reopen(&self) -> Result<OwnedFd, Errno> {
         reopen_read_only(self.fd())
     }
+}
 
-    /// Swaps the writable descriptor for a read-only one: the kernel enables fs-verity on nothing else.
-    fn read_only(mut self) -> io::Result<Self> {
-        let readable = reopen_read_only(self.fd())?;
-        match &mut self {
-            Self::Anonymous(fd) | Self::Named { fd, .. } => *fd = readable,
-        }
-        Ok(self)
+/// Whether the filesystem has no fs-verity, or none for our blocks: it says EINVAL if its own are smaller than 4096 bytes.
+pub(super) fn is_unsupported(error: &EnableVerityError) -> bool {
+    match error {
+        EnableVerityError::FilesystemNotSupported => true,
+        EnableVerityError::Io(cause) => Errno::from_io_error(cause) == Some(Errno::INVAL),
+        _ => false,
     }
 }
 

@@ -5,9 +5,7 @@
 //! vouch for content. So names come behind a `syncfs`, many at a time: at every barrier, and whenever so many files are
 //! open that more would be too many.
 //!
-//! What has fs-verity vouches for itself, and ext4 and f2fs write it to the disk when it is enabled, so it is named at
-//! once. On ext4 it must not wait, either: the kernel then no longer knows that the file has no name, and after a power
-//! cut its blocks would be lost until the next e2fsck.
+//! What has fs-verity vouches for itself, and ext4 and f2fs write it to the disk when it is enabled: it is named at once.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

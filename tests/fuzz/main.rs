@@ -27,6 +27,13 @@ fn replay(name: &str, target: Target, inputs: &Seeds) {
     assert!(failed.is_empty(), "{name} fails on {failed:?}");
 }
 
+/// Held as long as the file is open.
+fn lock(name: &str) -> fs::File {
+    let file = fs::File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.lock"))).unwrap();
+    file.lock().unwrap();
+    file
+}
+
 /// Where the seeds of a target go, emptied.
 fn corpus(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("fuzz-corpus").join(name);
@@ -40,11 +47,15 @@ fn target(name: &str) -> Target {
 }
 
 fn plant_and_replay(name: &str, seeds: Seeds) {
-    let dir = corpus(name);
-    for (file, bytes) in &seeds {
-        fs::write(dir.join(file), bytes).unwrap();
+    {
+        // Another process may be at it, too.
+        let _alone = lock(name);
+        let dir = corpus(name);
+        for (file, bytes) in &seeds {
+            fs::write(dir.join(file), bytes).unwrap();
+        }
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), seeds.len(), "two seeds of {name} have one name");
     }
-    assert_eq!(fs::read_dir(&dir).unwrap().count(), seeds.len(), "two seeds of {name} have one name");
     replay(name, target(name), &seeds);
 }
 

@@ -37,6 +37,7 @@ pub const SCENARIOS: &[(&str, fn())] = &[
     ("mended", mended),
     ("changed", changed),
     ("busy", busy),
+    ("small-blocks", small_blocks),
     ("unknown-option", unknown_option),
 ];
 
@@ -61,6 +62,11 @@ fn programs_that_start_meanwhile_keep_no_object_from_being_sealed() {
 }
 
 #[test]
+fn where_the_blocks_of_a_filesystem_are_too_small_for_verity_the_advice_works() {
+    Machine::boot("small-blocks", &[&Disk::with_small_blocks(32)]).assert_good();
+}
+
+#[test]
 fn that_a_kernel_lacks_the_mount_option_is_said() {
     Machine::boot("unknown-option", &[&Disk::new(32)]).assert_good();
 }
@@ -71,7 +77,9 @@ const DISK: &str = "/disk";
 fn files() -> BTreeMap<String, Vec<u8>> {
     let large = (0..8).map(|n: u64| (format!("usr/large-{n}"), noise(n, 20_000 + 4096 * n as usize)));
     let small = (0..8).map(|n: u64| (format!("usr/small-{n}"), noise(100 + n, 10 * n as usize)));
-    large.chain(small).collect()
+    // Longer than what is hashed in memory.
+    let huge = ("usr/huge".to_owned(), noise(99, (2 << 20) + 4097));
+    large.chain(small).chain([huge]).collect()
 }
 
 fn image(layout: &Layout) -> Image {
@@ -135,6 +143,12 @@ fn guarded() {
         let other = pull(&image.reference, &insecure).args([&*flag, "--insecure"]).expect_success().json();
         assert_eq!(result["images"][0]["erofs"], other["images"][0]["erofs"]);
         assert_eq!(oracle::objects(&secure), oracle::objects(&insecure));
+        // Without the promise, objects get fs-verity all the same where there is any.
+        let open = Path::new(DISK).join(format!("{algorithm}-insecure"));
+        let other = pull(&image.reference, &open).args([&*flag, "--insecure"]).expect_success().json();
+        assert_eq!(result["images"][0]["erofs"], other["images"][0]["erofs"]);
+        assert_measured(&open);
+        cfs_dag(["fsck"]).repo(&open).expect_success();
         assert_refuses_writes(&secure);
         assert_mounted_whole(&secure, &image.reference);
         cfs_dag(["fsck"]).repo(&secure).expect_success();
@@ -260,9 +274,15 @@ fn busy() {
         while started.load(Ordering::Relaxed) < 40 {
             let content = noise(seed, 3000);
             let id = compute_verity::<Sha512HashValue>(&content);
-            let put =
-                store.put(&id, &[IoSlice::new(&content)]).unwrap_or_else(|error| panic!("{seed}: {error}"));
-            assert_eq!(put, Put::New);
+            let put = match seed % 2 {
+                0 => store.put(&id, &[IoSlice::new(&content)]),
+                _ => {
+                    let mut file = store.spool().unwrap();
+                    file.write_all(&content).unwrap();
+                    store.put_file(&id, file, 3000)
+                }
+            };
+            assert_eq!(put.unwrap_or_else(|error| panic!("{seed}: {error}")), Put::New);
             seed += 1;
         }
     });
@@ -285,6 +305,20 @@ fn start_slowly() {
 }
 
 /// A kernel whose overlayfs does not know `verity=require`, as strace plays it.
+fn small_blocks() {
+    mount_disk("/dev/vda", DISK);
+    let layout = layout();
+    let image = image(&layout);
+    let repo = Path::new(DISK).join("repo");
+    cfs_dag(["init"]).repo(&repo).expect_failure(1).says(&["no fs-verity", "--insecure"]);
+    let pulled = pull(&image.reference, &repo).arg("--insecure").expect_success().json();
+    let other = Path::new("/tmp/other");
+    let expected = pull(&image.reference, other).arg("--insecure").expect_success().json();
+    assert_eq!(pulled["images"][0]["erofs"], expected["images"][0]["erofs"]);
+    assert_eq!(oracle::objects(&repo), oracle::objects(other));
+    cfs_dag(["fsck"]).repo(&repo).expect_success();
+}
+
 fn unknown_option() {
     mount_disk("/dev/vda", DISK);
     let layout = layout();
