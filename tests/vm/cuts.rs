@@ -131,8 +131,8 @@ fn disks_after_cuts(before: &Disk, log: &WriteLog, count: usize) -> Vec<Disk> {
     let marks = log.marks();
     let mut random = Random(seed());
     while disks.len() < count {
-        // Every step gets its share, also those that write little.
-        let step = random.below(marks.len() - 1);
+        // Every step gets its share, also those that write little. Between them nothing happens.
+        let step = 2 * random.below(marks.len() / 2);
         let moment = marks[step] + random.below(marks[step + 1] - marks[step]);
         let cache = [Cache::Kept, Cache::Torn, Cache::Torn, Cache::Lost][random.below(4)];
         disks.push(cut(before, log, moment, cache, random.number()));

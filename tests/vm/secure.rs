@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{ErrorKind, IoSlice, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::{fs::FileExt as _, process::CommandExt as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -15,6 +15,7 @@ use cfs_dag::store::{AnyStore, InitOptions, Put, init};
 use composefs::fsverity::{
     FsVerityHashValue, MeasureVerityError, Sha256HashValue, Sha512HashValue, compute_verity, measure_verity,
 };
+use libc::EIO;
 use rustix::{
     mount::{UnmountFlags, unmount},
     thread::{Timespec, nanosleep},
@@ -237,15 +238,23 @@ fn changed() {
     let image = image(&layout);
     let repo = Path::new(DISK).join("repo");
     pull(&image.reference, &repo).expect_success();
-    let object = objects(&repo, 20_000).remove(0);
-    let mut pattern = vec![0; 64];
-    File::open(&object).unwrap().read_exact_at(&mut pattern, 8192).unwrap();
+    let victim = "usr/large-3";
+    let content = &files()[victim];
+    let id = compute_verity::<Sha512HashValue>(content);
+    let object = repo.join("objects").join(id.to_object_pathname());
     unmount(DISK, UnmountFlags::empty()).unwrap();
-    flip(Path::new("/dev/vda"), &pattern);
+    flip(Path::new("/dev/vda"), &content[8192..8192 + 64]);
 
     mount_disk("/dev/vda", DISK);
     let error = fs::read(&object).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+    fs::create_dir_all("/mnt/image").unwrap();
+    cfs_dag(["mount", &image.reference, "/mnt/image"]).repo(&repo).expect_success();
+    for (name, content) in files() {
+        let read = fs::read(Path::new("/mnt/image").join(&name)).map_err(|error| error.raw_os_error());
+        assert_eq!(read, if name == victim { Err(Some(EIO)) } else { Ok(content) }, "{name}");
+    }
+    unmount("/mnt/image", UnmountFlags::DETACH).unwrap();
     let name = object.strip_prefix(&repo).unwrap().display().to_string();
     let finished = cfs_dag(["fsck"]).repo(&repo).run().assert_code(1);
     assert!(format!("{finished}").contains(name.rsplit('/').next().unwrap()), "{name} in {finished}");
