@@ -160,7 +160,8 @@ impl Reference {
 
     fn check(&self) -> Result<(), ParseReferenceError> {
         let text = || self.text.clone();
-        if self.name.is_empty() {
+        let is_nothing = self.transport == Transport::ContainersStorage && self.name == "sha256:";
+        if self.name.is_empty() || is_nothing {
             return Err(ParseReferenceError::Empty(text()));
         }
         if let Transport::Registry | Transport::Oci = self.transport
@@ -315,6 +316,7 @@ mod tests {
             ("docker:quay.io/app", "both slashes"),
             ("docker://", "names no image"),
             ("oci:", "names no image"),
+            ("containers-storage:sha256:", "names no image"),
             ("oci::v1", "names no image"),
             ("oci:dir:", "the tag is empty"),
             ("oci:dir@sha256:00", "not a digest"),
