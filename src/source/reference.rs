@@ -153,15 +153,15 @@ impl Reference {
             Transport::Dir => format!("dir:{name}"),
             // skopeo wants image ids bare: containers/skopeo issue 2750.
             Transport::ContainersStorage => {
-                format!("containers-storage:{}", name.strip_prefix("sha256:").unwrap_or(name))
+                format!("containers-storage:{}", stored_image(name))
             }
         }
     }
 
     fn check(&self) -> Result<(), ParseReferenceError> {
         let text = || self.text.clone();
-        let is_nothing = self.transport == Transport::ContainersStorage && self.name == "sha256:";
-        if self.name.is_empty() || is_nothing {
+        let is_stored = self.transport == Transport::ContainersStorage;
+        if self.name.is_empty() || (is_stored && stored_image(&self.name).is_empty()) {
             return Err(ParseReferenceError::Empty(text()));
         }
         if let Transport::Registry | Transport::Oci = self.transport
@@ -182,6 +182,11 @@ impl Reference {
         }
         Ok(())
     }
+}
+
+/// The name or bare id of an image of `containers-storage:`, as skopeo wants it.
+fn stored_image(name: &str) -> &str {
+    name.strip_prefix("sha256:").unwrap_or(name)
 }
 
 /// `name:tag@digest` without the tag: old skopeo refuses to see both, and the digest decides anyway.

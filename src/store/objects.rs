@@ -134,7 +134,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Failures other than its absence.
     pub fn contains(&self, id: &H, size: u64) -> Result<bool, StoreError> {
-        if self.objects.known.contains(id) || self.objects.staged.get(id).is_some() {
+        if self.is_here(id) {
             return Ok(true);
         }
         let Some(dir) = self.object_dir(id)? else { return Ok(false) };
@@ -154,6 +154,11 @@ impl<H: FsVerityHashValue> Store<H> {
         objects.map_or(true, |mut entries| entries.next().is_some())
     }
 
+    /// Whether this run has met the object or made it.
+    fn is_here(&self, id: &H) -> bool {
+        self.objects.known.contains(id) || self.objects.staged.get(id).is_some()
+    }
+
     /// Forgets objects that have no name yet, and that they are there.
     pub(super) fn forget_unnamed(&self) {
         if self.objects.staged.clear() {
@@ -169,7 +174,7 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     fn put_source(&self, id: &H, size: u64, source: Source<'_>) -> Result<Put, StoreError> {
-        if self.objects.known.contains(id) || self.objects.staged.get(id).is_some() {
+        if self.is_here(id) {
             return Ok(Put::Present);
         }
         let dir = self.make_object_dir(id)?;

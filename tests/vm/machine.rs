@@ -53,27 +53,27 @@ pub struct Disk {
 impl Disk {
     /// With fs-verity, of so many MiB.
     pub fn new(mebibytes: u32) -> Self {
-        Self::formatted(mebibytes, &["-b", "4096", "-O", "verity"])
+        Self::formatted(mebibytes, "4096", "verity")
     }
 
     /// Without fs-verity.
     pub fn plain(mebibytes: u32) -> Self {
-        Self::formatted(mebibytes, &["-b", "4096", "-O", "^verity"])
+        Self::formatted(mebibytes, "4096", "^verity")
     }
 
     /// With the feature, and with blocks that are too small for the fs-verity that composefs wants.
     pub fn with_small_blocks(mebibytes: u32) -> Self {
-        Self::formatted(mebibytes, &["-b", "1024", "-O", "verity"])
+        Self::formatted(mebibytes, "1024", "verity")
     }
 
-    fn formatted(mebibytes: u32, features: &[&str]) -> Self {
+    fn formatted(mebibytes: u32, block_bytes: &str, features: &str) -> Self {
         let scratch = scratch();
         let path = scratch.path("disk.img");
         // Smaller blocks than pages are what small disks would get, and no fs-verity. Nothing is left for the kernel to
         // do in its own time, which would be other writes in every run.
         let made = Command::new("/sbin/mke2fs")
-            .args(["-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
-            .args(features)
+            .args(["-q", "-t", "ext4", "-b", block_bytes, "-O", features])
+            .args(["-E", "lazy_itable_init=0,lazy_journal_init=0"])
             .arg(&path)
             .arg(format!("{mebibytes}M"))
             .output()

@@ -313,7 +313,6 @@ fn start_slowly() {
     assert!(program.status().unwrap().success());
 }
 
-/// A kernel whose overlayfs does not know `verity=require`, as strace plays it.
 fn small_blocks() {
     mount_disk("/dev/vda", DISK);
     let layout = layout();
@@ -328,6 +327,7 @@ fn small_blocks() {
     cfs_dag(["fsck"]).repo(&repo).expect_success();
 }
 
+/// A kernel whose overlayfs does not know `verity=require`, as strace plays it.
 fn unknown_option() {
     mount_disk("/dev/vda", DISK);
     let layout = layout();

@@ -9,10 +9,6 @@ use super::{
     *,
 };
 
-fn layer_set<H: FsVerityHashValue>(layer: &Layer<H>) -> LinkSet<H> {
-    LinkSet { layers: vec![layer.link()], ..LinkSet::default() }
-}
-
 #[test]
 fn an_image_becomes_visible_bottom_up_behind_one_barrier() {
     let scene = repo::<Sha512HashValue>();

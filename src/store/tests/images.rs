@@ -205,7 +205,7 @@ fn a_layer_is_adopted_only_with_all_its_objects() {
     let name = StreamName::Layer(layer.diff_id);
     let stored = |scene: &Scene<Sha256HashValue>, kind| scene.store.layer(&layer.diff_id, kind).unwrap();
     assert_eq!(stored(&scene, LayerKind::Tar), StoredLayer::Missing { name });
-    scene.commit(LinkSet { layers: vec![layer.link()], ..LinkSet::default() });
+    scene.commit(layer_set(&layer));
     let whole = StoredLayer::Whole { name, id: layer.id.clone(), content: Content::Layer };
     assert_eq!(stored(&scene, LayerKind::Tar), whole);
     assert_eq!(stored(&scene, LayerKind::ArtifactTar), whole);

@@ -127,6 +127,11 @@ fn submit<H: FsVerityHashValue>(
     receiver
 }
 
+/// Just the layer.
+fn layer_set<H: FsVerityHashValue>(layer: &Layer<H>) -> LinkSet<H> {
+    LinkSet { layers: vec![layer.link()], ..LinkSet::default() }
+}
+
 /// A ustar archive with the given files; names that end in `/` are directories.
 fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = Vec::new();

@@ -264,23 +264,15 @@ fn put_many(scene: &Scene<Sha256HashValue>, threads: u32, each: u32) -> usize {
 #[test]
 fn what_cannot_be_named_is_not_forgotten_where_all_links_are_in_place() {
     let scene = repo::<Sha256HashValue>();
-    let layer = scene.usr_layer(1);
-    let set = LinkSet { layers: vec![layer.link()], ..LinkSet::default() };
+    let set = layer_set(&scene.usr_layer(1));
     scene.commit(set.clone());
     let data = [7; 100];
     let in_the_way = scene.object(&id_of(&data));
     fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
     scene.store.put(&id_of(&data), &[IoSlice::new(&data)]).unwrap();
     fs::create_dir(&in_the_way).unwrap();
-    let commit = Commit::start(&scene.store).unwrap();
-    for _ in 0..2 {
-        let answer = submit(&commit, set.clone()).recv().unwrap();
-        assert!(matches!(answer, Err(StoreError::Io { .. })), "{answer:?}");
-    }
-    fs::remove_dir(&in_the_way).unwrap();
-    assert_eq!(submit(&commit, set).recv().unwrap().unwrap(), Outcome::Linked);
+    commit_once_gone(&scene, &set, &in_the_way);
     assert!(fs::read(&in_the_way).unwrap() == data);
-    commit.finish().unwrap();
 }
 
 #[test]
@@ -292,20 +284,23 @@ fn what_cannot_be_named_waits_until_it_can() {
     }
     let in_the_way = scene.object(&id_of(&objects[7]));
     fs::create_dir(&in_the_way).unwrap();
-    let layer = scene.usr_layer(1);
-    let set = LinkSet { layers: vec![layer.link()], ..LinkSet::default() };
+    commit_once_gone(&scene, &layer_set(&scene.usr_layer(1)), &in_the_way);
+    for data in &objects {
+        assert!(fs::read(scene.object(&id_of(data))).unwrap() == *data);
+    }
+    scene.fsck_is_clean();
+}
+
+/// Asserts that nothing is committed, again and again, while the folder is in the way, and the set afterwards.
+fn commit_once_gone(scene: &Scene<Sha256HashValue>, set: &LinkSet<Sha256HashValue>, in_the_way: &Path) {
     let commit = Commit::start(&scene.store).unwrap();
     for _ in 0..2 {
         let answer = submit(&commit, set.clone()).recv().unwrap();
         assert!(matches!(answer, Err(StoreError::Io { .. })), "{answer:?}");
     }
-    fs::remove_dir(&in_the_way).unwrap();
-    assert_eq!(submit(&commit, set).recv().unwrap().unwrap(), Outcome::Linked);
-    for data in &objects {
-        assert!(fs::read(scene.object(&id_of(data))).unwrap() == *data);
-    }
+    fs::remove_dir(in_the_way).unwrap();
+    assert_eq!(submit(&commit, set.clone()).recv().unwrap().unwrap(), Outcome::Linked);
     commit.finish().unwrap();
-    scene.fsck_is_clean();
 }
 
 #[test]
