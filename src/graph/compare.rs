@@ -102,7 +102,7 @@ mod tests {
         let mut facts = Facts::default();
         assert_eq!(then.moved(&plan(&inputs(), &facts)), None);
         facts.layers.insert((digest("layer"), LayerKind::Tar));
-        facts.configs.insert(digest("config"), false);
+        facts.configs.insert((digest("config"), true), false);
         assert_eq!(then.moved(&plan(&inputs(), &facts)), None);
         assert!(then.is_work() && !then.is_forced());
     }
@@ -111,7 +111,7 @@ mod tests {
     fn a_name_that_goes_is_work() {
         let mut facts = Facts::default();
         facts.layers.insert((digest("layer"), LayerKind::Tar));
-        facts.configs.insert(digest("config"), true);
+        facts.configs.insert((digest("config"), true), true);
         facts.manifests.insert(digest("manifest"), true);
         facts.tags.insert("a".into(), digest("manifest"));
         facts.trees.insert(crate::graph::tree_key("sha512", [&digest("layer")]));

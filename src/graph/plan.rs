@@ -67,8 +67,8 @@ pub struct Facts {
     pub layers: BTreeSet<(Digest, LayerKind)>,
     /// Layers that were made before and are not whole now.
     pub broken_layers: BTreeMap<(Digest, LayerKind), Damage>,
-    /// Configs: whether they carry every reference that is needed.
-    pub configs: BTreeMap<Digest, bool>,
+    /// Configs, of container images (`true`) or artifacts: whether they carry every reference that is needed there.
+    pub configs: BTreeMap<(Digest, bool), bool>,
     /// Manifests: whether they name the linked config and layers.
     pub manifests: BTreeMap<Digest, bool>,
     /// Filesystem images that are there, by the key of their tree.
@@ -235,7 +235,7 @@ impl Builder<'_> {
                 .or_else(|| self.repository_change(before))
                 .or_else(|| (before.tree != tree_key).then_some(Part::Filesystem))
         };
-        let why = self.document_state(image, self.facts.configs.get(&digest), change);
+        let why = self.document_state(image, self.facts.configs.get(&(digest, image.container)), change);
         let (config, _) = self.intern(ix, node(Kind::Config, &Subject::Document(digest), &parts, why, size));
         if let Some(tree) = tree {
             self.edge(tree, config, Edge::Needs);

@@ -1,7 +1,10 @@
 //! The config and manifest steps. Knows which references a stored document must have; how a document is
 //! written is the store's business.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use composefs::fsverity::FsVerityHashValue;
 
@@ -63,12 +66,19 @@ impl<H: FsVerityHashValue> Config<H> {
 
     /// Completes its stream; nothing is linked yet.
     pub(super) fn write(&self, context: &Context<H>) -> Result<(), Failure> {
-        let images = match &self.tree {
-            Some(tree) => tree.images().ok_or(TooEarly)?,
-            None => FsImages::default(),
-        };
         let layers = layer_ids(&self.layers)?;
         let mut state = lock(&self.state);
+        let images = match (&self.tree, &state.stored) {
+            (Some(tree), _) => tree.images().ok_or(TooEarly)?,
+            // An artifact needs the bytes alone, and an image what the stream names.
+            (None, StoredDocument::Whole(document))
+                if context.store.serves_artifacts(&self.digest, document)? =>
+            {
+                state.id = Some(document.id.clone());
+                return Ok(());
+            }
+            (None, _) => FsImages::default(),
+        };
         let boot = match &state.stored {
             StoredDocument::Whole(document) => document.boot_images(),
             StoredDocument::Missing | StoredDocument::Broken { .. } => Default::default(),
@@ -105,11 +115,15 @@ impl<H: FsVerityHashValue> Config<H> {
         if link.seen.is_none_or(|seen| seen == link.id) {
             return Ok(Vec::new());
         }
-        let own = layer_ids(&self.layers)?;
+        let own: HashMap<_, _> = layer_ids(&self.layers)?.into_iter().collect();
         let mut links = Vec::new();
-        for manifest in store.manifests_naming(&self.digest, except)? {
-            // Artifacts share a config and nothing else.
-            let layers = if self.tree.is_some() { own.clone() } else { manifest.layers() };
+        for manifest in store.manifests_naming(&self.digest)? {
+            if manifest.name == StreamName::Manifest(*except) {
+                continue;
+            }
+            // Images of one config have the same layers. Artifacts share it with anybody.
+            let current = |(name, id)| (name, own.get(&name).unwrap_or(&id).clone());
+            let layers: Vec<_> = manifest.layers().into_iter().map(current).collect();
             let id = store.put_manifest(&manifest.json, (&self.digest, &link.id), &layers)?;
             links.push(DocumentLink { name: manifest.name, id, seen: Some(manifest.id) });
         }

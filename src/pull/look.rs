@@ -83,7 +83,7 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
         match self.store.image(&image.manifest.0)? {
             StoredImage::Whole(whole) => {
                 self.facts.manifests.insert(image.manifest.0, true);
-                self.facts.configs.insert(image.config.0, true);
+                self.facts.configs.insert((image.config.0, image.container), true);
                 self.tree(image, || Some(whole.images.clone()));
                 self.known.configs.insert(image.config.0, StoredDocument::Whole(whole.config));
                 self.known.manifests.insert(image.manifest.0, StoredDocument::Whole(whole.manifest));
@@ -163,12 +163,15 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
             }),
             _ => false,
         };
-        let complete = match &images {
-            Some(images) => names_layers && self.has_images(images)?,
-            None => !image.container && matches!(stored, StoredDocument::Whole(_)),
+        let complete = match (&images, &stored) {
+            (Some(images), _) => names_layers && self.has_images(images)?,
+            (None, StoredDocument::Whole(document)) if !image.container => {
+                self.store.serves_artifacts(&digest, document)?
+            }
+            _ => false,
         };
         if stored.id().is_some() {
-            self.facts.configs.insert(digest, complete);
+            self.facts.configs.insert((digest, image.container), complete);
         }
         self.known.configs.insert(digest, stored);
         self.tree(image, || images.filter(|_| complete));

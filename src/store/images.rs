@@ -197,17 +197,15 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(None)
     }
 
-    /// The manifests, other than `except`, that are tagged and name this config: if the config's stream is
-    /// replaced, theirs must be, too.
+    /// The manifests that are tagged and name this config: if the config's stream is replaced, theirs must be, too.
     ///
     /// # Errors
     /// The system's.
-    pub fn manifests_naming(&self, config: &Digest, except: &Digest) -> Result<Vec<Document<H>>, StoreError> {
+    pub fn manifests_naming(&self, config: &Digest) -> Result<Vec<Document<H>>, StoreError> {
         let digests: HashSet<Digest> = self.tags()?.into_iter().map(|(_, digest)| digest).collect();
         let mut found = Vec::new();
         for digest in digests {
-            if digest != *except
-                && let StoredDocument::Whole(manifest) = self.manifest(&digest)?
+            if let StoredDocument::Whole(manifest) = self.manifest(&digest)?
                 && serde_json::from_slice(&manifest.json)
                     .is_ok_and(|parsed: ManifestJson| parsed.config.digest == *config)
             {
@@ -216,6 +214,15 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         found.sort_by_key(|manifest| manifest.name);
         Ok(found)
+    }
+
+    /// Whether an artifact may have this stored config as it is: it names nothing, or something tagged answers for
+    /// what it names.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn serves_artifacts(&self, digest: &Digest, config: &Document<H>) -> Result<bool, StoreError> {
+        Ok(config.refs.is_empty() || !self.manifests_naming(digest)?.is_empty())
     }
 
     #[expect(clippy::type_complexity, reason = "used once, taken apart at once")]

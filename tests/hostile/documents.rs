@@ -6,8 +6,9 @@ use rustix::fs::{CWD, FileType, Mode};
 use serde_json::{Value, json};
 
 use support::{
-    image::layout,
+    image::{Image, layout},
     layout::{self as documents, Layout, OCI_INDEX, OCI_MANIFEST, descriptor},
+    oracle,
     repo::{Finished, cfs_dag, repo_manifest, scratch},
     tar::*,
 };
@@ -229,4 +230,53 @@ fn a_config_that_names_its_layers_oddly_harms_nobody() {
     bad.add(descriptor(OCI_MANIFEST, &manifest), None);
     pull(&format!("oci:{}", bad.path.display()), &scratch.path("repo"));
     assert_eq!(before, repo_manifest(&scratch.path("repo")));
+}
+
+/// Who writes an artifact chooses its config: also that of somebody's image, which must not lose what it names.
+#[test]
+fn an_artifact_over_the_config_of_an_image_takes_nothing_from_it() {
+    let layout = layout();
+    // What is large comes last, whatever was asked for first.
+    let large = || noise(2, 3 << 20);
+    let image = layout.image("image").layer(layer()).write();
+    let late_image = layout.image("late").layer(tar([dir("usr"), file("usr/f", large())])).write();
+    let artifact = |tag, image, bytes: Vec<u8>| {
+        layout.artifact_over(tag, image).raw("application/octet-stream", bytes).write()
+    };
+    let late = [&artifact("late-sbom", &image, large()), &image];
+    let early = [&late_image, &artifact("sbom", &late_image, b"words".to_vec())];
+    for ([one, other], is_first) in [(late, false), (early, true)] {
+        let (image, artifact) = if is_first { (one, other) } else { (other, one) };
+        let expected = oracle::oracle(&image.reference, oracle::DEFAULT_KIND).stored.clone();
+        let steps: [&[&[&Image]]; 4] = [
+            &[&[one, other]],
+            &[&[image], &[artifact]],
+            &[&[artifact], &[image]],
+            &[&[artifact], &[image, artifact]],
+        ];
+        for (steps, force) in steps.into_iter().flat_map(|steps| [(steps, false), (steps, true)]) {
+            let scratch = scratch();
+            let repo = scratch.path("repo");
+            let pull = |images: &[&Image]| {
+                let forced = force.then_some("--force");
+                let references = images.iter().map(|image| image.reference.as_str());
+                cfs_dag(["pull", "--insecure", "--format=json"])
+                    .args(references)
+                    .args(forced)
+                    .repo(&repo)
+                    .expect_success()
+            };
+            for images in steps {
+                pull(images);
+                oracle::assert_clean(&repo);
+                // It may take the streams of documents that were made anew.
+                oracle::gc(&repo);
+                oracle::assert_clean(&repo);
+            }
+            assert_eq!(oracle::stored(&repo, &image.reference), expected);
+            if !force {
+                assert_eq!(pull(&[one, other]).json()["totals"]["barriers"], 0);
+            }
+        }
+    }
 }

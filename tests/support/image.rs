@@ -109,7 +109,7 @@ impl Layout {
             layout: self,
             tag: tag.into(),
             platform,
-            artifact: false,
+            artifact: None,
             env: None,
             layers: vec![],
             lost_diff_ids: 0,
@@ -118,7 +118,13 @@ impl Layout {
 
     /// Starts an artifact: its config is `{}`, and its layers may be anything.
     pub fn artifact(&self, tag: &str) -> ImageBuilder<'_> {
-        ImageBuilder { artifact: true, ..self.image(tag) }
+        ImageBuilder { artifact: Some(json!({})), ..self.image(tag) }
+    }
+
+    /// Starts an artifact whose config has the bytes of this image's.
+    pub fn artifact_over(&self, tag: &str, image: &Image) -> ImageBuilder<'_> {
+        let config = fs::read(self.blob(&image.config)).unwrap();
+        ImageBuilder { artifact: Some(serde_json::from_slice(&config).unwrap()), ..self.image(tag) }
     }
 
     /// Writes an image index over `images`, each under its own platform, and returns the index's digest.
@@ -260,7 +266,8 @@ pub struct ImageBuilder<'a> {
     layout: &'a Layout,
     tag: String,
     platform: String,
-    artifact: bool,
+    /// The config of an artifact.
+    artifact: Option<Value>,
     env: Option<String>,
     layers: Vec<LayerPlan>,
     lost_diff_ids: usize,
@@ -405,9 +412,9 @@ impl ImageBuilder<'_> {
     fn build(&self, config_type: &str, manifest_type: &str, layer_type: Option<&str>) -> Built {
         let mut blobs = Vec::new();
         let layers: Vec<Layer> = self.layers.iter().map(|plan| plan.build(layer_type, &mut blobs)).collect();
-        let (config, config_type) = match self.artifact {
-            true => (json!({}), EMPTY),
-            false => (self.config(&layers), config_type),
+        let (config, config_type) = match &self.artifact {
+            Some(config) => (config.clone(), EMPTY),
+            None => (self.config(&layers), config_type),
         };
         let put_json = |blobs: &mut Vec<(String, Vec<u8>)>, media_type: &str, value: &Value| {
             let bytes = value.to_string().into_bytes();
@@ -421,7 +428,7 @@ impl ImageBuilder<'_> {
         let mut manifest = json!({
             "schemaVersion": 2, "mediaType": manifest_type, "config": config_descriptor, "layers": layer_descriptors,
         });
-        if self.artifact {
+        if self.artifact.is_some() {
             manifest["artifactType"] = "application/vnd.example.artifact".into();
         }
         let (descriptor, manifest) = put_json(&mut blobs, manifest_type, &manifest);

@@ -69,7 +69,7 @@ fn what_is_stored_is_not_done_again() {
     assert_eq!(needed(&half), 5 + 4, "one layer, the filesystem, config, manifest and tag");
     facts.layers.insert((digest("top"), LayerKind::Tar));
     facts.trees.insert(tree_key("sha512 v1", [&digest("base"), &digest("top")]));
-    facts.configs.insert(request.images[0].config.0, true);
+    facts.configs.insert((request.images[0].config.0, true), true);
     facts.manifests.insert(request.images[0].manifest.0, true);
     facts.tags.insert("a".into(), request.images[0].manifest.0);
     assert_eq!(needed(&plan(&request, &facts)), 0);
@@ -85,7 +85,7 @@ fn a_config_waits_for_its_layers_also_when_the_filesystem_is_there() {
     facts.layers.insert((digest("base"), LayerKind::Tar));
     facts.broken_layers.insert((digest("top"), LayerKind::Tar), Damage::Missing);
     facts.trees.insert(tree_key("sha512 v1", [&digest("base"), &digest("top")]));
-    facts.configs.insert(request.images[0].config.0, false);
+    facts.configs.insert((request.images[0].config.0, true), false);
     let plan = plan(&request, &facts);
     let is = |node: NodeId, kind| plan.graph[node].kind == kind;
     let config = plan.graph.node_indices().find(|node| is(*node, Kind::Config)).unwrap();
@@ -126,7 +126,7 @@ fn all_stored(request: &Inputs) -> Facts {
         facts.layers.extend(layers.clone().map(|layer| (layer.name, layer.kind)));
         let tree = tree_key(&request.repository, layers.map(|layer| &layer.name));
         facts.trees.insert(tree);
-        facts.configs.insert(image.config.0, true);
+        facts.configs.insert((image.config.0, true), true);
         facts.manifests.insert(image.manifest.0, true);
         facts.tags.insert(image.name.clone(), image.manifest.0);
         let before = Before {
@@ -167,7 +167,7 @@ fn every_reason_has_its_facts() {
 
     let mut facts = stored.clone();
     facts.trees.clear();
-    facts.configs.insert(request.images[0].config.0, false);
+    facts.configs.insert((request.images[0].config.0, true), false);
     facts.manifests.clear();
     let expected = ["stored", "outputs missing", "outputs missing", "outputs missing", "outputs missing"];
     assert_eq!(reasons(&request, &facts), expected, "the same was there when it was pulled last");
