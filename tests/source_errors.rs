@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use cfs_dag::source::{
-    Access, Configs,
+    Access,
     ErrorKind::{self, *},
-    Result, Site, SourceError,
+    Held, Result, Site, SourceError,
 };
 use support::{
     registry::{Fault, Kind, Registry},
@@ -51,7 +51,7 @@ fn sources(tls_verify: bool, stall: Duration) -> AlikeSources {
 
 async fn pull(sources: &AlikeSources, reference: &str) -> Result<()> {
     let source = sources.open(&reference.parse().unwrap());
-    let layer = source.resolve(&Configs::default()).await?.layers.remove(0);
+    let layer = source.resolve(&Held::default()).await?.layers.remove(0);
     read(&*source, &layer, 1 << 20).await.map(drop)
 }
 

@@ -18,7 +18,7 @@ use crate::{
 /// A config, for all images that have it.
 pub(super) struct Config<H: FsVerityHashValue> {
     pub(super) digest: Digest,
-    pub(super) json: Vec<u8>,
+    pub(super) json: Arc<[u8]>,
     /// In the order of its `diff_ids`; none for an artifact, since artifacts share configs.
     pub(super) layers: Vec<Arc<Layer<H>>>,
     /// `None` for an artifact.
@@ -29,7 +29,7 @@ pub(super) struct Config<H: FsVerityHashValue> {
 /// A manifest, for all images that have it.
 pub(super) struct Manifest<H: FsVerityHashValue> {
     pub(super) digest: Digest,
-    pub(super) json: Vec<u8>,
+    pub(super) json: Arc<[u8]>,
     /// In the order of the manifest.
     pub(super) layers: Vec<Arc<Layer<H>>>,
     pub(super) config: Arc<Config<H>>,
@@ -52,7 +52,7 @@ pub(super) struct TooEarly;
 impl<H: FsVerityHashValue> Config<H> {
     /// A config of which `stored` is in the repository; `done` if that is as it should be.
     pub(super) fn new(
-        document: (Digest, Vec<u8>),
+        document: (Digest, Arc<[u8]>),
         layers: Vec<Arc<Layer<H>>>,
         tree: Option<Arc<Tree<H>>>,
         stored: StoredDocument<H>,
@@ -134,7 +134,7 @@ impl<H: FsVerityHashValue> Config<H> {
 impl<H: FsVerityHashValue> Manifest<H> {
     /// A manifest of which `stored` is in the repository; `done` if that is as it should be.
     pub(super) fn new(
-        document: (Digest, Vec<u8>),
+        document: (Digest, Arc<[u8]>),
         layers: Vec<Arc<Layer<H>>>,
         config: Arc<Config<H>>,
         stored: StoredDocument<H>,
@@ -246,9 +246,9 @@ mod tests {
         let (ours, theirs) =
             (context.store.put_bytes(b"ours").unwrap(), context.store.put_bytes(b"theirs").unwrap());
         let layer = layer(&name, &ours);
-        let config = (Digest::of(b"config"), b"config".to_vec());
+        let config = (Digest::of(b"config"), b"config"[..].into());
         let config = Config::new(config, vec![layer.clone()], None, StoredDocument::Missing, false);
-        let json = (Digest::of(b"manifest"), b"manifest".to_vec());
+        let json = (Digest::of(b"manifest"), b"manifest"[..].into());
         let manifest =
             Manifest::new(json, vec![layer.clone()], Arc::new(config), StoredDocument::Missing, false);
         manifest.config.write(&context).unwrap();
@@ -292,7 +292,7 @@ mod tests {
         context.commit.submit(set, |result| assert_eq!(result.unwrap(), Outcome::Linked));
         context.commit.finish().unwrap();
         let stored = StoredDocument::Broken { id: old, why: "gone".into() };
-        let config_of_ours = Config::<H>::new((config, b"{}".to_vec()), Vec::new(), None, stored, false);
+        let config_of_ours = Config::<H>::new((config, b"{}"[..].into()), Vec::new(), None, stored, false);
         config_of_ours.write(&context).unwrap();
         let dependents = config_of_ours.dependents(store, &Digest::of(b"ours")).unwrap();
         let new = config_of_ours.id().unwrap();

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     graph::{ImageInput, Inputs, LayerInput},
     source::{
-        Answers, Configs, Documents, Reference, Resolved, Result as SourceResult, Site, Source, SourceError,
+        Answers, Documents, Held, Reference, Resolved, Result as SourceResult, Site, Source, SourceError,
         Sources,
     },
     store::{AnyStore, Tag},
@@ -101,7 +101,7 @@ impl Documents for Stored {
 pub struct Resolving<'a> {
     sources: &'a Sources,
     stored: Arc<Stored>,
-    configs: Arc<Configs>,
+    held: Arc<Held>,
     answers: Answers<Question, Resolved>,
     here: Resolution,
 }
@@ -115,8 +115,8 @@ struct Question {
 impl<'a> Resolving<'a> {
     /// Nothing is asked for yet; what `stored` can tell is not asked of anyone.
     pub fn new(sources: &'a Sources, stored: Arc<Stored>) -> Self {
-        let configs = Arc::new(Configs::over(stored.clone()));
-        Self { sources, stored, configs, answers: Answers::default(), here: Resolution::default() }
+        let held = Arc::new(sources.held(stored.clone()));
+        Self { sources, stored, held, answers: Answers::default(), here: Resolution::default() }
     }
 
     /// Asks for images, each with its place in the request; `owed` hears of each answer that has to come, by its registry.
@@ -125,9 +125,10 @@ impl<'a> Resolving<'a> {
         let mut questions: Vec<Question> = Vec::new();
         let mut alike = HashMap::new();
         for (place, asked) in asked {
-            if let Some(resolved) = self.stored.image(&asked) {
+            if let Some(mut resolved) = self.stored.image(&asked) {
                 let source = self.sources.open(&asked.reference, &asked.site);
-                self.here.add(place, asked, source, Ok(resolved));
+                let answer = self.held.hold(&mut resolved).map(|()| resolved);
+                self.here.add(place, asked, source, answer);
                 continue;
             }
             let at = *alike.entry((asked.reference.for_skopeo(), asked.site.clone())).or_insert_with(|| {
@@ -139,7 +140,7 @@ impl<'a> Resolving<'a> {
         }
         for question in questions {
             owed(question.source.host().name());
-            let resolved = self.sources.resolve(question.source.clone(), self.configs.clone());
+            let resolved = self.sources.resolve(question.source.clone(), self.held.clone());
             self.answers.ask(question, resolved);
         }
     }

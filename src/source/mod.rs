@@ -5,8 +5,8 @@
 
 mod access;
 mod answers;
-mod configs;
 mod error;
+mod held;
 mod host;
 mod layout;
 mod platform;
@@ -21,8 +21,8 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use access::{Access, Credentials, Site};
 pub use answers::Answers;
-pub use configs::{Configs, Documents};
 pub use error::{ErrorKind, Result, SourceError};
+pub use held::{Documents, Held};
 pub use host::{Host, HostSlot};
 pub use layout::LayoutSource;
 pub use platform::{ParsePlatformError, Platform};
@@ -39,8 +39,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One image, wherever it is.
 pub trait Source: Send + Sync {
-    /// Fetches and verifies the manifest and the config; one that is among `configs` is not asked for.
-    fn resolve<'a>(&'a self, configs: &'a Configs) -> BoxFuture<'a, Result<Resolved>>;
+    /// Fetches and verifies the manifest and the config; one that is `held` is not asked for.
+    fn resolve<'a>(&'a self, held: &'a Held) -> BoxFuture<'a, Result<Resolved>>;
 
     /// Begins the transfer of one of the image's layers, as listed in [`Resolved::layers`].
     ///

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use containers_image_proxy::oci_spec::{self, image as oci};
@@ -23,14 +23,14 @@ const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
     /// The manifest, as it will be stored.
-    pub manifest: Vec<u8>,
+    pub manifest: Arc<[u8]>,
     /// The sha256 of `manifest`.
     pub manifest_digest: Digest,
     /// What the source calls the manifest, where that is not `manifest_digest`: the original was docker's
     /// schema 2 and was converted. Verified by whoever converted it.
     pub original_digest: Option<Digest>,
     /// The config, byte for byte.
-    pub config: Vec<u8>,
+    pub config: Arc<[u8]>,
     /// The sha256 of `config`.
     pub config_digest: Digest,
     /// The config's media type in the manifest.
@@ -107,7 +107,7 @@ impl Manifest {
     ///
     /// # Errors
     /// The config is not the one that the manifest names, or contradicts it.
-    pub(super) fn with_config(self, config: Vec<u8>, blobs: Option<Vec<Descriptor>>) -> Result<Resolved> {
+    pub(super) fn with_config(self, config: Arc<[u8]>, blobs: Option<Vec<Descriptor>>) -> Result<Resolved> {
         verify("the config", &self.config, &config)?;
         let is_container = self.config.media_type == oci::MediaType::ImageConfig.as_ref();
         let diff_ids = if is_container { Some(diff_ids(&config, self.layers.len())?) } else { None };
@@ -119,7 +119,7 @@ impl Manifest {
             return Err(SourceError::corrupt(format!("the source has {blobs} layers for {ids} diff_ids")));
         }
         Ok(Resolved {
-            manifest: self.bytes,
+            manifest: self.bytes.into(),
             manifest_digest: self.digest,
             original_digest: self.original_digest,
             config_digest: self.config.digest,
@@ -138,7 +138,7 @@ impl Resolved {
     /// # Errors
     /// They contradict each other, or the image is for another platform than `wanted`.
     pub fn from_documents(manifest: Vec<u8>, config: Vec<u8>, wanted: Option<&Platform>) -> Result<Self> {
-        Manifest::parse(manifest)?.with_config(config, None)?.expect_platform(wanted)
+        Manifest::parse(manifest)?.with_config(config.into(), None)?.expect_platform(wanted)
     }
 
     /// Refuses an image of more layers than `limits` allow.
@@ -315,7 +315,7 @@ mod tests {
     }
 
     fn resolve(manifest: Vec<u8>, config: Vec<u8>) -> Result<Resolved> {
-        Manifest::parse(manifest)?.with_config(config, None)
+        Manifest::parse(manifest)?.with_config(config.into(), None)
     }
 
     #[test]
@@ -378,12 +378,12 @@ mod tests {
         let name = Digest::of(&docker);
         let manifest = Manifest::parse(docker).unwrap().into_oci().unwrap();
         assert!(manifest.is_converted());
-        let resolved = manifest.with_config(config, None).unwrap();
+        let resolved = manifest.with_config(config.into(), None).unwrap();
         assert!(resolved.is_container);
         assert_eq!(resolved.original_digest, Some(name));
         assert_eq!(resolved.manifest_digest, Digest::of(&resolved.manifest));
         assert_eq!(resolved.layers[0].media_type, "application/vnd.oci.image.layer.v1.tar+gzip");
-        let text = String::from_utf8(resolved.manifest).unwrap();
+        let text = std::str::from_utf8(&resolved.manifest).unwrap();
         assert!(
             text.starts_with(
                 r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","#

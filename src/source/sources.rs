@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use super::{
-    Configs, Host, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site, Source, Tell,
-    Transport, host::Hosts, proxy::Pools, tags,
+    Documents, Held, Host, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site, Source,
+    Tell, Transport, host::Hosts, proxy::Pools, tags,
 };
 use crate::types::Limits;
 
@@ -113,16 +113,26 @@ impl Sources {
         Arc::new(ProxySource::new(reference, site.platform.clone(), pool, host))
     }
 
-    /// Resolves `source`, as often as that may help, when it is its turn. Configs are shared by all who bring the same
-    /// `configs`.
+    /// Holds documents for one request, of which `stored` has some.
+    pub fn held(&self, stored: Arc<dyn Documents>) -> Held {
+        Held::over(stored, self.options.limits)
+    }
+
+    /// Resolves `source`, as often as that may help, when it is its turn. Documents are shared by all who bring the same
+    /// `held`.
     pub fn resolve(
         &self,
         source: Arc<dyn Source>,
-        configs: Arc<Configs>,
+        held: Arc<Held>,
     ) -> impl Future<Output = Result<Resolved>> + Send + use<> {
         let attempts = self.attempts(source.host(), &self.resolving);
         let limits = self.options.limits;
-        async move { attempts.make(&source.describe(), || source.resolve(&configs)).await?.within(&limits) }
+        async move {
+            let resolved = attempts.make(&source.describe(), || source.resolve(&held)).await?;
+            let mut resolved = resolved.within(&limits)?;
+            held.hold(&mut resolved)?;
+            Ok(resolved)
+        }
     }
 
     /// The tags that the registry lists for the repository that `reference` names without a tag.

@@ -33,12 +33,21 @@ pub enum Limit {
     Path,
     /// Bytes after the end of a tar, or in an entry that is no file: they are stored and are good for nothing.
     Trailing,
+    /// Bytes of the manifests and configs of all images of a run together, in memory.
+    Documents,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Layers, Self::LayerSize, Self::Entries, Self::Metadata, Self::Path, Self::Trailing];
+    pub const ALL: [Self; 7] = [
+        Self::Layers,
+        Self::LayerSize,
+        Self::Entries,
+        Self::Metadata,
+        Self::Path,
+        Self::Trailing,
+        Self::Documents,
+    ];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -49,6 +58,7 @@ impl Limit {
             Self::Metadata => "metadata",
             Self::Path => "path",
             Self::Trailing => "trailing",
+            Self::Documents => "documents",
         }
     }
 
@@ -61,6 +71,7 @@ impl Limit {
             Self::Metadata => "bytes of paths, link targets and extended attributes of an image",
             Self::Path => "bytes of a path or link target",
             Self::Trailing => "bytes after the end of a tar or in an entry that is no file",
+            Self::Documents => "bytes of manifests and configs of all images together",
         }
     }
 
@@ -78,6 +89,7 @@ impl Limit {
             Self::Metadata => 512 << 20,
             Self::Path => PATH_MAX,
             Self::Trailing => 64 << 20,
+            Self::Documents => 512 << 20,
         }
     }
 

@@ -203,6 +203,30 @@ fn ten_thousand_layers_are_refused_and_as_many_as_allowed_are_not() {
 }
 
 #[test]
+fn documents_of_many_images_are_held_once_and_only_so_many() {
+    const IMAGES: u64 = 20;
+    const EACH: u64 = 3 << 20;
+    let layout = layout();
+    let base = tar([dir("usr")]);
+    let images = (0..IMAGES).map(|n| {
+        let large = format!("N={n}{}", "x".repeat(EACH as usize));
+        layout.image(&format!("fat{n}")).layer(&*base).env(&large).write().reference
+    });
+    let images: Vec<String> = images.collect();
+    let pull = |repo: &Path| {
+        let memory = format!("--memory={MEMORY_MIN}");
+        cfs_dag(["pull", "--insecure", "--progress=none", &memory]).args(&images).repo(repo)
+    };
+    let scratch = scratch();
+    let repo = scratch.path("refused");
+    let refused = pull(&repo).arg("--limit=documents=10MiB").expect_failure(3);
+    refused.says(&["more than 10485760 bytes of manifests and configs", "--limit documents=N"]);
+    let finished = pull(&scratch.path("repo")).expect_success();
+    // Once more while they are written, and what it takes to read one of them.
+    assert_memory(&finished, IMAGES * EACH + 24 * MIB);
+}
+
+#[test]
 fn links_in_one_long_run_take_what_entries_take() {
     const LINKS: u64 = 60_000;
     let links = (0..LINKS).map(|n| symlink(format!("usr/link{n:06}"), format!("target{n}")));
@@ -230,7 +254,7 @@ fn a_limit_that_nobody_knows_is_a_usage_error_with_those_that_there_are() {
         assert!(finished.stderr.contains(word), "{finished}");
     }
     let help = cfs_dag(["mirror", "--help"]).expect_success().stdout;
-    for name in ["layers", "layer-size", "entries", "metadata", "path", "trailing"] {
+    for name in ["layers", "layer-size", "entries", "metadata", "path", "trailing", "documents"] {
         assert!(help.contains(&format!(" {name}  ")), "{name} in:\n{help}");
     }
 }

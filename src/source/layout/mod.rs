@@ -19,8 +19,7 @@ use rustix::{
 };
 
 use super::{
-    BlobReader, BoxFuture, Configs, Host, Platform, Reference, Resolved, Result, Selector, Source,
-    SourceError,
+    BlobReader, BoxFuture, Held, Host, Platform, Reference, Resolved, Result, Selector, Source, SourceError,
     resolved::{Manifest, capped, verify},
 };
 use crate::types::{Buffer, Descriptor, remedy};
@@ -50,12 +49,12 @@ impl LayoutSource {
         let chosen = select::choose(&layout, &self.selector, &wanted)?;
         let manifest = Manifest::parse(layout.document("the manifest", &chosen)?)?.into_oci()?;
         let config = layout.document("the config", &manifest.config)?;
-        manifest.with_config(config, None)?.expect_platform(self.platform.as_ref())
+        manifest.with_config(config.into(), None)?.expect_platform(self.platform.as_ref())
     }
 }
 
 impl Source for LayoutSource {
-    fn resolve<'a>(&'a self, _: &'a Configs) -> BoxFuture<'a, Result<Resolved>> {
+    fn resolve<'a>(&'a self, _: &'a Held) -> BoxFuture<'a, Result<Resolved>> {
         let source = self.clone();
         Box::pin(blocking(move || source.resolve_blocking()))
     }

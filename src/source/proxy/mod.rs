@@ -20,8 +20,8 @@ use self::{
     transfer::Transfer,
 };
 use super::{
-    BlobReader, BoxFuture, Configs, ErrorKind, Host, Platform, Reference, Resolved, Result, Source,
-    SourceError, Transport,
+    BlobReader, BoxFuture, ErrorKind, Held, Host, Platform, Reference, Resolved, Result, Source, SourceError,
+    Transport,
     resolved::{Manifest, blob_descriptor, numbered, verify},
 };
 use crate::types::{Descriptor, Digest};
@@ -64,7 +64,7 @@ impl ProxySource {
         Ok((slot.insert(image).clone(), used))
     }
 
-    async fn resolve_once(&self, configs: &Configs) -> std::result::Result<Resolved, Fault> {
+    async fn resolve_once(&self, held: &Held) -> std::result::Result<Resolved, Fault> {
         let (image, _used) = self.image().await?;
         let (name, bytes) =
             image.request("GetManifest", |proxy, id| Box::pin(proxy.fetch_manifest_raw_oci(id))).await?;
@@ -75,14 +75,14 @@ impl ProxySource {
         let manifest = Manifest::parse(bytes)?.known_as(name);
         let config = if manifest.is_converted() {
             // The registry knows nothing of the converted config. For others this call would write it anew.
-            image.request("GetFullConfig", |proxy, id| Box::pin(proxy.fetch_config_raw(id))).await?
+            image.request("GetFullConfig", |proxy, id| Box::pin(proxy.fetch_config_raw(id))).await?.into()
         } else {
             let fetch = async {
                 let bytes = document(&image, &manifest.config).await;
                 let bytes = bytes.map_err(|fault| fault.within("the config"))?;
                 verify("the config", &manifest.config, &bytes).map(|()| bytes).map_err(Fault::from)
             };
-            configs.get(self.host.name(), &manifest.config.digest, fetch).await?
+            held.config(self.host.name(), &manifest.config.digest, fetch).await?
         };
         let blobs = match self.reference.transport() {
             Transport::ContainersStorage => Some(stored_layers(&image).await?),
@@ -93,9 +93,9 @@ impl ProxySource {
 }
 
 impl Source for ProxySource {
-    fn resolve<'a>(&'a self, configs: &'a Configs) -> BoxFuture<'a, Result<Resolved>> {
+    fn resolve<'a>(&'a self, held: &'a Held) -> BoxFuture<'a, Result<Resolved>> {
         Box::pin(async {
-            let resolved = moving(|| self.resolve_once(configs)).await;
+            let resolved = moving(|| self.resolve_once(held)).await;
             if resolved.is_err() {
                 // skopeo keeps the manifest of an open image, also one that was cut short.
                 *self.image.lock().await = None;

@@ -1,0 +1,185 @@
+//! Documents while images are resolved: what the repository has, and what was fetched for another image. Knows digests,
+//! registries and how much is held; ignores how a document is fetched.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::OnceCell;
+
+use super::{Resolved, Result, SourceError};
+use crate::types::{Digest, Limit, Limits};
+
+/// Documents that are here already.
+pub trait Documents: Send + Sync {
+    /// The config of this digest. The bytes are checked by whoever asks.
+    fn config(&self, digest: &Digest) -> Option<Vec<u8>>;
+}
+
+/// A config that is being fetched, by its registry as well: nobody waits for another one's.
+type Fetching = HashMap<(Option<String>, Digest), Arc<OnceCell<Arc<[u8]>>>>;
+
+/// Manifests and configs by their digests, each held but once: many tags stand for one image. How much they are
+/// together is limited, since registries choose how many tags there are and how large each one's documents.
+#[derive(Default)]
+pub struct Held {
+    stored: Option<Arc<dyn Documents>>,
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    fetching: Fetching,
+    documents: HashMap<Digest, Arc<[u8]>>,
+    /// The length of all documents.
+    bytes: u64,
+}
+
+impl Held {
+    /// Configs that `stored` has need not be fetched.
+    pub fn over(stored: Arc<dyn Documents>, limits: Limits) -> Self {
+        Self { stored: Some(stored), limits, state: Mutex::default() }
+    }
+
+    /// The config of `digest`: stored, fetched before, being fetched, or what `fetch` gives now, which has the digest.
+    pub(super) async fn config<E>(
+        &self,
+        host: Option<&str>,
+        digest: &Digest,
+        fetch: impl Future<Output = std::result::Result<Vec<u8>, E>>,
+    ) -> std::result::Result<Arc<[u8]>, E> {
+        if let Some(stored) = self.stored.as_ref().and_then(|stored| stored.config(digest)) {
+            return Ok(stored.into());
+        }
+        let key = (host.map(str::to_owned), *digest);
+        let cell = {
+            let mut state = self.lock();
+            if let Some(held) = state.documents.get(digest) {
+                return Ok(held.clone());
+            }
+            state.fetching.entry(key.clone()).or_default().clone()
+        };
+        let fetched = cell.get_or_try_init(|| async { Ok(fetch.await?.into()) }).await.cloned();
+        let mut state = self.lock();
+        state.fetching.remove(&key);
+        // Too much is told when the image is held.
+        fetched.map(|bytes| self.keep(&mut state, digest, &bytes).unwrap_or(bytes))
+    }
+
+    /// Holds an image's documents, and gives it those that are held already.
+    ///
+    /// # Errors
+    /// [`Limit::Documents`] is crossed.
+    pub fn hold(&self, image: &mut Resolved) -> Result<()> {
+        let mut state = self.lock();
+        let Resolved { manifest_digest, manifest, config_digest, config, .. } = image;
+        for (digest, bytes) in [(&*manifest_digest, manifest), (&*config_digest, config)] {
+            *bytes = self.keep(&mut state, digest, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn keep(&self, state: &mut State, digest: &Digest, bytes: &Arc<[u8]>) -> Result<Arc<[u8]>> {
+        if let Some(held) = state.documents.get(digest) {
+            return Ok(held.clone());
+        }
+        let bytes_then = state.bytes.saturating_add(bytes.len() as u64);
+        let allowed = self.limits.check(Limit::Documents, bytes_then);
+        allowed.map_err(|error| SourceError::corrupt(error.to_string()))?;
+        state.bytes = bytes_then;
+        state.documents.insert(*digest, bytes.clone());
+        Ok(bytes.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::source::ErrorKind;
+
+    struct One(Digest);
+
+    impl Documents for One {
+        fn config(&self, digest: &Digest) -> Option<Vec<u8>> {
+            (*digest == self.0).then(|| b"stored".to_vec())
+        }
+    }
+
+    #[tokio::test]
+    async fn each_config_is_fetched_once() {
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let held = Held::over(Arc::new(One(one)), Limits::default());
+        let fetches = Cell::new(0);
+        let fetch = || async {
+            fetches.set(fetches.get() + 1);
+            tokio::task::yield_now().await;
+            Ok::<_, SourceError>(b"fetched".to_vec())
+        };
+        assert_eq!(*held.config(Some("a"), &one, fetch()).await.unwrap(), *b"stored");
+        let get = |host| held.config(Some(host), &two, fetch());
+        let both = tokio::join!(get("a"), get("a"));
+        assert_eq!((&*both.0.unwrap(), &*both.1.unwrap()), (&b"fetched"[..], &b"fetched"[..]));
+        assert_eq!(fetches.get(), 1);
+        get("b").await.unwrap();
+        assert_eq!(fetches.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_another_registry() {
+        let (held, digest) = (Held::default(), Digest::of(b"1"));
+        let slow = held.config(Some("slow"), &digest, std::future::pending::<Result<_>>());
+        let quick = held.config(Some("quick"), &digest, async { Ok::<_, SourceError>(b"1".to_vec()) });
+        tokio::select! {
+            biased;
+            _ = slow => unreachable!(),
+            quick = quick => assert_eq!(*quick.unwrap(), *b"1"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_fetched_again() {
+        let held = Held::default();
+        let digest = Digest::of(b"1");
+        let failed =
+            held.config(None, &digest, async { Err(SourceError::new(ErrorKind::Transient, "no")) }).await;
+        assert_eq!(failed.unwrap_err().to_string(), "no");
+        let fetched = held.config(None, &digest, async { Ok::<_, SourceError>(b"yes".to_vec()) }).await;
+        assert_eq!(*fetched.unwrap(), *b"yes");
+    }
+
+    #[test]
+    fn documents_are_held_once_and_only_so_many() {
+        let image = |name: &str| {
+            let bytes: Arc<[u8]> = name.as_bytes().into();
+            let digest = Digest::of(&bytes);
+            Resolved {
+                manifest: bytes.clone(),
+                manifest_digest: digest,
+                original_digest: None,
+                config: bytes,
+                config_digest: digest,
+                config_media_type: String::new(),
+                layers: Vec::new(),
+                diff_ids: None,
+                is_container: false,
+            }
+        };
+        let held = Held { limits: Limits::default().with(Limit::Documents, 7), ..Held::default() };
+        let (mut one, mut again) = (image("four"), image("four"));
+        held.hold(&mut one).unwrap();
+        held.hold(&mut again).unwrap();
+        assert!(Arc::ptr_eq(&one.manifest, &again.config));
+        let error = held.hold(&mut image("five")).unwrap_err().to_string();
+        assert!(error.contains("more than 7 bytes") && error.contains("--limit documents=N"), "{error}");
+        held.hold(&mut image("six")).unwrap();
+    }
+}
