@@ -281,7 +281,12 @@ mod tests {
         let other = store.put_manifest(json.as_bytes(), (&config, &old), &layers).unwrap();
         let link = |name, id: &H| DocumentLink { name, id: id.clone(), seen: None };
         let set = LinkSet {
-            layers: vec![LayerLink { name: StreamName::Layer(blob), content: Content::Blob, id: stream }],
+            layers: vec![LayerLink {
+                name: StreamName::Layer(blob),
+                content: Content::Blob,
+                id: stream,
+                diff_id: None,
+            }],
             images: Vec::new(),
             documents: vec![
                 link(StreamName::Config(config), &old),

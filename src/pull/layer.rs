@@ -234,7 +234,8 @@ impl<H: FsVerityHashValue> Layer<H> {
     /// The link to ask for, once the stream is stored.
     pub(super) fn link(&self) -> Option<LayerLink<H>> {
         let (id, content) = self.lock().stream_id.clone()?;
-        Some(LayerLink { name: self.link, content, id })
+        let diff_id = (self.kind == LayerKind::Tar).then_some(self.name);
+        Some(LayerLink { name: self.link, content, id, diff_id })
     }
 
     /// What a new stream of it holds, as it turned out.

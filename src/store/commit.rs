@@ -55,6 +55,8 @@ pub struct LayerLink<H> {
     pub content: Content,
     /// The stream.
     pub id: H,
+    /// What the tar in it must have, for the layer of an image.
+    pub diff_id: Option<Digest>,
 }
 
 /// A config or manifest stream and its name.
@@ -384,7 +386,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(Outcome::Linked)
     }
 
-    /// Law 3: a layer link is never replaced, unless its stream is broken.
+    /// Law 3: a layer link is never replaced, unless its stream is broken. So is one of another tar than its name says:
+    /// not everybody who stores a layer checks it.
     fn link_layer(
         &self,
         request: &Durable<Request<H>>,
@@ -397,6 +400,12 @@ impl<H: FsVerityHashValue> Store<H> {
         let Some(id) = self.linked(&layer.name)?.filter(|id| *id != layer.id) else { return Ok(None) };
         match self.examine(&id)? {
             Examined::Whole(content) if content == layer.content => {
+                if let Some(diff_id) = layer.diff_id
+                    && !self.is_tar(&id, &diff_id)?
+                {
+                    tracing::warn!("{} was another layer than its name says: stored anew", layer.name);
+                    return self.replace_link(request, &link).map(|()| None);
+                }
                 self.record(|| Op::Adopted(link.path()));
                 Ok(Some(Outcome::Adopted { name: layer.name, id }))
             }

@@ -15,7 +15,7 @@ use composefs_oci::tar::{TarEntry, TarItem, get_entry};
 use rustix::fs::Stat;
 
 use super::{Content, Store, StoreError, StreamName, objects::object_path, stream::Opened};
-use crate::types::{Digest, LayerKind};
+use crate::types::{Digest, LayerKind, Sha256};
 
 /// What is stored of a layer. `name` is the link that it has, or that it would get.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +130,16 @@ impl<H: FsVerityHashValue> Store<H> {
             failed = entry.is_err();
             entry.transpose()
         }))
+    }
+
+    /// Whether the tar in a layer's stream, which is read whole, has this digest.
+    ///
+    /// # Errors
+    /// Failures that say nothing about the stream.
+    pub(super) fn is_tar(&self, id: &H, digest: &Digest) -> Result<bool, StoreError> {
+        let Opened::Stream(mut stream) = self.open_stream(id)? else { return Ok(false) };
+        let mut found = Sha256::default();
+        Ok(stream.cat(&self.repo, &mut found).is_ok() && found.finish() == *digest)
     }
 
     /// Whether a tagged image reaches the stream or filesystem image `id`, so that every gc spares it.

@@ -1,6 +1,6 @@
 //! Content digests as OCI writes them (`sha256:<hex>`). Knows their text form; ignores what they name.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, io, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -106,6 +106,17 @@ impl Sha256 {
     /// The digest of all bytes taken in.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
+    }
+}
+
+impl io::Write for Sha256 {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.update(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -150,6 +150,17 @@ fn the_first_writer_of_a_layer_wins_and_the_other_adopts() {
 }
 
 #[test]
+fn a_link_to_a_layer_of_another_tar_is_replaced() {
+    let scene = repo::<Sha256HashValue>();
+    let honest = scene.usr_layer(1);
+    let lying = Layer { diff_id: honest.diff_id, ..scene.usr_layer(2) };
+    assert_eq!(scene.commit(layer_set(&lying)), Outcome::Linked);
+    let scene = reopen(scene);
+    assert_eq!(scene.commit(layer_set(&honest)), Outcome::Linked);
+    assert_eq!(scene.store.linked(&StreamName::Layer(honest.diff_id)).unwrap(), Some(honest.id));
+}
+
+#[test]
 fn a_link_to_a_broken_layer_is_replaced() {
     let scene = repo::<Sha256HashValue>();
     let first = scene.usr_layer(1);
@@ -172,7 +183,7 @@ fn a_name_taken_by_the_other_kind_of_layer_stays() {
     let name = StreamName::Layer(layer.diff_id);
     let id = scene.store.put_blob_stream(&blob, 500).unwrap();
     let raw = |name| LinkSet {
-        layers: vec![LayerLink { name, content: Content::Blob, id: id.clone() }],
+        layers: vec![LayerLink { name, content: Content::Blob, id: id.clone(), diff_id: None }],
         ..LinkSet::default()
     };
     assert_eq!(scene.commit(raw(name)), Outcome::Taken { name });

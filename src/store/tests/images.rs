@@ -232,7 +232,7 @@ fn a_raw_layer_under_an_images_layer_name_is_foreign_to_it() {
     let digest = Digest::of(&[8; 500]);
     let name = StreamName::Layer(digest);
     let id = scene.store.put_blob_stream(&blob, 500).unwrap();
-    let link = LayerLink { name, content: Content::Blob, id: id.clone() };
+    let link = LayerLink { name, content: Content::Blob, id: id.clone(), diff_id: None };
     scene.commit(LinkSet { layers: vec![link], ..LinkSet::default() });
     let whole = StoredLayer::Whole { name, id, content: Content::Blob };
     assert_eq!(scene.store.layer(&digest, LayerKind::Raw).unwrap(), whole);
@@ -280,7 +280,7 @@ fn artifact(
         scene.store.put_manifest(&manifest, (&config, &config_id), &[(layer, id.clone())]).unwrap();
     let document = |name, id| DocumentLink { name, id, seen: None };
     let set = LinkSet {
-        layers: vec![LayerLink { name: name(layer), content: Content::Blob, id }],
+        layers: vec![LayerLink { name: name(layer), content: Content::Blob, id, diff_id: None }],
         documents: vec![
             document(StreamName::Config(config), config_id),
             document(StreamName::Manifest(digest), manifest),

@@ -171,7 +171,7 @@ struct Layer<H> {
 impl<H: FsVerityHashValue> Layer<H> {
     fn link(&self) -> LayerLink<H> {
         let name = StreamName::Layer(self.diff_id);
-        LayerLink { name, content: Content::Layer, id: self.id.clone() }
+        LayerLink { name, content: Content::Layer, id: self.id.clone(), diff_id: Some(self.diff_id) }
     }
 }
 
