@@ -182,7 +182,8 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Gives the image `name` (as in [`resolve`](Self::resolve)) a tag, in the place of what has it now.
     ///
     /// # Errors
-    /// Nothing of this name, a tag that cannot be stored, or a repository that cannot be written.
+    /// Nothing of this name, an image of which something is gone, a tag that cannot be stored, or a repository that
+    /// cannot be written.
     pub fn tag(&self, name: &str, tag: &str) -> Result<Digest, StoreError> {
         let tag = Tag::new(tag)?;
         let manifest = self.resolve(name)?;
@@ -190,6 +191,13 @@ impl<H: FsVerityHashValue> Store<H> {
         let link = Link::tag(&tag, &manifest);
         if self.in_place(&link)? {
             return Ok(manifest);
+        }
+        // What a tag reaches is believed from then on.
+        if let Some(why) = self.lack(&manifest)? {
+            let shown = self.path().display();
+            return Err(StoreError::Refused(format!(
+                "{shown}: {name} is not whole, so it gets no tag: {why}: pull it again"
+            )));
         }
         self.make_link_dir(TAGS)?;
         // An image that was pulled and never tagged may not have reached the disk yet.

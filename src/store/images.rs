@@ -197,6 +197,25 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(None)
     }
 
+    /// What is gone of an image; `None` if all is there that its documents name. A filesystem image that was never made
+    /// is not gone.
+    pub(super) fn lack(&self, manifest: &Digest) -> Result<Option<Outdated>, StoreError> {
+        let OutdatedImage { why, config, .. } = match self.image(manifest)? {
+            StoredImage::Whole(_) => return Ok(None),
+            StoredImage::Missing => return Ok(Some(Outdated::ManifestBroken("it is gone".into()))),
+            StoredImage::Outdated(image) => image,
+        };
+        let (Outdated::FsImageMissing(_), StoredDocument::Whole(config)) = (&why, config) else {
+            return Ok(Some(why));
+        };
+        for id in config.images().iter() {
+            if !self.fs_image_stored(id)? {
+                return Ok(Some(why));
+            }
+        }
+        Ok(None)
+    }
+
     /// The manifests that are tagged and name this config: if the config's stream is replaced, theirs must be, too.
     ///
     /// # Errors

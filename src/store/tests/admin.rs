@@ -4,7 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::Mode;
 
-use super::*;
+use super::{
+    images::{artifact, without_fs_image},
+    *,
+};
 
 #[test]
 fn images_are_listed_with_what_they_are() {
@@ -47,6 +50,50 @@ fn tags_come_and_go_and_unknown_names_are_named() {
     assert!(scene.store.tag("again", "@bad").is_err());
     assert_eq!(scene.store.tags().unwrap().len(), 2);
     scene.fsck_is_clean();
+}
+
+#[test]
+fn an_image_of_which_anything_is_gone_gets_no_tag() {
+    let scene = repo::<Sha256HashValue>();
+    let (manifest, _) = scene.stored_image(1, "app");
+    scene.store.untag("app").unwrap();
+    let mut parts = Vec::new();
+    list(&scene.path(""), &scene.path(""), &mut parts);
+    let parts: Vec<PathBuf> = ["objects/", "streams/oci-layer", "streams/oci-config", "images/"]
+        .iter()
+        .flat_map(|kind| parts.iter().filter(move |part| part.starts_with(kind)))
+        .map(|part| scene.path(part))
+        .filter(|path| !path.symlink_metadata().unwrap().is_dir())
+        .collect();
+    assert_eq!(parts.len(), 10, "seven objects and three links");
+    for part in parts {
+        let aside = scene.dir.path().join("aside");
+        fs::rename(&part, &aside).unwrap();
+        let store = open_as::<Sha256HashValue>(scene.store.path());
+        let error = store.tag(&manifest.to_string(), "app").unwrap_err().to_string();
+        assert!(error.contains("is not whole") && error.ends_with("pull it again"), "{error}");
+        assert!(store.tags().unwrap().is_empty());
+        fs::rename(&aside, &part).unwrap();
+    }
+    let scene = reopen(scene);
+    scene.store.tag(&manifest.to_string(), "app").unwrap();
+    scene.fsck_is_clean();
+}
+
+#[test]
+fn what_never_had_a_filesystem_image_is_tagged_without_one() {
+    let scene = repo::<Sha256HashValue>();
+    let boot = scene.store.put_bytes(&[0xb0; 4000]).unwrap();
+    let (image, _) = without_fs_image(&scene, &boot);
+    let (artifact, mut set) = artifact(&scene, &[7; 300], StreamName::Layer);
+    set.tags.clear();
+    scene.commit(set);
+    scene.store.untag("app").unwrap();
+    let scene = reopen(scene);
+    for manifest in [image, artifact] {
+        scene.store.tag(&manifest.to_string(), "again").unwrap();
+        assert_eq!(scene.store.resolve("again").unwrap(), manifest);
+    }
 }
 
 #[test]

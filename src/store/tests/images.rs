@@ -106,7 +106,7 @@ fn each_kind_of_damage_is_named() {
 }
 
 /// An upstream image that has no filesystem image yet, as older versions left them.
-fn without_fs_image(
+pub(super) fn without_fs_image(
     scene: &Scene<Sha256HashValue>,
     boot: &Sha256HashValue,
 ) -> (Digest, Layer<Sha256HashValue>) {
@@ -257,7 +257,7 @@ fn reading_and_planning_create_nothing() {
 }
 
 /// An artifact of one raw layer; its config is the empty one that all artifacts share.
-fn artifact(
+pub(super) fn artifact(
     scene: &Scene<Sha256HashValue>,
     data: &[u8],
     name: fn(Digest) -> StreamName,
