@@ -190,6 +190,8 @@ impl<H: FsVerityHashValue> Store<H> {
         self.require_writable()?;
         let link = Link::tag(&tag, &manifest);
         if self.in_place(&link)? {
+            // Whoever made it may not have got that far.
+            self.sync_dir(TAGS)?;
             return Ok(manifest);
         }
         // What a tag reaches is believed from then on.

@@ -5,8 +5,13 @@
 use std::sync::atomic::Ordering;
 
 use composefs::fsverity::FsVerityHashValue;
+use rustix::io::Errno;
 
-use super::{Store, StoreError, calls, law::Op};
+use super::{
+    Store, StoreError, beneath, calls,
+    law::Op,
+    links::{IMAGES, STREAMS, TAGS},
+};
 
 /// Proof that a barrier began after `T` was handed over and has ended well. Links are made with nothing less.
 ///
@@ -61,10 +66,22 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(())
     }
 
+    /// Makes all links durable, whoever made them: a run that was killed may have left some that are not, and upstream
+    /// syncs none.
+    pub(super) fn sync_links(&self) -> Result<(), StoreError> {
+        for dir in [IMAGES, STREAMS, TAGS] {
+            match beneath::stat(self.root(), dir) {
+                Err(Errno::NOENT) => {}
+                _ => self.sync_dir(dir)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the names in a directory durable.
     pub(super) fn sync_dir(&self, dir: &'static str) -> Result<(), StoreError> {
         let fault = |errno| self.fault(format!("syncing {dir}"), errno);
-        let fd = super::beneath::dir(self.root(), dir).map_err(fault)?;
+        let fd = beneath::dir(self.root(), dir).map_err(fault)?;
         calls::fsync(fd).map_err(fault)?;
         self.record(|| Op::DirSynced(dir.to_owned()));
         Ok(())

@@ -21,7 +21,7 @@ use super::{
     claims,
     law::Op,
     layers::Examined,
-    links::{IMAGES, Link, Made, STREAMS, TAGS},
+    links::{Link, Made},
     scratch,
 };
 use crate::types::Digest;
@@ -98,7 +98,7 @@ pub type Notify<H> = Box<dyn FnOnce(Result<Outcome<H>, StoreError>) + Send>;
 pub struct Commit<H: FsVerityHashValue> {
     store: Arc<Store<H>>,
     queue: Arc<Queue<H>>,
-    thread: Mutex<Option<JoinHandle<Touched>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl<H: FsVerityHashValue> Commit<H> {
@@ -136,21 +136,19 @@ impl<H: FsVerityHashValue> Commit<H> {
         self.queue.push(Request { set, notify: Some(Box::new(notify)) });
     }
 
-    /// Waits for all sets and makes the links durable; sets handed in later are refused. Only after this may a run
-    /// report success.
+    /// Waits for all sets and makes all links durable, also those that were in place; sets handed in later are refused.
+    /// Only after this may a run report success.
     ///
     /// # Errors
     /// A directory that cannot be synced; sets have had their own answers.
     pub fn finish(&self) -> Result<(), StoreError> {
         self.queue.close();
         let Some(thread) = self.take_thread() else { return Ok(()) };
-        for dir in thread.join().map_err(|_| StoreError::Ended)? {
-            self.store.sync_dir(dir)?;
-        }
-        Ok(())
+        thread.join().map_err(|_| StoreError::Ended)?;
+        self.store.sync_links()
     }
 
-    fn take_thread(&self) -> Option<JoinHandle<Touched>> {
+    fn take_thread(&self) -> Option<JoinHandle<()>> {
         self.store.objects.staged.tell(None);
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -281,20 +279,11 @@ impl<H> Drop for Attended<'_, H> {
     }
 }
 
-/// The directories in which links were made.
-type Touched = BTreeSet<&'static str>;
-
-/// What the thread did so far.
-struct Done<H> {
-    touched: Touched,
-    /// Replaced configs that have a second name for now.
-    kept: Vec<H>,
-}
-
 /// The commit thread.
-fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) -> Touched {
+fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) {
     let attended = Attended(queue);
-    let mut done = Done { touched: Touched::new(), kept: Vec::new() };
+    // Replaced configs that have a second name for now.
+    let mut kept = Vec::new();
     loop {
         let requests = match attended.0.take() {
             Work::Requests(requests) => requests,
@@ -303,20 +292,20 @@ fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) -> Touched {
                 let _ = store.name_all(&store.naming_turn());
                 continue;
             }
-            Work::Over => return done.touched,
+            Work::Over => return,
         };
         if let Some(errno) = store.lost.get() {
             requests.into_iter().for_each(|request| request.answer(Err(StoreError::AfterFailedSync(*errno))));
         } else {
-            round(store, requests, &mut done);
+            round(store, requests, &mut kept);
             // Failing is harmless: the next run tries again.
-            done.kept.retain(|id| !store.release(id).unwrap_or(false));
+            kept.retain(|id| !store.release(id).unwrap_or(false));
         }
     }
 }
 
 /// One barrier and the links that it allows.
-fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, done: &mut Done<H>) {
+fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, kept: &mut Vec<H>) {
     let mut waiting = Vec::with_capacity(requests.len());
     for request in requests {
         match store.prepare(&request.set) {
@@ -331,7 +320,7 @@ fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, done
     match store.barrier(waiting) {
         Ok(durable) => {
             for request in durable.into_each() {
-                let result = store.make_links(&request, done);
+                let result = store.make_links(&request, kept);
                 request.into_inner().answer(result);
             }
         }
@@ -345,7 +334,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Whether a barrier is needed: anything of the set is still to be linked, and then its directories are made;
     /// or all of it is, but what it reaches was mended, and who hears that it is linked may report success.
     fn prepare(&self, set: &LinkSet<H>) -> Result<bool, StoreError> {
-        let mut dirs = Touched::new();
+        let mut dirs = BTreeSet::new();
         for link in set.links() {
             if !dirs.contains(link.dir) && !self.in_place(&link)? {
                 dirs.insert(link.dir);
@@ -356,31 +345,22 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(!dirs.is_empty() || unsynced)
     }
 
-    fn make_links(
-        &self,
-        request: &Durable<Request<H>>,
-        done: &mut Done<H>,
-    ) -> Result<Outcome<H>, StoreError> {
+    fn make_links(&self, request: &Durable<Request<H>>, kept: &mut Vec<H>) -> Result<Outcome<H>, StoreError> {
         let set = &request.get().set;
-        let Done { touched, kept } = done;
         for layer in &set.layers {
-            touched.insert(STREAMS);
             if let Some(other) = self.link_layer(request, layer)? {
                 return Ok(other);
             }
         }
         for id in &set.images {
-            touched.insert(IMAGES);
             self.link_exactly(request, &Link::image(id))?;
         }
         for document in &set.documents {
-            touched.insert(STREAMS);
             if let Some(other) = self.link_document(request, document, kept)? {
                 return Ok(other);
             }
         }
         for (tag, manifest) in &set.tags {
-            touched.insert(TAGS);
             self.link_exactly(request, &Link::tag(tag, manifest))?;
         }
         Ok(Outcome::Linked)

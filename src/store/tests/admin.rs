@@ -6,6 +6,7 @@ use rustix::fs::Mode;
 
 use super::{
     images::{artifact, without_fs_image},
+    law::Op,
     *,
 };
 
@@ -94,6 +95,15 @@ fn what_never_had_a_filesystem_image_is_tagged_without_one() {
         scene.store.tag(&manifest.to_string(), "again").unwrap();
         assert_eq!(scene.store.resolve("again").unwrap(), manifest);
     }
+}
+
+#[test]
+fn a_tag_that_is_in_place_is_made_durable() {
+    let scene = repo::<Sha256HashValue>();
+    scene.stored_image(1, "app");
+    let scene = reopen(scene);
+    scene.store.tag("app", "app").unwrap();
+    assert_eq!(scene.journal.ops(), [Op::DirSynced("streams/refs/oci".into())]);
 }
 
 #[test]

@@ -32,8 +32,33 @@ fn what_is_linked_already_needs_no_barrier_and_writes_nothing() {
     assert_eq!(scene.commit(set), Outcome::Linked);
     assert_eq!(scene.commit(LinkSet::default()), Outcome::Linked);
     assert_eq!(scene.journal.barriers(), 0);
-    assert!(!scene.journal.ops().iter().any(|op| matches!(op, Op::Linked { .. } | Op::DirSynced(_))));
+    assert!(!scene.journal.ops().iter().any(|op| matches!(op, Op::Linked { .. })));
     assert_eq!(scene.names(), names);
+}
+
+#[test]
+fn links_that_are_in_place_are_durable_before_a_run_ends() {
+    let scene = repo::<Sha256HashValue>();
+    Commit::start(&scene.store).unwrap().finish().unwrap();
+    assert!(scene.journal.ops().is_empty(), "there is nothing yet");
+    let layer = scene.usr_layer(1);
+    let (_, set) = scene.image(&[layer], "app");
+    // As a run that was killed leaves them: linked, and nothing synced afterwards.
+    let commit = Commit::start(&scene.store).unwrap();
+    submit(&commit, set.clone()).recv().unwrap().unwrap();
+    drop(commit);
+    let dirs = ["images", "streams", "streams/refs/oci"].map(|dir| Op::DirSynced(dir.into()));
+    assert!(!dirs.iter().any(|dir| scene.journal.ops().contains(dir)));
+    for set in [set, LinkSet::default()] {
+        let scene = Scene {
+            store: open_as(scene.store.path()),
+            dir: tempfile::tempdir().unwrap(),
+            journal: Arc::default(),
+        };
+        scene.store.set_recorder(scene.journal.clone());
+        assert_eq!(scene.commit(set), Outcome::Linked);
+        assert_eq!(scene.journal.ops(), dirs);
+    }
 }
 
 /// Holds the first barrier back until it is opened.
