@@ -27,8 +27,8 @@ impl<H: FsVerityHashValue> Store<H> {
         *self.doubted.get_or_init(|| !matches!(beneath::stat(self.root(), NOTE), Err(Errno::NOENT)))
     }
 
-    /// Leaves the note, or takes it away; durable when this returns. Gives whether that could be done: a repository may be
-    /// read-only.
+    /// Leaves the note, durable when this returns, or takes it away; one that comes back after a power cut costs but time.
+    /// Gives whether that could be done: a repository may be read-only.
     pub(super) fn note_damage(&self, damaged: bool) -> bool {
         let leave = || {
             beneath::make_dir(self.root(), OWN_DIR)?;

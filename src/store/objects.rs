@@ -59,7 +59,7 @@ pub(super) struct Objects<H> {
     dirs: [OnceLock<ObjectDir>; 256],
     pub(super) known: Known<H>,
     pub(super) staged: Staged<H>,
-    /// Set when an object was written that no barrier has served yet.
+    /// Set when an object was written, or got its fs-verity, that no barrier has served yet.
     pub(super) unsynced: AtomicBool,
     /// Set once the filesystem said that it has no fs-verity: saves two system calls an object.
     pub(super) no_verity: AtomicBool,
@@ -307,7 +307,11 @@ impl<H: FsVerityHashValue> Store<H> {
                 return Err(StoreError::Io { what: object_path(id), cause: io::Error::other(error) });
             }
         }
-        match enable_verity_with_retry::<H>(file) {
+        // Before, for whoever finds it, and after, should a barrier begin in between.
+        self.objects.unsynced.store(true, Ordering::SeqCst);
+        let enabled = enable_verity_with_retry::<H>(file);
+        self.objects.unsynced.store(true, Ordering::SeqCst);
+        match enabled {
             Ok(()) | Err(EnableVerityError::AlreadyEnabled) => {
                 // Only now do its bytes hold still: measure what is in force.
                 let right = measure_verity::<H>(file).is_ok_and(|found| found == *id);
