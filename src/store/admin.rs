@@ -279,6 +279,9 @@ impl<H: FsVerityHashValue> Store<H> {
         claims::sweep(self.root());
         scratch::sweep(self.root()).map_err(|errno| self.fault("cleaning cfs-dag/tmp", errno))?;
         self.release_all()?;
+        // What goes must not go before the links on whose word it does are durable. Who made them last may have been
+        // killed before that, or be a program that never sees to it.
+        self.sync()?;
         let result = self.repo.gc(&[]).map_err(failed)?;
         self.forget_what_is_there();
         self.forget_stale_records()?;

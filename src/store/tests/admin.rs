@@ -1,12 +1,15 @@
 //! The verbs, and the node cache.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
 
 use rustix::fs::Mode;
 
 use super::{
     images::{artifact, without_fs_image},
-    law::Op,
+    law::{Op, Recorder},
     *,
 };
 
@@ -104,6 +107,37 @@ fn a_tag_that_is_in_place_is_made_durable() {
     let scene = reopen(scene);
     scene.store.tag("app", "app").unwrap();
     assert_eq!(scene.journal.ops(), [Op::DirSynced("streams/refs/oci".into())]);
+}
+
+/// Sees whether a file is there when a sync ends.
+struct AtSyncs {
+    path: PathBuf,
+    there: Mutex<Vec<bool>>,
+}
+
+impl Recorder for AtSyncs {
+    fn record(&self, op: Op) {
+        if op == Op::SyncEnd {
+            self.there.lock().unwrap().push(self.path.exists());
+        }
+    }
+}
+
+#[test]
+fn gc_removes_nothing_before_the_links_that_it_goes_by_are_durable() {
+    let scene = repo::<Sha256HashValue>();
+    scene.stored_image(1, "app");
+    scene.store.untag("app").unwrap();
+    let seen = Arc::new(AtSyncs { path: scene.object(&compute_verity(&[1; 5000])), there: Mutex::default() });
+    let Scene { dir, store, .. } = scene;
+    drop(store);
+    let store = open_as::<Sha256HashValue>(&dir.path().join("repo"));
+    store.set_recorder(seen.clone());
+    store.gc(GcMode::DryRun, |_| ()).unwrap();
+    assert!(seen.there.lock().unwrap().is_empty(), "nothing is written for a dry run");
+    store.gc(GcMode::Remove, |_| ()).unwrap();
+    assert_eq!(*seen.there.lock().unwrap(), [true]);
+    assert!(!seen.path.exists());
 }
 
 #[test]
