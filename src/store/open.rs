@@ -196,10 +196,21 @@ pub fn init(path: &Path, options: &InitOptions) -> Result<(AnyStore, bool), Stor
             let _ = std::fs::remove_dir(dir);
         }
     }
-    result.map(|store| (store, true))
+    match result? {
+        Some(store) => Ok((store, true)),
+        None => {
+            probe(path, &options)?;
+            Ok((open(path)?, false))
+        }
+    }
 }
 
-fn create(path: &Path, missing: &[PathBuf], options: &InitOptions) -> Result<AnyStore, StoreError> {
+/// Makes a repository where there was none; `None` if somebody else has made one meanwhile.
+pub(super) fn create(
+    path: &Path,
+    missing: &[PathBuf],
+    options: &InitOptions,
+) -> Result<Option<AnyStore>, StoreError> {
     // The first one is the repository itself, which upstream makes.
     for dir in missing.iter().skip(1).rev() {
         match fs::mkdir(dir, Mode::from_raw_mode(0o777)) {
@@ -209,16 +220,16 @@ fn create(path: &Path, missing: &[PathBuf], options: &InitOptions) -> Result<Any
             }
         }
     }
-    match options.algorithm() {
-        Algorithm::Sha256 { .. } => Ok(AnyStore::Sha256(create_typed(path, options)?)),
-        Algorithm::Sha512 { .. } => Ok(AnyStore::Sha512(create_typed(path, options)?)),
-    }
+    Ok(match options.algorithm() {
+        Algorithm::Sha256 { .. } => create_typed(path, options)?.map(AnyStore::Sha256),
+        Algorithm::Sha512 { .. } => create_typed(path, options)?.map(AnyStore::Sha512),
+    })
 }
 
 fn create_typed<H: FsVerityHashValue>(
     path: &Path,
     options: &InitOptions,
-) -> Result<std::sync::Arc<Store<H>>, StoreError> {
+) -> Result<Option<std::sync::Arc<Store<H>>>, StoreError> {
     // Upstream drops the copy that it makes when a fork holds meta.json open for writing, and links the file
     // without fs-verity: an insecure repository that was meant to be secure. Seen only as a race, so try again.
     for _ in 0..3 {
@@ -226,10 +237,17 @@ fn create_typed<H: FsVerityHashValue>(
         config.erofs_formats = options.formats();
         let config = if options.insecure { config.set_insecure() } else { config };
         // What an interrupted attempt has made, the next one takes as it is.
-        let (repo, _) = calls::until_it_ends(|| Repository::<H>::init_path(CWD, path, config.clone()))
-            .map_err(|error| StoreError::upstream("creating the repository", &error))?;
+        let mut attempts = 0;
+        let made = calls::until_it_ends(|| {
+            attempts += 1;
+            Repository::<H>::init_path(CWD, path, config.clone())
+        });
+        let (repo, made) = made.map_err(|error| StoreError::upstream("creating the repository", &error))?;
+        if !made && attempts == 1 {
+            return Ok(None);
+        }
         if repo.is_insecure() == options.insecure {
-            return Ok(Store::new(repo, path));
+            return Ok(Some(Store::new(repo, path)));
         }
         drop(repo);
         let _ = std::fs::remove_file(path.join(REPO_METADATA_FILENAME));

@@ -1,6 +1,6 @@
 //! Finding, refusing and making repositories.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::*;
 use crate::with_store;
@@ -68,6 +68,21 @@ fn making_it_twice_is_fine_and_making_it_otherwise_is_not() {
     let path = dir.path().join("other");
     init(&path, &InitOptions { algorithm: Some(Algorithm::SHA256), ..insecure() }).unwrap();
     assert!(matches!(probe(&path, &InitOptions::default()).unwrap(), Target::Existing(_)));
+}
+
+#[test]
+fn what_another_program_makes_meanwhile_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("repo");
+    init(&path, &insecure()).unwrap();
+    let before = fs::metadata(path.join("meta.json")).unwrap();
+    // As after a look that found nothing.
+    for insecure in [true, false] {
+        let options = InitOptions { insecure, ..InitOptions::default() };
+        assert!(super::super::open::create(&path, &[], &options).unwrap().is_none());
+        let after = fs::metadata(path.join("meta.json")).unwrap();
+        assert_eq!(after.ino(), before.ino());
+    }
 }
 
 #[test]
