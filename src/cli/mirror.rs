@@ -14,8 +14,13 @@ use std::{
 use clap::{Args, ValueHint};
 
 use super::{
-    Exit, Problem, RepoArgs, options::RunArgs, plan::PlanFormat, request::Request, results::Results,
-    session::Session, write_file,
+    Exit, Problem, RepoArgs,
+    options::RunArgs,
+    plan::PlanFormat,
+    request::{Request, tell_not_pruned},
+    results::Results,
+    session::Session,
+    write_file,
 };
 use crate::{
     graph::{ImageIx, Selection},
@@ -164,7 +169,7 @@ impl Mirror<'_> {
                 break;
             }
         }
-        let Sofar { digests, mut results, lost, .. } = sofar;
+        let Sofar { before, digests, mut results, lost, .. } = sofar;
         if !results.of_a_run() && results.are_cut_short() {
             return results.problem.map_or(Ok(Exit::Interrupted), Err);
         }
@@ -181,7 +186,11 @@ impl Mirror<'_> {
             && exit == Exit::Done
             && let Some(store) = self.session.store()
         {
-            self.remember(store, &asking.names())?;
+            // What another mirror of this list has added meanwhile is that one's.
+            self.remember(store, |record| {
+                record.retain(|name| !before.contains(name));
+                record.extend(asking.names());
+            })?;
         }
         Ok(exit)
     }
@@ -196,12 +205,8 @@ impl Mirror<'_> {
         let given_up: Vec<Unresolved> =
             wave.images.iter().map(|image| image.given_up(error.clone())).collect();
         let ran = self.request(wave, asking, sofar).and_then(|request| {
-            // Before any of them can be seen, so that none is ever here that no list knows of. Another mirror of this
-            // list may have made some meanwhile.
-            request.run(|store| {
-                let before = self.names_before()?;
-                self.remember(store, &asking.names().union(&before).cloned().collect())
-            })
+            // Before any of them can be seen, so that none is ever here that no list knows of.
+            request.run(|store| self.remember(store, |record| record.extend(asking.names())))
         });
         ran.unwrap_or_else(|problem| {
             let mut results = Results::unresolved(&given_up);
@@ -241,6 +246,7 @@ impl Mirror<'_> {
             session: self.session,
             selections,
             untag: if is_whole { sofar.lost.clone() } else { Vec::new() },
+            list: self.args.identity(),
             resolution: wave,
             planned: None,
             plan_out: None,
@@ -270,17 +276,13 @@ impl Mirror<'_> {
         };
         let (kept, lost): (Vec<_>, Vec<_>) =
             before.difference(names).filter(is_here).partition(|name| elsewhere.contains_key(*name));
-        for name in kept {
-            super::say(format_args!(
-                "cfs-dag: {name} is not pruned: the list {} has it too",
-                elsewhere[name]
-            ));
-        }
+        kept.into_iter().for_each(|name| tell_not_pruned(name, &elsewhere[name]));
         Ok(lost.into_iter().cloned().collect())
     }
 
-    fn remember(&self, store: &AnyStore, names: &BTreeSet<String>) -> Result<(), Problem> {
-        Ok(with_store!(store, store => store.set_mirrored(&self.args.identity(), names))?)
+    /// Changes what is recorded of the names that mirrors of this list have made.
+    fn remember(&self, store: &AnyStore, change: impl FnOnce(&mut BTreeSet<String>)) -> Result<(), Problem> {
+        Ok(with_store!(store, store => store.change_mirrored(&self.args.identity(), change))?)
     }
 
     /// What each rule chose, of those images that could be resolved.

@@ -45,6 +45,7 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
         platform,
         selections: Vec::new(),
         untag: Vec::new(),
+        list: String::new(),
         is_later: false,
     });
     let result = match (request, args.run.dry_run) {

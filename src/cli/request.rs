@@ -18,7 +18,7 @@ use crate::{
     render::{Marks, words::count},
     report::{self, Mode, Progress, Recorder, Tee, diagnosis::Logged},
     source::{ErrorKind, SourceError},
-    store::{AnyStore, FsVerityHashValue, Store},
+    store::{AnyStore, FsVerityHashValue, Pruned, Store, StoreError},
     with_store,
 };
 
@@ -34,8 +34,10 @@ pub(super) struct Request<'a> {
     pub(super) platform: Option<String>,
     /// Which images each rule of a list chose.
     pub(super) selections: Vec<Selection>,
-    /// Names to take away when all images have succeeded.
+    /// Names to take away when all images have succeeded, unless another list has them by then.
     pub(super) untag: Vec<String>,
+    /// What tells the list that has lost them from others.
+    pub(super) list: String,
     /// Whether other images of what was asked for have had their run: then failures alone are one as well, so that they
     /// are in a record.
     pub(super) is_later: bool,
@@ -178,7 +180,7 @@ impl Request<'_> {
         let barriers = store.barriers() - barriers;
         let mut results = Results::of_run(&plan, &record, &self.resolution, &ended, barriers);
         let untagged = match &failure {
-            None if results.are_good() => store.untag_all(self.untag.iter().map(String::as_str)),
+            None if results.are_good() => self.prune(store),
             _ => Ok(Vec::new()),
         };
         let plan = Arc::unwrap_or_clone(plan);
@@ -206,6 +208,16 @@ impl Request<'_> {
         Ok(results)
     }
 
+    /// Takes the names away that shall go; gives those that were there.
+    fn prune<H: FsVerityHashValue>(&self, store: &Store<H>) -> Result<Vec<String>, StoreError> {
+        if self.untag.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Pruned { untagged, kept } = store.prune(&self.list, &self.untag)?;
+        kept.iter().for_each(|(name, list)| tell_not_pruned(name, list));
+        Ok(untagged)
+    }
+
     fn tell_failures(&self, ended: &Ended) {
         let failures = ended.images.iter().filter_map(|image| image.failure.as_ref());
         let (given_up, failed): (Vec<_>, Vec<_>) =
@@ -216,6 +228,11 @@ impl Request<'_> {
         }
         tell_given_up(given_up.len());
     }
+}
+
+/// Says that `name` stays because `list` has it, too.
+pub(super) fn tell_not_pruned(name: &str, list: &str) {
+    super::say(format_args!("cfs-dag: {name} is not pruned: the list {list} has it too"));
 }
 
 /// Tells why images could not be resolved.

@@ -7,14 +7,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Read,
+    os::fd::OwnedFd,
 };
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::{fs::Mode, io::Errno};
+use rustix::{
+    fs::{FlockOperation, Mode},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Store, StoreError, beneath,
+    Store, StoreError, beneath, calls,
     scratch::{MIRRORS_DIR, OWN_DIR},
 };
 
@@ -29,6 +33,15 @@ struct Record {
     schema: u32,
     list: String,
     names: BTreeSet<String>,
+}
+
+/// What became of names that a list has lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// Those that are gone now.
+    pub untagged: Vec<String>,
+    /// Those that stay, each with another list that has it.
+    pub kept: Vec<(String, String)>,
 }
 
 impl<H: FsVerityHashValue> Store<H> {
@@ -86,16 +99,39 @@ impl<H: FsVerityHashValue> Store<H> {
         ))
     }
 
-    /// Records that mirrors of `list` have made `names`, in the place of what was recorded before. Durable when it
-    /// returns.
+    /// Changes the names that mirrors of `list` have made, as they are recorded when nobody else changes any. Durable
+    /// when it returns.
     ///
     /// # Errors
-    /// What the filesystem refuses; then the record is as it was.
-    pub fn set_mirrored(&self, list: &str, names: &BTreeSet<String>) -> Result<(), StoreError> {
+    /// As [`mirrored`](Self::mirrored), and what the filesystem refuses; then the record is as it was.
+    pub fn change_mirrored(
+        &self,
+        list: &str,
+        change: impl FnOnce(&mut BTreeSet<String>),
+    ) -> Result<(), StoreError> {
+        let _alone = self.lock_records()?;
+        let mut names = self.mirrored(list)?;
+        change(&mut names);
+        self.set_mirrored(list, &names)
+    }
+
+    /// Takes away those of `names`, which `list` has lost, that no other list has by now. Durable when it returns.
+    ///
+    /// # Errors
+    /// A record that cannot be read, or a repository that cannot be written; some names may be gone then.
+    pub fn prune(&self, list: &str, names: &[String]) -> Result<Pruned, StoreError> {
+        let _alone = self.lock_records()?;
+        let elsewhere = self.mirrored_elsewhere(list)?;
+        let (kept, lost): (Vec<_>, Vec<_>) = names.iter().partition(|name| elsewhere.contains_key(*name));
+        let untagged = self.untag_all(lost.into_iter().map(String::as_str))?;
+        let kept = kept.into_iter().map(|name| (name.clone(), elsewhere[name].clone())).collect();
+        Ok(Pruned { untagged, kept })
+    }
+
+    /// Keeps all other programs from the records until it is dropped. Who adds a name does so before making its tag, so
+    /// what a record does not have now is nobody's.
+    fn lock_records(&self) -> Result<OwnedFd, StoreError> {
         let fault = |errno| self.fault(MIRRORS_DIR, errno);
-        let record = Record { schema: SCHEMA, list: list.to_owned(), names: names.clone() };
-        let text = serde_json::to_vec(&record)
-            .map_err(|error| StoreError::Io { what: MIRRORS_DIR.into(), cause: error.into() })?;
         self.require_writable()?;
         // A folder that is new has to last, too.
         for (dir, parent) in [(OWN_DIR, "."), (MIRRORS_DIR, OWN_DIR)] {
@@ -103,6 +139,17 @@ impl<H: FsVerityHashValue> Store<H> {
                 self.sync_dir(parent)?;
             }
         }
+        let dir = beneath::dir(self.root(), MIRRORS_DIR).map_err(fault)?;
+        calls::flock(&dir, FlockOperation::LockExclusive).map_err(fault)?;
+        Ok(dir)
+    }
+
+    /// Records that mirrors of `list` have made `names`, in the place of what was recorded before.
+    fn set_mirrored(&self, list: &str, names: &BTreeSet<String>) -> Result<(), StoreError> {
+        let fault = |errno| self.fault(MIRRORS_DIR, errno);
+        let record = Record { schema: SCHEMA, list: list.to_owned(), names: names.clone() };
+        let text = serde_json::to_vec(&record)
+            .map_err(|error| StoreError::Io { what: MIRRORS_DIR.into(), cause: error.into() })?;
         let scratch = self.scratch()?;
         let written = scratch.write(Mode::from_raw_mode(0o600), &text);
         let synced = written.and_then(|(file, name)| file.sync_all().map(|()| name));

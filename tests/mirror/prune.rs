@@ -56,6 +56,39 @@ fn a_name_that_somebody_else_made_stays() {
 }
 
 #[test]
+fn a_name_that_another_list_gets_meanwhile_stays() {
+    let world = World::new();
+    let [_, _, third] = world.images(["app:v1", "app:v2", "app:v3"]);
+    world.mirror_of(BOTH).expect_success();
+    world.registry.fault("app", third.layers[1], Fault::StallAfter(10));
+    let first = world.mirror_of("docker://HOST/app:v1\ndocker://HOST/app:v3\n").arg("--prune").start();
+    world.registry.wait_for(third.layers[1]);
+    world.mirror(&world.file("other", "docker://HOST/app:v2\n")).expect_success();
+    world.registry.release();
+    let first = first.wait().assert_code(0);
+    first.says(&[&world.name("app:v2 is not pruned"), "other has it too"]);
+    assert_eq!(world.names(), ["app:v1", "app:v2", "app:v3"]);
+    // From now on it is the other one's alone.
+    world.mirror(&world.file("other", "docker://HOST/app:v1\n")).arg("--prune").expect_success();
+    assert_eq!(world.names(), ["app:v1", "app:v3"]);
+}
+
+#[test]
+fn what_another_mirror_of_the_list_adds_meanwhile_is_known() {
+    let world = World::new();
+    let [_, _, third, _] = world.images(["app:v1", "app:v2", "app:v3", "app:v4"]);
+    world.registry.fault("app", third.layers[1], Fault::StallAfter(10));
+    let first = world.mirror_of("docker://HOST/app:v1\ndocker://HOST/app:v3\n").arg("--prune").start();
+    world.registry.wait_for(third.layers[1]);
+    world.mirror_of("docker://HOST/app:v1\ndocker://HOST/app:v4\n").expect_success();
+    world.registry.release();
+    first.wait().assert_code(0);
+    assert_eq!(world.names(), ["app:v1", "app:v3", "app:v4"]);
+    world.mirror_of(ONE).arg("--prune").expect_success();
+    assert_eq!(world.names(), ["app:v1"]);
+}
+
+#[test]
 fn nothing_goes_when_anything_failed() {
     let world = World::new();
     let [_, _, third] = world.images(["app:v1", "app:v2", "app:v3"]);

@@ -10,6 +10,11 @@ fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
+/// Records that mirrors of `list` have made just these names.
+fn set<H: FsVerityHashValue>(scene: &Scene<H>, list: &str, given: &[&str]) {
+    scene.store.change_mirrored(list, |record| *record = names(given)).unwrap();
+}
+
 /// The only record there is.
 fn record<H: FsVerityHashValue>(scene: &Scene<H>) -> PathBuf {
     let files: Vec<PathBuf> =
@@ -23,15 +28,15 @@ fn what_a_mirror_has_named_is_known_to_the_next_one() {
     let scene = repo::<Sha256HashValue>();
     assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&[]));
     assert!(!scene.path("cfs-dag").exists(), "asking makes nothing");
-    scene.store.set_mirrored(LIST, &names(&["b", "a"])).unwrap();
+    set(&scene, LIST, &["b", "a"]);
     let scene = reopen(scene);
     assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&["a", "b"]));
     let text = fs::read_to_string(record(&scene)).unwrap();
     assert_eq!(text, r#"{"schema":1,"list":"/etc/images.list","names":["a","b"]}"#);
     assert_eq!(fs::metadata(record(&scene)).unwrap().permissions().mode() & 0o777, 0o600);
-    scene.store.set_mirrored(LIST, &names(&["c"])).unwrap();
+    set(&scene, LIST, &["c"]);
     assert!(scene.store.mirrored_elsewhere(LIST).unwrap().is_empty());
-    scene.store.set_mirrored("another list", &names(&["d"])).unwrap();
+    set(&scene, "another list", &["d"]);
     let elsewhere = scene.store.mirrored_elsewhere(LIST).unwrap();
     assert_eq!(elsewhere.into_iter().collect::<Vec<_>>(), [("d".to_owned(), "another list".to_owned())]);
     assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&["c"]));
@@ -44,7 +49,7 @@ fn what_a_mirror_has_named_is_known_to_the_next_one() {
 #[test]
 fn a_record_that_cannot_be_read_is_never_taken_for_an_empty_one() {
     let scene = repo::<Sha256HashValue>();
-    scene.store.set_mirrored(LIST, &names(&["a"])).unwrap();
+    set(&scene, LIST, &["a"]);
     let (file, whole) = (record(&scene), fs::read_to_string(record(&scene)).unwrap());
     let damaged = [
         (String::new(), "is damaged"),
