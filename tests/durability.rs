@@ -14,7 +14,7 @@ use cfs_dag::{
     graph::{self, State},
     pull::{self, Asked, Interrupt, Resolving, Settings, Stored, Task},
     report::{Recorder, Summary},
-    source::{Options, Retries, Sources},
+    source::{Options, Patience, Retries, Sources},
     store::{
         self, FsVerityHashValue, Store,
         law::{Before, Journal, Op, breaches},
@@ -278,6 +278,7 @@ impl<'a> Pull<'a> {
             memory: 64 << 20,
             limit_rate: None,
             retries: Retries::default(),
+            patience: Patience::default(),
             limits: Default::default(),
             fail_fast: false,
         };

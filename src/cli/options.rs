@@ -153,7 +153,7 @@ impl RunArgs {
 
     pub(super) fn options(&self) -> Options {
         Options {
-            patience: Patience { stall: self.limits.stall_timeout },
+            patience: self.patience(),
             retries: self.retries(),
             per_host: usize::from(self.limits.downloads_per_host),
             limits: self.refusals(),
@@ -168,6 +168,7 @@ impl RunArgs {
             memory: self.limits.memory,
             limit_rate: self.limits.limit_rate,
             retries: self.retries(),
+            patience: self.patience(),
             limits: self.refusals(),
             fail_fast: self.fail_fast,
         }
@@ -182,6 +183,10 @@ impl RunArgs {
     /// What is refused as hostile.
     fn refusals(&self) -> Limits {
         self.limits.limit.iter().fold(Limits::default(), |limits, (limit, value)| limits.with(*limit, *value))
+    }
+
+    fn patience(&self) -> Patience {
+        Patience { stall: self.limits.stall_timeout }
     }
 
     fn retries(&self) -> Retries {

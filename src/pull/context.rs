@@ -6,7 +6,7 @@ use composefs::fsverity::FsVerityHashValue;
 use tokio::sync::Semaphore;
 
 use crate::{
-    source::Retries,
+    source::{Patience, Retries},
     store::{Commit, Store},
     types::{Budget, Limits},
 };
@@ -25,6 +25,8 @@ pub(super) struct Context<H: FsVerityHashValue> {
     pub(super) force: bool,
     /// When a transfer that failed is tried again.
     pub(super) retries: Retries,
+    /// How long another program may be at work on a layer without getting on.
+    pub(super) patience: Patience,
     /// For transfers from registries.
     pub(super) rate_limit: Option<RateLimit>,
     /// For image builds: a filesystem's tree is not in the budget.

@@ -220,6 +220,7 @@ mod tests {
             limits: Default::default(),
             force: false,
             retries: Retries::default(),
+            patience: Default::default(),
             rate_limit: None,
             commit: Commit::start(&store).unwrap(),
             store,

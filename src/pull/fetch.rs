@@ -19,6 +19,7 @@ use super::{
 use crate::{
     exec::{Failure, Ticket},
     source::{HostSlot, Source, SourceError},
+    store::Pulse,
     types::{Account, Buffer, Descriptor},
 };
 
@@ -131,16 +132,31 @@ impl<H: FsVerityHashValue> Fetch<H> {
         ticket: &Ticket,
     ) -> Result<Option<(HostSlot, SemaphorePermit<'a>)>, Failure> {
         let mut told = false;
+        let mut last: Option<(Pulse, Instant)> = None;
         loop {
             // A claim comes last: what waits for a slot is not at work.
             let slots = (place.host().slot().await, context.downloads.acquire().await?);
             match self.layer.claim(&context.store, context.force)? {
                 Claimed::Ours => return Ok(Some(slots)),
                 Claimed::Adopted => return Ok(None),
-                Claimed::Theirs(holder) => {
+                Claimed::Theirs(holder, pulse) => {
+                    let layer = self.layer.name.short();
                     if !std::mem::replace(&mut told, true) {
-                        let layer = self.layer.name.short();
                         ticket.note(&format!("layer {layer}: {holder} is at work on it: waiting for that"));
+                    }
+                    match &last {
+                        // A stopped process keeps its locks. Two at once do no harm.
+                        Some((seen, since))
+                            if *seen == pulse && since.elapsed() >= context.patience.answer() =>
+                        {
+                            ticket.note(&format!(
+                                "layer {layer}: {holder} does not get on: not waiting any longer"
+                            ));
+                            self.layer.stop_waiting();
+                            return Ok(Some(slots));
+                        }
+                        Some((seen, _)) if *seen == pulse => {}
+                        _ => last = Some((pulse, Instant::now())),
                     }
                 }
             }
@@ -181,6 +197,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
         let mut blob = place.open_blob(&self.blob).await?;
         let mut left = self.blob.size;
         let mut held = Duration::ZERO;
+        let mut beaten = Instant::now();
         while left > 0 {
             let asked = Instant::now();
             attempt.flow.room().await;
@@ -192,6 +209,10 @@ impl<H: FsVerityHashValue> Fetch<H> {
             }
             left = left.saturating_sub(filled as u64);
             self.pace.came(filled as u64);
+            if beaten.elapsed() >= CLAIM_POLL {
+                beaten = Instant::now();
+                self.layer.beat();
+            }
             self.layer.counts.fetched_bytes.fetch_add(filled as u64, Ordering::Relaxed);
             ticket.progress(filled as u64);
             attempt.flow.push(buffer.freeze(filled));

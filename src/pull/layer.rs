@@ -24,7 +24,7 @@ use super::{
 use crate::{
     exec::{Actor, Failure, Ticket},
     store::{
-        Claim, ClaimGuard, Content, Holder, LayerLink, Store, StoreError, StoredLayer, StreamName,
+        Claim, ClaimGuard, Content, Holder, LayerLink, Pulse, Store, StoreError, StoredLayer, StreamName,
         StreamWriter,
     },
     types::{Account, Descriptor, Digest, LayerKind, NodeId},
@@ -75,7 +75,9 @@ struct State<H: FsVerityHashValue> {
     begun: Option<Instant>,
     /// Filesystems that are still to be built from it.
     tree_users: usize,
-    claim: Option<ClaimGuard>,
+    claim: Option<Arc<ClaimGuard>>,
+    /// What the link was when what is stored was examined last, if it was.
+    examined: Option<Option<H>>,
     /// Nothing more will be made of it: what claims it now would keep it from others for nothing.
     released: bool,
 }
@@ -85,7 +87,7 @@ pub(super) enum Claimed {
     /// We, and nobody else.
     Ours,
     /// Another program is.
-    Theirs(Holder),
+    Theirs(Holder, Pulse),
     /// Another program was: it is stored.
     Adopted,
 }
@@ -160,6 +162,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             begun: None,
             tree_users,
             claim: None,
+            examined: None,
             released: false,
         };
         Self {
@@ -202,15 +205,16 @@ impl<H: FsVerityHashValue> Layer<H> {
         }
         let theirs = match store.claim(&self.link) {
             Claim::Ours(claim) => {
-                state.claim = Some(claim);
+                state.claim = Some(Arc::new(claim));
                 None
             }
-            Claim::Theirs(holder) => Some(holder),
+            Claim::Theirs(holder, pulse) => Some((holder, pulse)),
         };
         let fresh = state.begun.is_none();
         drop(state);
         if fresh
             && !force
+            && self.may_have_come(store, theirs.is_some())?
             && let StoredLayer::Whole { id, content, .. } = store.layer(&self.name, self.kind)?
         {
             self.set_id(id, content);
@@ -218,11 +222,33 @@ impl<H: FsVerityHashValue> Layer<H> {
             drop(self.take_claim());
             return Ok(Claimed::Adopted);
         }
-        Ok(theirs.map_or(Claimed::Ours, Claimed::Theirs))
+        Ok(theirs.map_or(Claimed::Ours, |(holder, pulse)| Claimed::Theirs(holder, pulse)))
+    }
+
+    /// Whether what is stored has to be examined. That may take long, so while we wait for somebody it is done once for
+    /// each link there is.
+    fn may_have_come(&self, store: &Store<H>, waiting: bool) -> Result<bool, StoreError> {
+        let linked = store.linked(&self.link)?;
+        let seen = self.lock().examined.replace(linked.clone());
+        Ok(!waiting || seen != Some(linked))
+    }
+
+    /// Goes on without a claim: who has it does not get on.
+    pub(super) fn stop_waiting(&self) {
+        self.lock().claim.get_or_insert_with(|| Arc::new(ClaimGuard::unseen()));
+    }
+
+    /// Shows other programs that wait for the layer that we get on.
+    pub(super) fn beat(&self) {
+        // The disk may take its time, and workers must not wait for this lock.
+        let claim = self.lock().claim.clone();
+        if let Some(claim) = claim {
+            claim.beat();
+        }
     }
 
     /// The claim, to be kept by whoever links the layer.
-    pub(super) fn take_claim(&self) -> Option<ClaimGuard> {
+    pub(super) fn take_claim(&self) -> Option<Arc<ClaimGuard>> {
         self.lock().claim.take()
     }
 

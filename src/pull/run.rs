@@ -29,7 +29,7 @@ use super::{
 use crate::{
     exec::{self, Cancel, Initial, Observer, Pool, Run},
     graph::{ImageIx, Inputs, Kind, LayerInput, NodeId, Plan, State},
-    source::Retries,
+    source::{Patience, Retries},
     store::{Commit, Store, StoreError, StoredDocument, Tag},
     types::{Budget, Digest, LayerKind, Limits},
 };
@@ -53,6 +53,8 @@ pub struct Settings {
     pub limit_rate: Option<u64>,
     /// When a transfer that failed is tried again.
     pub retries: Retries,
+    /// How long another program may be at work on a layer without getting on.
+    pub patience: Patience,
     /// What is refused as hostile.
     pub limits: Limits,
     /// Whether the first image that fails ends the run. What is visible by then stays.
@@ -194,6 +196,7 @@ pub fn run<H: FsVerityHashValue>(
         force: inputs.force,
         limits: settings.limits,
         retries: settings.retries,
+        patience: settings.patience,
         rate_limit: settings.limit_rate.map(RateLimit::new),
         hash_first_max: if task.store.may_have_objects() { settings.memory / 4 } else { 0 },
         store: task.store.clone(),

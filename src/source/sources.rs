@@ -28,7 +28,7 @@ pub struct Patience {
 impl Patience {
     /// How long an answer or its first byte may take: skopeo itself sleeps and asks again when a registry answers 429,
     /// for as long as `Retry-After` says.
-    pub(super) fn answer(self) -> Duration {
+    pub fn answer(self) -> Duration {
         self.stall.saturating_mul(3)
     }
 

@@ -9,7 +9,10 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -38,8 +41,12 @@ pub enum Claim {
     /// Nobody else is at work on it, until the guard is dropped.
     Ours(ClaimGuard),
     /// Somebody is. They may fail, or be gone in a moment, so look for the link and ask again.
-    Theirs(Holder),
+    Theirs(Holder, Pulse),
 }
+
+/// Something about a claim that changes whenever its holder gets on, and with its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulse(Option<(u64, SystemTime)>);
 
 /// A claimed layer. To be kept until the layer's link is made; costs one open file.
 #[derive(Debug)]
@@ -47,6 +54,18 @@ pub enum Claim {
 pub struct ClaimGuard(Option<Held>);
 
 impl ClaimGuard {
+    /// A claim that nobody sees: whoever cannot wait for another's goes on without.
+    pub fn unseen() -> Self {
+        Self(None)
+    }
+
+    /// Shows those who wait that its holder gets on.
+    pub fn beat(&self) {
+        let Some(Held { file, .. }) = &self.0 else { return };
+        // To the nanosecond, which the kernel's own time of the moment is not. Failing is harmless.
+        let _ = file.set_modified(SystemTime::now());
+    }
+
     /// Whether others see the claim; `false` where none can be made.
     pub fn is_seen(&self) -> bool {
         self.0.is_some()
@@ -110,7 +129,7 @@ impl<H: FsVerityHashValue> Store<H> {
             };
             match calls::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) if is_named(dir.as_fd(), &name, &file) => {
-                    return Ok(Claim::Theirs(holder_of(&file)));
+                    return Ok(Claim::Theirs(holder_of(&file), pulse_of(&file)));
                 }
                 Err(Errno::WOULDBLOCK) => continue,
                 Err(errno) => {
@@ -194,6 +213,11 @@ fn holder_of(mut file: &File) -> Holder {
     let note = read.ok().and_then(|_| serde_json::from_slice::<Note>(&text).ok());
     let known = note.map(|note| note.holder()).or_else(|| holders(file.as_fd()).into_iter().next());
     known.unwrap_or(Holder::new(None, ""))
+}
+
+fn pulse_of(file: &File) -> Pulse {
+    let found = file.metadata().ok();
+    Pulse(found.and_then(|found| Some((found.ino(), found.modified().ok()?))))
 }
 
 fn now() -> u64 {

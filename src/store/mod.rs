@@ -40,7 +40,7 @@ mod tests;
 pub use admin::{FsImageRow, GcMode, ImageDetails, ImageRow, RowDetails};
 pub use cache::{Output, Record};
 pub use check::Checked;
-pub use claims::{Claim, ClaimGuard};
+pub use claims::{Claim, ClaimGuard, Pulse};
 pub use commit::{Commit, DocumentLink, LayerLink, LinkSet, Notify, Outcome};
 pub use composefs::{
     erofs::format::{FormatConfig, FormatVersion},

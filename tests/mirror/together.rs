@@ -171,6 +171,23 @@ fn a_layer_whose_holder_was_killed_is_fetched_by_who_waited() {
 }
 
 #[test]
+fn a_layer_whose_holder_does_not_get_on_is_fetched_by_who_waited() {
+    let shared = shared();
+    shared.mirror(&[0]).expect_success();
+    // As a stopped process has it.
+    let claims = shared.repo().join("cfs-dag/claims");
+    let claim = fs::File::create(claims.join(format!("oci-layer-{}", shared.app.layers[1].diff_id))).unwrap();
+    claim.lock().unwrap();
+    let reference = &shared.app.reference;
+    let waited = cfs_dag(["pull", "--progress=plain", "--stall-timeout=100ms", reference])
+        .repo(shared.repo())
+        .expect_success();
+    waited.says(&["is at work on it: waiting for that"]).says(&["does not get on: not waiting any longer"]);
+    assert_stored(&shared.repo(), reference, reference);
+    oracle::assert_clean(&shared.repo());
+}
+
+#[test]
 fn a_layer_whose_holder_has_failed_is_fetched_by_who_waited() {
     let shared = shared();
     let blob = format!("app/blobs/{}", shared.base_blob());

@@ -21,7 +21,7 @@ fn name() -> StreamName {
 fn ours(claim: Claim) -> ClaimGuard {
     match claim {
         Claim::Ours(guard) => guard,
-        Claim::Theirs(holder) => panic!("claimed by {holder}"),
+        Claim::Theirs(holder, _) => panic!("claimed by {holder}"),
     }
 }
 
@@ -29,7 +29,7 @@ fn ours(claim: Claim) -> ClaimGuard {
 fn theirs(claim: Claim) -> Holder {
     match claim {
         Claim::Ours(_) => panic!("claimed twice"),
-        Claim::Theirs(holder) => holder,
+        Claim::Theirs(holder, _) => holder,
     }
 }
 
@@ -53,6 +53,25 @@ fn a_claimed_layer_is_nobody_elses_until_the_claim_ends() {
     let guard = ours(other.claim(&name()));
     drop((guard, unrelated));
     assert_eq!(claims(&scene), 0);
+}
+
+#[test]
+fn a_holder_that_gets_on_is_told_from_one_that_does_not() {
+    let scene = repo::<Sha256HashValue>();
+    let pulse = || match scene.store.claim(&name()) {
+        Claim::Ours(_) => panic!("claimed twice"),
+        Claim::Theirs(_, pulse) => pulse,
+    };
+    let guard = ours(scene.store.claim(&name()));
+    let first = pulse();
+    assert_eq!(pulse(), first);
+    guard.beat();
+    let second = pulse();
+    assert_ne!(second, first);
+    drop(guard);
+    let next = ours(scene.store.claim(&name()));
+    assert_ne!(pulse(), second, "that is another holder");
+    drop(next);
 }
 
 #[test]
