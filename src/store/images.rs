@@ -255,6 +255,9 @@ impl<H: FsVerityHashValue> Store<H> {
             return Ok(Err(Outdated::ConfigReplaced));
         }
         if parsed.config.media_type != IMAGE_CONFIG {
+            if !self.serves_artifacts(&parsed.config.digest, config)? {
+                return Ok(Err(Outdated::ConfigReplaced));
+            }
             let layers = parsed.layers.iter().map(|layer| layer.digest).collect();
             let layers = self.check_layers(layers, &[manifest], LayerKind::ArtifactTar)?;
             return Ok(layers.map(|layers| (layers, FsImages::default())));
