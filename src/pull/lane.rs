@@ -23,8 +23,8 @@ struct State {
 /// A place in the lane, until it is dropped.
 pub(super) struct Place {
     lane: Arc<Lane>,
-    /// What the budget spared; `None` in the free place.
-    spared: Option<Hold>,
+    /// What the budget spared, and how many bytes; `None` in the free place.
+    spared: Option<(Hold, usize)>,
 }
 
 impl Lane {
@@ -40,7 +40,7 @@ impl Lane {
             return Some(Place { lane: self.clone(), spared: None });
         }
         if let Some(hold) = self.budget.spare(bytes) {
-            return Some(Place { lane: self.clone(), spared: Some(hold) });
+            return Some(Place { lane: self.clone(), spared: Some((hold, bytes)) });
         }
         state.waiting.push_back(wake);
         None
@@ -48,6 +48,14 @@ impl Lane {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Whether what is in it may take `bytes`. If not, it is given up before another is asked for: nobody waits with
+    /// memory that others need.
+    pub(super) fn covers(&self, bytes: usize) -> bool {
+        self.spared.as_ref().is_none_or(|(_, spared)| bytes <= *spared)
     }
 }
 
@@ -91,5 +99,24 @@ mod tests {
         drop(huge);
         assert_eq!(woken.load(Ordering::SeqCst), 2);
         assert!(lane.enter(1 << 40, wake).is_some());
+    }
+
+    #[test]
+    fn what_grows_beyond_its_place_enters_again() {
+        let budget = Budget::new(100);
+        let wake: Wake = Arc::new(|| ());
+        let lane = Lane::new(budget.clone());
+        let free = lane.enter(1, wake.clone()).unwrap();
+        assert!(free.covers(1 << 40), "whatever it is, there is one of it");
+        let spared = lane.enter(10, wake.clone()).unwrap();
+        assert!(spared.covers(10) && !spared.covers(11));
+        drop(spared);
+        let grown = lane.enter(50, wake.clone()).unwrap();
+        assert!(grown.covers(50));
+        drop(grown);
+        assert!(lane.enter(51, wake.clone()).is_none());
+        drop(free);
+        assert!(lane.enter(51, wake).unwrap().covers(1 << 40));
+        assert_eq!(budget.used(), 0);
     }
 }

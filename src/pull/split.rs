@@ -319,13 +319,14 @@ impl<H: FsVerityHashValue> Reading<H> {
         }
     }
 
-    /// Whether the decompressor's memory is counted: a frame may ask for a window beyond what every layer has. The
-    /// window is reserved by then, but not yet touched.
+    /// Whether the decompressor's memory is counted: a frame may ask for a window beyond what every layer has, and the
+    /// next one for more. The window is reserved by then, but hardly touched, and the one before it is freed.
     fn has_window(&mut self, context: &Context<H>) -> bool {
         let memory = self.inflate.as_ref().map_or(0, Inflate::memory);
-        if memory <= WINDOW || self.window.is_some() {
+        if memory <= WINDOW || self.window.as_ref().is_some_and(|place| place.covers(memory)) {
             return true;
         }
+        self.window = None;
         self.window = context.windows.enter(memory, self.wake.clone());
         self.window.is_some()
     }

@@ -147,6 +147,21 @@ fn a_gzip_of_zeros_is_cut_at_the_size_of_a_layer() {
 }
 
 #[test]
+fn a_window_that_grows_from_frame_to_frame_is_counted() {
+    const WINDOW: u64 = 128 * MIB;
+    let zeros = |n| tar([dir("usr"), file(format!("usr/zeros{n}"), vec![0; WINDOW as usize])]);
+    let layout = layout();
+    (0..4).fold(layout.image("bomb"), |image, n| image.layer(zeros(n)).growing_window()).write();
+    let (scratch, memory) = (scratch(), 96 * MIB);
+    let args = ["pull", "--insecure", "--progress=none", "-j4", &format!("--memory={memory}")];
+    let pull = cfs_dag(args).arg(layout.reference("bomb")).repo(scratch.path("repo"));
+    let peak = pull.expect_success().peak_memory;
+    // One window may exceed the budget, and it is the only one that does.
+    let most = memory + WINDOW + BESIDE_THE_BUDGET;
+    assert!(peak <= most, "{} MiB, more than {} MiB", peak / MIB, most / MIB);
+}
+
+#[test]
 fn padding_after_the_end_is_refused_or_as_upstream_has_it() {
     let layout = bomb([with_tail(tar([dir("usr"), file("usr/f", "x")]), &vec![0; 65 << 20])]);
     let words = &["layer 1 of 1", "more than 67108864 bytes after the end of a tar", "--limit trailing=N"];

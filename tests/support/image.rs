@@ -196,6 +196,7 @@ enum Packing {
     Zstd,
     MultiMember,
     MultiFrame,
+    GrowingWindow,
 }
 
 impl Packing {
@@ -210,6 +211,10 @@ impl Packing {
             Self::MultiFrame => {
                 pieces().flat_map(|piece| [skippable(b"skip me"), zstd(piece)].concat()).collect()
             }
+            Self::GrowingWindow => {
+                let (first, rest) = bytes.split_at(bytes.len().min(2 << 20));
+                [zstd_of_window(first, 22), zstd_of_window(rest, 27)].concat()
+            }
         }
     }
 
@@ -217,7 +222,9 @@ impl Packing {
         match self {
             Self::Plain => "application/vnd.oci.image.layer.v1.tar",
             Self::Gzip | Self::MultiMember => "application/vnd.oci.image.layer.v1.tar+gzip",
-            Self::Zstd | Self::MultiFrame => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Self::Zstd | Self::MultiFrame | Self::GrowingWindow => {
+                "application/vnd.oci.image.layer.v1.tar+zstd"
+            }
         }
     }
 }
@@ -232,6 +239,14 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 /// One zstd frame.
 pub fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::stream::encode_all(bytes, 3).unwrap()
+}
+
+/// One zstd frame whose decoder needs a window of two to the power of `window_log` bytes.
+fn zstd_of_window(bytes: &[u8], window_log: u32) -> Vec<u8> {
+    let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(window_log).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// A zstd frame that decoders pass over. Source: RFC 8878, 3.1.2.
@@ -313,6 +328,11 @@ impl ImageBuilder<'_> {
     /// As several zstd frames with skippable ones between, as zstd:chunked does.
     pub fn multi_frame_with_skippable(self) -> Self {
         self.packed(Packing::MultiFrame)
+    }
+
+    /// As two zstd frames: the first 2 MiB with a window of 4 MiB, the rest with one of 128 MiB.
+    pub fn growing_window(self) -> Self {
+        self.packed(Packing::GrowingWindow)
     }
 
     /// Labelled as something else than it is.
