@@ -21,7 +21,7 @@ use crate::{
     exec::{Actor, CpuTask, Failure, Step, Ticket},
     graph::Key,
     layer::{
-        entry::{Entry, Item},
+        entry::{Entry, Item, xattrs_footprint},
         verity,
     },
     store::{
@@ -29,9 +29,6 @@ use crate::{
     },
     types::{Digest, Limit, LimitExceeded, Limits, Wake},
 };
-
-/// What upstream's tree and EROFS writer take for an entry, in bytes, as measured.
-const BYTES_PER_ENTRY: usize = 1400;
 
 /// One filesystem, for all images that have these layers.
 pub(super) struct Tree<H: FsVerityHashValue> {
@@ -127,8 +124,8 @@ impl<H: FsVerityHashValue> Tree<H> {
 
     /// About how many bytes building it takes, if its entries are known; else more than anyone has to spare.
     fn footprint(&self) -> usize {
-        let entries = self.layers.iter().map(|layer| layer.entries());
-        entries.sum::<Option<usize>>().map_or(usize::MAX / 2, |entries| entries * BYTES_PER_ENTRY)
+        let layers = self.layers.iter().map(|layer| layer.build_footprint());
+        layers.sum::<Option<usize>>().unwrap_or(usize::MAX / 2)
     }
 
     /// Builds it and stores its EROFS images.
@@ -208,15 +205,15 @@ impl<H: FsVerityHashValue> Growing<'_, H> {
     }
 }
 
-/// Bytes of an entry's path, which has a slash that is not the tar's, link target and extended attributes.
+/// Bytes of an entry's path, which has a slash that is not the tar's, link target and extended attributes, as
+/// [`Limit::Metadata`] counts them.
 fn metadata<H: FsVerityHashValue>(entry: &TarEntry<H>) -> u64 {
-    let xattrs: usize = entry.stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
     let target = match &entry.item {
         TarItem::Hardlink(target) => target.len(),
         TarItem::Leaf(LeafContent::Symlink(target)) => target.len(),
         _ => 0,
     };
-    (entry.path.as_os_str().len().saturating_sub(1) + target + xattrs) as u64
+    (entry.path.as_os_str().len().saturating_sub(1) + target + xattrs_footprint(&entry.stat)) as u64
 }
 
 /// See [`Tree::released_at_end`].

@@ -374,9 +374,9 @@ impl<H: FsVerityHashValue> Layer<H> {
         }
     }
 
-    /// Number of entries, if they were collected.
-    pub(super) fn entries(&self) -> Option<usize> {
-        self.lock().tree.as_ref().map(|tree| tree.len())
+    /// About how many bytes it takes to build a filesystem from its entries, if they were collected.
+    pub(super) fn build_footprint(&self) -> Option<usize> {
+        self.lock().tree.as_ref().map(|tree| tree.build_footprint())
     }
 
     /// Releases the layer when dropped: its finalize step has ended, or will never begin.

@@ -10,12 +10,15 @@ use composefs::{
 
 use super::flow::Id;
 use crate::{
-    layer::entry::{Entry, Item},
+    layer::entry::{Entry, Item, xattrs_footprint},
     types::{Budget, Hold},
 };
 
 /// How much memory is asked for at a time, in bytes.
 const STEP: usize = 256 << 10;
+
+/// What upstream's tree and EROFS writer take for an entry without its extended attributes, in bytes, as measured.
+const BYTES_PER_ENTRY: usize = 1400;
 
 /// Collects while memory allows; a tree that does not fit is read back from its stream instead.
 pub(super) struct Collector<H: FsVerityHashValue> {
@@ -30,13 +33,15 @@ pub(super) type Collected<H> = Arc<Tree<H>>;
 /// The entries of one layer in tar order, and the ids of its external files.
 pub(super) struct Tree<H: FsVerityHashValue> {
     entries: Vec<(Entry<H>, Option<Id<H>>)>,
+    /// What their extended attributes take, in bytes.
+    xattrs: usize,
     _memory: Vec<Hold>,
 }
 
 impl<H: FsVerityHashValue> Collector<H> {
     /// A collector, or one that collects nothing if the tree is not `wanted`.
     pub(super) fn new(wanted: bool) -> Self {
-        let tree = wanted.then(|| Tree { entries: Vec::new(), _memory: Vec::new() });
+        let tree = wanted.then(|| Tree { entries: Vec::new(), xattrs: 0, _memory: Vec::new() });
         Self { tree, weight: 0, held: 0 }
     }
 
@@ -53,6 +58,7 @@ impl<H: FsVerityHashValue> Collector<H> {
             self.held += STEP;
         }
         let external = matches!(&entry.item, Item::Leaf(LeafContent::Regular(RegularFile::External(..))));
+        tree.xattrs += xattrs_footprint(&entry.stat);
         tree.entries.push((entry, file.filter(|_| external).cloned()));
     }
 
@@ -63,9 +69,9 @@ impl<H: FsVerityHashValue> Collector<H> {
 }
 
 impl<H: FsVerityHashValue> Tree<H> {
-    /// Number of entries.
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    /// About how many bytes it takes to build a filesystem from it.
+    pub(super) fn build_footprint(&self) -> usize {
+        self.entries.len() * BYTES_PER_ENTRY + self.xattrs
     }
 }
 

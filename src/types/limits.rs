@@ -27,7 +27,8 @@ pub enum Limit {
     LayerSize,
     /// Entries of a layer, and of all layers of an image together: a tree takes 1.4 kB of memory for each.
     Entries,
-    /// Bytes of paths, link targets and extended attributes, of a layer and of all layers of an image together.
+    /// Bytes of paths, link targets and extended attributes, of a layer and of all layers of an image together; with
+    /// what an attribute takes besides its name and value.
     Metadata,
     /// Bytes of one path or link target.
     Path,

@@ -138,6 +138,25 @@ fn attributes_that_shrink_well_are_counted() {
 }
 
 #[test]
+fn attributes_without_content_count_for_what_they_take() {
+    const FILES: u64 = 1000;
+    const ATTRIBUTES: u64 = 240;
+    let with_attributes = |n| {
+        let file = file(format!("usr/{n}"), "");
+        (0..ATTRIBUTES).fold(file, |file, n| file.xattr(&format!("user.{n}"), ""))
+    };
+    let layer = tar([dir("usr")].into_iter().chain((0..FILES).map(with_attributes)));
+    let once = bomb([layer.clone()]);
+    assert_refused(&once, &["--limit=metadata=10MiB"], 10 * MIB, &["layer 1 of 1", "extended attributes"]);
+    let twice = bomb([layer.clone(), layer]);
+    let finished = pull(&twice, &scratch().path("repo")).arg("--limit=metadata=30MiB").expect_failure(1);
+    finished.says(&["layers 1 to 2 of 2 together", "extended attributes"]);
+    let scratch = scratch();
+    let finished = pull(&once, &scratch.path("repo")).expect_success();
+    assert_memory(&finished, FILES * PER_ENTRY + FILES * ATTRIBUTES * (72 + 8));
+}
+
+#[test]
 fn a_gzip_of_zeros_is_cut_at_the_size_of_a_layer() {
     let layout = bomb([tar([dir("usr"), file("usr/zeros", vec![0; 200 << 20])])]);
     let words = &["layer 1 of 1", "more than 67108864 bytes of a layer", "--limit layer-size=N"];
