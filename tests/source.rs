@@ -347,6 +347,40 @@ async fn a_stalled_transfer_is_cut_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_trickle_is_a_stall_and_a_slow_line_is_none() {
+    let sources = sources(Duration::from_secs(2));
+    let layer = noise(8000);
+    let (registry, source, blob) = one_layer(&sources, &layer).await;
+    registry.fault("app", blob.digest, Fault::Throttle(40));
+    let trickled = read(&*source, &blob, 1 << 20).await;
+    failure(trickled, ErrorKind::Stalled, "bytes came for 2s after");
+    registry.fault("app", blob.digest, Fault::Throttle(2000));
+    assert_eq!(read(&*source, &blob, 1 << 20).await.unwrap(), layer);
+}
+
+#[tokio::test]
+async fn a_config_that_trickles_stalls_only_its_own_image() {
+    let sources = sources(Duration::from_secs(1));
+    let (slow, healthy) = (Registry::start(), Registry::start());
+    // Five times what the time-out asks of a transfer, and a tenth of what such a config needs.
+    let config = json!({
+        "architecture": host(), "os": "linux", "rootfs": { "type": "layers", "diff_ids": [] },
+        "config": { "Labels": { "padding": "x".repeat(40_000) } },
+    });
+    let config = config.to_string().into_bytes();
+    slow.manifest("app", Some("v1"), OCI_MANIFEST, &manifest(&config, &[]));
+    let digest = slow.blob("app", &config);
+    slow.fault("app", digest, Fault::Throttle(1300));
+    healthy.image("app", "v1", &host(), &[b"layer"]);
+    let references = [slow.reference("app", "v1"), healthy.reference("app", "v1")]
+        .map(|reference| reference.parse().unwrap());
+    let mut resolved = sources.resolve_all(&references).await;
+    resolved.pop().unwrap().1.unwrap();
+    let text = format!("the config: its {} bytes did not come within 3s", config.len());
+    failure(resolved.pop().unwrap().1, ErrorKind::Stalled, &text);
+}
+
+#[tokio::test]
 async fn time_in_which_nobody_reads_is_no_stall() {
     let sources = sources(Duration::from_millis(300));
     let layer = noise(3_000_000);

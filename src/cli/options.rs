@@ -78,8 +78,8 @@ struct LimitArgs {
     /// The pause before the first of these; each further one is twice as long, up to a minute
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse::duration)]
     retry_delay: Duration,
-    /// Cut a transfer that delivers nothing for so long; an answer or its first byte may take three times as long, and a
-    /// mirror goes ahead without registries after a sixth of it
+    /// Cut a transfer that delivers less than 256 bytes a second for so long; an answer, its first byte or a whole config
+    /// may take three times as long, and a mirror goes ahead without registries after a sixth of it
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::duration)]
     stall_timeout: Duration,
     /// What is refused as broken or hostile: --help lists the names

@@ -21,7 +21,7 @@ const LISTING: usize = 16;
 /// How much a silent registry may try a run's patience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// How long a transfer may pause between two bytes.
+    /// How long a transfer may give nothing, or next to nothing.
     pub stall: Duration,
 }
 

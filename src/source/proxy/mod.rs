@@ -8,7 +8,7 @@ mod transfer;
 use std::{future::Future, sync::Arc};
 
 use containers_image_proxy::ConvertedLayerInfo;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 pub(super) use self::{
     pool::Pools,
@@ -147,12 +147,17 @@ where
     Err(SourceError::new(ErrorKind::Transient, "skopeo is held up by other transfers again and again"))
 }
 
-/// A small blob, whole. Its digest is checked by whoever asked.
+/// A small blob, whole, in the time that answers have: an image is not resolved without it, and others wait for that.
+/// Its digest is checked by whoever asked.
 async fn document(image: &Arc<Image>, blob: &Descriptor) -> std::result::Result<Vec<u8>, Fault> {
     let mut transfer = Transfer::begin(image, blob).await?;
     // The size was capped when the manifest was parsed.
     let mut bytes = vec![0; blob.size as usize];
-    let filled = transfer.fill(&mut bytes).await?;
+    let limit = image.patience.answer();
+    let filled = timeout(limit, transfer.fill(&mut bytes)).await.map_err(|_| {
+        let text = format!("its {} bytes did not come within {limit:?}", blob.size);
+        SourceError::new(ErrorKind::Stalled, text)
+    })??;
     bytes.truncate(filled);
     transfer.finish().await?;
     Ok(bytes)

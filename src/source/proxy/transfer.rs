@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, BufReader},
     net::unix::pipe,
     sync::oneshot,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -31,6 +31,10 @@ const DOUBT: Duration = Duration::from_secs(2);
 /// How long skopeo may be deaf to others while it answers a `FinishPipe`.
 const PROMPT: Duration = Duration::from_secs(1);
 
+/// What must come while we wait for it, in bytes a second: less than a slow modem gives each of a few transfers. Without
+/// it a byte now and then would keep a place for ever.
+const LEAST_RATE: u128 = 256;
+
 /// What the pipe should hold, in bytes: the most that the kernel gives to everyone. Go writes 32 KiB at a time.
 const PIPE_SIZE: usize = 1 << 20;
 
@@ -39,9 +43,18 @@ pub(super) struct Transfer {
     pipe: pipe::Receiver,
     size: u64,
     received: u64,
+    lately: Lately,
     patience: Patience,
     driver: Driver,
     process: Arc<Process>,
+}
+
+/// What has come since the clock of the stall time-out began to run. It runs only while we wait for bytes: pauses of
+/// ours are no stall.
+#[derive(Default)]
+struct Lately {
+    waited: Duration,
+    came: u64,
 }
 
 /// What skopeo says of a transfer.
@@ -90,6 +103,7 @@ impl Transfer {
             pipe,
             size: blob.size,
             received: 0,
+            lately: Lately::default(),
             patience: image.patience,
             driver: Driver { ask: Some(ask), verdict },
             process: image.process.clone(),
@@ -106,15 +120,26 @@ impl Transfer {
                 return Err(self.early_end().await);
             }
             filled += count;
-            self.received += count as u64;
         }
         Ok(filled)
     }
 
     /// The next bytes, at least one; 0 at the end of the pipe.
     async fn some(&mut self, out: &mut [u8]) -> Result<usize> {
-        let limit = self.limit();
-        let doubt = DOUBT.min(limit / 2);
+        let begun = Instant::now();
+        let count = self.some_in_time(out).await?;
+        self.lately.waited += begun.elapsed();
+        self.lately.came += count as u64;
+        if self.received == 0 || self.lately.came >= self.least() {
+            self.lately = Lately::default();
+        }
+        self.received += count as u64;
+        Ok(count)
+    }
+
+    async fn some_in_time(&mut self, out: &mut [u8]) -> Result<usize> {
+        let limit = self.limit().saturating_sub(self.lately.waited);
+        let doubt = DOUBT.min(self.limit() / 2).min(limit);
         if let Ok(read) = timeout(doubt, self.pipe.read(out)).await {
             return read.map_err(pipe_error);
         }
@@ -125,7 +150,12 @@ impl Transfer {
         }
     }
 
-    /// How long nothing may come: a registry may take its time before the first byte.
+    /// How many bytes must come within the stall time-out.
+    fn least(&self) -> u64 {
+        u64::try_from(self.patience.stall.as_millis() * LEAST_RATE / 1000).unwrap_or(u64::MAX)
+    }
+
+    /// How long nothing may come, or too little: a registry may take its time before the first byte.
     fn limit(&self) -> Duration {
         if self.received == 0 { self.patience.answer() } else { self.patience.stall }
     }
@@ -205,10 +235,14 @@ impl Transfer {
     }
 
     fn stalled(&self) -> SourceError {
-        let (received, size, limit) = (self.received, self.size, self.limit());
+        let (before, size, limit) = (self.received - self.lately.came, self.size, self.limit());
+        let what = match self.lately.came {
+            0 => "nothing".to_owned(),
+            came => format!("only {came} bytes"),
+        };
         SourceError::new(
             ErrorKind::Stalled,
-            format!("nothing came for {limit:?} after {received} of {size} bytes"),
+            format!("{what} came for {limit:?} after {before} of {size} bytes"),
         )
     }
 }
