@@ -142,7 +142,8 @@ pub(super) fn untag(args: &UntagArgs, repo: &RepoArgs) -> Result<Exit, Problem> 
 
 pub(super) fn fsck(_: &FsckArgs, repo: &RepoArgs) -> Result<Exit, Problem> {
     let result = with_store!(repo.open()?, store => store.fsck())?;
-    print(&result.to_string())?;
+    let lines = result.lines().into_iter().map(|line| format!("{}\n", words::printable(&line)));
+    print(&lines.collect::<String>())?;
     Ok(if result.is_ok() { Exit::Done } else { Exit::Failed })
 }
 

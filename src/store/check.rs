@@ -4,7 +4,7 @@
 //! object was sealed: whether the disk still gives those bytes is found by reading them alone.
 //! What is found stays noted (see `doubt`), so that the next pull makes it anew.
 
-use std::{fmt, io, os::fd::AsFd};
+use std::{io, os::fd::AsFd};
 
 use composefs::fsverity::{FsVerityHashValue, measure_verity_opt};
 use composefs_oci::{OciFsckResult, oci_fsck};
@@ -33,23 +33,37 @@ impl Checked {
     pub fn is_ok(&self) -> bool {
         self.found.is_ok() && self.unreadable.is_empty()
     }
-}
 
-impl fmt::Display for Checked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.found)?;
+    /// What was checked and what is wrong, for people: lines in which names stand as they are, whatever they contain.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = self.upstreams_lines();
         let unreadable = self.unreadable.len() as u64;
         if self.read + unreadable > 0 {
-            writeln!(f, "contents: {}/{} ok", self.read, self.read + unreadable)?;
+            lines.push(format!("contents: {}/{} ok", self.read, self.read + unreadable));
         }
-        for (object, error) in &self.unreadable {
-            writeln!(f, "  {object}: {error}")?;
+        lines.extend(self.unreadable.iter().map(|(object, error)| format!("  {object}: {error}")));
+        if !self.is_ok() {
+            let how = if self.noted { "" } else { " with --force" };
+            lines.push(format!("to mend: pull the images again{how}: what is damaged is made anew"));
         }
-        if self.is_ok() {
-            return Ok(());
+        lines
+    }
+
+    /// Upstream's text, cut where its lines end and not where a name has a line break.
+    fn upstreams_lines(&self) -> Vec<String> {
+        let text = self.found.to_string();
+        let (mut lines, mut rest) = (Vec::new(), &*text);
+        let of_repository = self.found.repo_result().errors.iter().map(ToString::to_string);
+        for finding in of_repository.chain(self.found.errors().iter().map(ToString::to_string)) {
+            let finding = format!("  - {finding}");
+            if let Some((before, after)) = rest.split_once(&finding) {
+                lines.extend(before.lines().map(str::to_owned));
+                lines.push(finding);
+                rest = after.strip_prefix('\n').unwrap_or(after);
+            }
         }
-        let how = if self.noted { "" } else { " with --force" };
-        writeln!(f, "to mend: pull the images again{how}: what is damaged is made anew")
+        lines.extend(rest.lines().map(str::to_owned));
+        lines
     }
 }
 

@@ -1,5 +1,5 @@
 //! Repositories in which somebody put links that lead elsewhere: what they lead to is neither read, nor written, nor
-//! removed, and whoever runs a command hears where the link is.
+//! removed, and whoever runs a command hears where the link is. What such names say is not obeyed.
 
 use std::{
     fs,
@@ -249,6 +249,28 @@ fn a_stream_or_name_that_leads_out_is_not_followed() {
         };
         scene.run(args).expect_failure(1).says(&[folder, "leads out of the repository"]);
         assert_eq!(listing(&scene.outside()).len(), 1);
+    }
+}
+
+#[test]
+fn names_in_a_repository_cannot_forge_what_a_check_says() {
+    let scene = Scene::new();
+    let name = "evil\x1b[31m\r\nstatus: ok\n  - forged\u{9b}0m";
+    for (folder, nowhere) in
+        [("streams", "nowhere"), ("streams/refs/oci", "../../nowhere"), ("images", "nowhere")]
+    {
+        symlink(nowhere, scene.repo().join(folder).join(name)).unwrap();
+    }
+    let objects = fs::read_dir(scene.repo().join("objects")).unwrap().next().unwrap().unwrap().path();
+    fs::write(objects.join(name), "no object").unwrap();
+    let found = scene.run(["fsck"]).run().assert_code(1);
+    assert!(found.stdout.matches("evil").count() >= 4, "{found}");
+    assert!(found.stdout.chars().all(|c| c == '\n' || !c.is_control()), "{found}");
+    for forged in ["status: ok", "  - forged"] {
+        assert!(!found.stdout.lines().any(|line| line.starts_with(forged)), "{found}");
+    }
+    for real in ["objects: ", "status: ", "to mend: "] {
+        assert_eq!(found.stdout.lines().filter(|line| line.starts_with(real)).count(), 1, "{found}");
     }
 }
 

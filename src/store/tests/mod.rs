@@ -94,7 +94,7 @@ impl<H: FsVerityHashValue> Scene<H> {
 
     fn fsck_is_clean(&self) {
         let result = self.store.fsck().unwrap();
-        assert!(result.is_ok(), "{result}");
+        assert!(result.is_ok(), "{:?}", result.lines());
     }
 
     /// All names in the repository outside `cfs-dag/`, sorted.
