@@ -35,7 +35,7 @@ impl<'a> Session<'a> {
         let options = args.init.options(repo)?;
         let target = store::probe(&path, &options)?;
         let store = match &target {
-            Target::Existing(_) => OnceCell::from(super::open(&path)?),
+            Target::Existing(_) => OnceCell::from(repo.open()?),
             Target::ToCreate => OnceCell::new(),
         };
         if let Some(store) = store.get().filter(|_| args.dry_run.is_none()) {

@@ -186,7 +186,12 @@ pub fn init(path: &Path, options: &InitOptions) -> Result<(AnyStore, bool), Stor
         ..options.clone()
     };
     if let Target::Existing(_) = probe(path, &options)? {
-        return Ok((open(path)?, false));
+        let store = open(path)?;
+        // What was looked at may have been replaced since.
+        if options.require_verity {
+            store.require_verity()?;
+        }
+        return Ok((store, false));
     }
     let missing = missing_dirs(path);
     let result = create(path, &missing, &options);
