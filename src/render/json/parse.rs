@@ -10,6 +10,10 @@ use crate::{
     types::LayerKind,
 };
 
+/// How many times, in all, images may want steps. A name may stand for several images, and be written for many steps:
+/// without a limit a small file could take any memory. At this one a plan that has no such names is some 300 MB long.
+const MAX_WANTS: usize = 16 << 20;
+
 /// Why a text is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum NoPlan {
@@ -27,6 +31,9 @@ pub enum NoPlan {
         /// What it holds.
         value: String,
     },
+    /// Its images want too many steps.
+    #[error("its images want more than {MAX_WANTS} steps, all together")]
+    Wants,
 }
 
 fn no_sense(what: &'static str, value: &str) -> NoPlan {
@@ -65,9 +72,9 @@ impl TryFrom<PlanJson> for Plan {
             names.entry(&image.name).or_default().push(ImageIx(place));
         }
         let mut graph = DiGraph::default();
-        let mut ids = HashMap::new();
+        let (mut ids, mut wants) = (HashMap::new(), 0);
         for node in &json.nodes {
-            let id = graph.add_node(self::node(node, &names)?);
+            let id = graph.add_node(self::node(node, wanted_by(node, &names, &mut wants)?)?);
             if ids.insert(&*node.node, id).is_some() {
                 return Err(no_sense("node", &node.node));
             }
@@ -110,19 +117,33 @@ fn find(ids: &HashMap<&str, NodeId>, what: &'static str, id: &str) -> Result<Nod
     ids.get(id).copied().ok_or_else(|| no_sense(what, id))
 }
 
-fn node(json: &NodeJson, images: &HashMap<&str, Vec<ImageIx>>) -> Result<Node, NoPlan> {
-    let storage = json.storage.as_deref();
-    let layer_kind =
-        storage.map(|text| named(&LayerKind::ALL, LayerKind::name, "storage", text)).transpose()?;
+/// The images that want a step; counted to the `wants` of others.
+fn wanted_by(
+    json: &NodeJson,
+    images: &HashMap<&str, Vec<ImageIx>>,
+    wants: &mut usize,
+) -> Result<Vec<ImageIx>, NoPlan> {
     let mut wanted_by = Vec::new();
     for name in &json.wanted_by {
-        wanted_by.extend(images.get(&**name).ok_or_else(|| no_sense("wanted_by", name))?);
+        let images = images.get(&**name).ok_or_else(|| no_sense("wanted_by", name))?;
+        *wants += images.len();
+        if *wants > MAX_WANTS {
+            return Err(NoPlan::Wants);
+        }
+        wanted_by.extend(images);
     }
     wanted_by.sort_unstable();
     wanted_by.dedup();
     if wanted_by.is_empty() {
         return Err(no_sense("wanted_by", ""));
     }
+    Ok(wanted_by)
+}
+
+fn node(json: &NodeJson, wanted_by: Vec<ImageIx>) -> Result<Node, NoPlan> {
+    let storage = json.storage.as_deref();
+    let layer_kind =
+        storage.map(|text| named(&LayerKind::ALL, LayerKind::name, "storage", text)).transpose()?;
     Ok(Node {
         kind: named(&Kind::ALL, Kind::name, "kind", &json.kind)?,
         subject: subject(&json.subject)?,
@@ -220,5 +241,22 @@ mod tests {
             let error = Plan::from_json(&broken).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_name_of_many_images_in_many_steps_is_refused_before_it_takes_memory() {
+        let mut plan: serde_json::Value =
+            serde_json::from_str(&json(&sample::of_a_list(), &Marks::default())).unwrap();
+        let image = plan["images"][0].clone();
+        plan["images"] = vec![image.clone(); 3000].into();
+        let nodes = plan["nodes"].as_array_mut().unwrap();
+        for node in &mut *nodes {
+            node["wanted_by"] = vec![image["name"].clone(); 2].into();
+        }
+        assert!(2 * 3000 * nodes.len() < MAX_WANTS);
+        plan["selections"] = serde_json::json!([]);
+        Plan::from_json(&plan.to_string()).unwrap();
+        plan["nodes"][0]["wanted_by"] = vec![image["name"].clone(); MAX_WANTS / 3000].into();
+        assert!(matches!(Plan::from_json(&plan.to_string()), Err(NoPlan::Wants)));
     }
 }
