@@ -18,8 +18,16 @@ mod store;
 mod stream;
 
 pub use self::{
-    documents::documents, filesystem::filesystem, inflate::inflate, list::list, node_record::node_record,
-    plan::plan, reference::reference, run_record::run_record, split::split, stream::stream,
+    documents::documents,
+    filesystem::filesystem,
+    inflate::inflate,
+    list::list,
+    node_record::node_record,
+    plan::plan,
+    reference::reference,
+    run_record::run_record,
+    split::split,
+    stream::{is_whole_stream, stream},
 };
 
 /// A function of this crate.

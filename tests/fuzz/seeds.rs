@@ -22,7 +22,7 @@ use support::{
     tar::*,
 };
 
-use super::Seeds;
+use super::{Seeds, bodies::is_whole_stream};
 
 /// Longer inputs are slow to mutate.
 const MOST: usize = 48 << 10;
@@ -220,17 +220,29 @@ pub fn stream() -> Seeds {
     }
     assert!(seeds.len() >= 3, "{seeds:?}");
     seeds.sort();
-    // References to streams, to objects, bytes of names; then all of these, and the chunks.
-    let id = [7; 32];
+    // References to streams, to objects, bytes of names; then all of these, and the chunks. The object with this id is there
+    // and has 72 bytes.
+    let id = [8; 32];
     let chunk = |bytes: &[u8]| [&(-(bytes.len() as i64)).to_le_bytes()[..], bytes].concat();
     let inline = tar([dir("usr"), file("usr/b", "b")]);
+    let external = tar([file("usr/a", noise(1, 72))]);
+    let external = [&id[..], &chunk(&external[..512]), &[0; 8], &chunk(&external[584..])].concat();
     let names = b"0:sha256:00\x000:config:sha256:11\0";
-    seeds.push(seed("inline", &[0, 0, 0, 0], chunk(&inline)));
-    let external = tar([file("usr/a", noise(1, 512))]);
-    let external = [&id[..], &chunk(&external[..512]), &[0; 8], &chunk(&external[1024..])].concat();
-    seeds.push(seed("external", &[0, 0, 1, 0], external));
     let document = [&id[..], &id, names, &[0; 8]].concat();
-    seeds.push(seed("document", &[2, 1, 1, names.len() as u8], document));
+    let raw = [&id[..], &[0; 72]].concat();
+    let packed = [
+        seed("inline", &[0, 0, 0, 0], chunk(&inline)),
+        seed("external", &[0, 0, 1, 0], external),
+        seed("document", &[2, 1, 1, names.len() as u8], document),
+        seed("raw", &[6, 0, 1, 0], raw),
+    ];
+    for (name, bytes) in &packed {
+        assert!(is_whole_stream(bytes), "{name}");
+    }
+    seeds.extend(packed);
+    let missing = seed("missing", &[6, 0, 1, 0], [9; 32 + 72]);
+    assert!(!is_whole_stream(&missing.1));
+    seeds.push(missing);
     seeds
 }
 
