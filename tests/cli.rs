@@ -113,6 +113,29 @@ fn a_pull_into_nothing_makes_what_init_makes() {
 }
 
 #[test]
+fn a_filesystem_has_the_name_of_the_format_that_it_is_in() {
+    let (scratch, layout) = (scratch(), layout());
+    let image = small_image(&layout, "a", 1);
+    for (versions, names) in [("0", &["v0"][..]), ("0,2", &["v0", "v2"]), ("1,2", &["v1", "v2"])] {
+        let repo = scratch.path(versions);
+        cfs_dag(["init", "--insecure", "--erofs-version", versions]).repo(&repo).expect_success();
+        // The second one reads it from what is stored.
+        for _ in 0..2 {
+            let result = pull([&image.reference]).arg("--format=json").repo(&repo).expect_success().json();
+            let erofs = result["images"][0]["erofs"].as_object().unwrap();
+            assert_eq!(erofs.keys().collect::<Vec<_>>(), names, "{versions}: {result:#}");
+            let inspected = cfs_dag(["inspect", &image.reference]).repo(&repo).expect_success();
+            for (name, id) in erofs {
+                let line = format!("{name} {}", id.as_str().unwrap());
+                assert!(inspected.stdout.contains(&line), "{inspected}");
+            }
+        }
+        let told = pull([&image.reference]).arg("--force").repo(&repo).expect_success();
+        assert!(told.stdout.contains(&format!("erofs     {} ", names[0])), "{told}");
+    }
+}
+
+#[test]
 fn init_again_changes_nothing_and_init_otherwise_is_refused() {
     let (scratch, layout) = (scratch(), layout());
     let repo = scratch.path("repo");

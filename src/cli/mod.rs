@@ -120,7 +120,7 @@ struct InitArgs {
     /// Make a new repository without fs-verity
     #[arg(long)]
     insecure: bool,
-    /// EROFS format of a new repository: 1, 2, or several like 1,2, the first being the default
+    /// EROFS format of a new repository: 0 (mkcomposefs by default), 1, 2, or several like 1,2, the first being the default
     #[arg(long, value_name = "VERSIONS", value_parser = store::parse_formats)]
     erofs_version: Option<store::FormatConfig>,
 }

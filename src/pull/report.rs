@@ -9,6 +9,7 @@ use super::image::Tree;
 use crate::{
     exec::{Failure, Outcome},
     graph::{ImageIx, Inputs, Kind, NodeId, Plan},
+    store::FormatVersion,
 };
 
 /// How one image ended.
@@ -24,6 +25,7 @@ pub(super) fn ends<H: FsVerityHashValue>(
     inputs: &Inputs,
     outcome: &Outcome,
     trees: &HashMap<NodeId, Arc<Tree<H>>>,
+    formats: &[FormatVersion],
 ) -> Vec<ImageEnd> {
     let mut ends = Vec::new();
     for (ix, failure) in outcome.goals.iter().enumerate() {
@@ -33,7 +35,7 @@ pub(super) fn ends<H: FsVerityHashValue>(
             failure.map(|(node, failure)| (line(plan, inputs, ix, *node, failure), failure.clone()));
         let tree = trees.iter().find(|(node, _)| plan.graph[**node].wanted_by.contains(&ix));
         let images = tree.filter(|_| failure.is_none()).and_then(|(_, tree)| tree.images());
-        let erofs = images.iter().flat_map(|images| images.by_format()).collect();
+        let erofs = images.iter().flat_map(|images| images.by_format(formats)).collect();
         ends.push(ImageEnd { erofs, failure });
     }
     ends

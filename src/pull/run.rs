@@ -215,7 +215,7 @@ pub fn run<H: FsVerityHashValue>(
     interrupt.detach();
     drop(run);
     let ended = Ended {
-        images: report::ends(plan, inputs, &outcome, &built.trees),
+        images: report::ends(plan, inputs, &outcome, &built.trees, &context.store.formats()),
         interrupted: outcome.interrupted,
         memory_peak: budget.peak(),
     };

@@ -51,14 +51,14 @@ impl<H> FsImages<H> {
         }
     }
 
-    /// All of them, by the name of their format, in hexadecimal.
-    pub fn by_format(&self) -> impl Iterator<Item = (String, String)>
+    /// Those of `formats`, by the name of their format, in hexadecimal.
+    pub fn by_format(&self, formats: &[FormatVersion]) -> impl Iterator<Item = (String, String)>
     where
         H: FsVerityHashValue,
     {
-        let named = |format: &str, id: &H| (format.to_owned(), id.to_hex());
-        let (compact, extended) = (self.compact.as_ref(), self.extended.as_ref());
-        compact.map(|id| named("v1", id)).into_iter().chain(extended.map(|id| named("v2", id)))
+        let named =
+            |format: &FormatVersion| Some((format!("v{}", *format as u8), self.get(*format)?.to_hex()));
+        formats.iter().filter_map(named)
     }
 
     /// All of them.
