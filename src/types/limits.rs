@@ -157,7 +157,7 @@ impl fmt::Display for LimitExceeded {
         let Self { limit, value } = self;
         let (name, what) = (limit.name(), limit.what());
         write!(f, "more than {value} {what}: broken or hostile")?;
-        if *value < limit.most() && limit.default_value() < limit.most() {
+        if *value < limit.most() {
             write!(f, "; if it is neither, raise the limit with --limit {name}=N")?;
         }
         Ok(())
@@ -196,5 +196,7 @@ mod tests {
         assert_eq!(Limits::default().with(Limit::Path, 1 << 30).get(Limit::Path), PATH_MAX);
         let error = Limits::default().check(Limit::Path, PATH_MAX + 1).unwrap_err();
         assert!(!error.to_string().contains("--limit"), "{error}");
+        let lowered = Limits::default().with(Limit::Path, 100).check(Limit::Path, 101).unwrap_err();
+        assert!(lowered.to_string().ends_with("raise the limit with --limit path=N"), "{lowered}");
     }
 }
