@@ -48,7 +48,8 @@ pub(super) struct MirrorArgs {
     /// The list: lines with a reference and perhaps a name, or YAML as for skopeo sync; - reads stdin
     #[arg(value_name = "LIST", value_hint = ValueHint::FilePath)]
     list: PathBuf,
-    /// Write what every image of the list stands for to FILE
+    /// Write what every image of the list stands for to FILE, also in a dry run: a lock says what tags stood for, not what
+    /// was pulled
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     lock: Option<PathBuf>,
     /// Mirror exactly what the lock says, and ask for no tags
@@ -57,7 +58,8 @@ pub(super) struct MirrorArgs {
     /// Write a line with digest and reference for each image that is here in the end
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     digestfile: Option<PathBuf>,
-    /// When all is done, take away the names that the list had before; lists from stdin count as one
+    /// When all is done, take away names that an earlier mirror of this list made and the list no longer has; lists from
+    /// stdin count as one
     #[arg(long)]
     prune: bool,
     #[command(flatten)]

@@ -20,7 +20,7 @@ pub(super) enum PlanFormat {
     Dot,
     /// For Mermaid; large plans are folded until it takes them
     Mermaid,
-    /// For programs, and for --plan
+    /// For programs
     Json,
     /// A page: search, details, what needs what
     Html,
