@@ -147,6 +147,28 @@ fn everything_but_mounting_works_as_an_ordinary_user() {
     finished.says(&["cfs-dag: ", "app", "mounting needs root"]);
 }
 
+#[test]
+fn a_folder_that_may_not_be_read_is_named_with_its_repository() {
+    let (user, shown) = (User::new(), shown());
+    let repo = user.home.path("repo");
+    let run = |args: &[&str]| user.cfs_dag(args.iter().copied()).repo(&repo);
+    run(&["pull", "--insecure", "--name=app", &shown.image.reference]).expect_success();
+    let first = fs::read_dir(repo.join("objects")).unwrap().next().unwrap().unwrap().file_name();
+    let objects = format!("objects/{}", first.display());
+    for (folder, verbs) in [
+        (&*objects, &[&["fsck"][..], &["gc", "--dry-run"]][..]),
+        ("cfs-dag/runs", &[&["log"], &["log", "--list"]]),
+    ] {
+        set_mode(&repo.join(folder), 0);
+        for verb in verbs {
+            let finished = run(verb).expect_failure(1);
+            let shown = format!("{}: {folder}: Permission denied", repo.display());
+            assert_eq!(finished.stderr.matches(&*shown).count(), 1, "{shown}: {finished}");
+        }
+        set_mode(&repo.join(folder), 0o755);
+    }
+}
+
 /// Who owns what, in all of a repository.
 fn owners(folder: &Path) -> BTreeMap<PathBuf, (u32, u32)> {
     let mut found = BTreeMap::new();

@@ -308,8 +308,8 @@ impl<H: FsVerityHashValue> Store<H> {
         self.refuse_link(beneath::odd_object(self.root()))
     }
 
-    fn refuse_link(&self, found: Result<Option<String>, Errno>) -> Result<(), StoreError> {
-        match found.map_err(|errno| self.fault("looking for links that lead out of it", errno))? {
+    fn refuse_link(&self, found: Result<Option<String>, (String, Errno)>) -> Result<(), StoreError> {
+        match found.map_err(|(path, errno)| self.fault(path, errno))? {
             None => Ok(()),
             Some(path) => Err(StoreError::Refused(format!(
                 "{}: {path} is a link that leads out of the repository, or something else that has no place in one: find \

@@ -146,15 +146,22 @@ pub(super) fn foreign_folder(root: BorrowedFd<'_>) -> Result<Option<&'static str
     no_folder(root, FOLDERS)
 }
 
+/// The path that was looked for, or where looking failed.
+type Found = std::result::Result<Option<String>, (String, Errno)>;
+
+fn at_path(path: &str) -> impl Fn(Errno) -> (String, Errno) {
+    move |errno| (path.to_owned(), errno)
+}
+
 /// The first path, if any, over which upstream's functions would leave the repository: a folder of it that is a link, or a
 /// link in `streams/` or `images/` that leads out.
-pub(super) fn way_out(root: BorrowedFd<'_>) -> Result<Option<String>> {
-    if let Some(folder) = foreign_folder(root)? {
+pub(super) fn way_out(root: BorrowedFd<'_>) -> Found {
+    if let Some(folder) = foreign_folder(root).map_err(at_path("looking at its folders"))? {
         return Ok(Some(folder.to_owned()));
     }
-    for name in names(root, "objects")? {
+    for name in names(root, "objects").map_err(at_path("objects"))? {
         let path = format!("objects/{}", name.to_string_lossy());
-        if is_link_at(root, &path)? {
+        if is_link_at(root, &path).map_err(at_path(&path))? {
             return Ok(Some(path));
         }
     }
@@ -162,7 +169,7 @@ pub(super) fn way_out(root: BorrowedFd<'_>) -> Result<Option<String>> {
         let found = match dir(root, folder) {
             Ok(fd) => link_out(&fd, folder)?,
             Err(Errno::NOENT) => None,
-            Err(error) => return Err(error),
+            Err(error) => return Err((folder.to_owned(), error)),
         };
         if found.is_some() {
             return Ok(found);
@@ -173,18 +180,18 @@ pub(super) fn way_out(root: BorrowedFd<'_>) -> Result<Option<String>> {
 
 /// The first object that is no file: a link, or a pipe, on which upstream's functions would wait for ever. Lists all
 /// objects, so it is for those who read them all anyway.
-pub(super) fn odd_object(root: BorrowedFd<'_>) -> Result<Option<String>> {
-    for name in names(root, "objects")? {
+pub(super) fn odd_object(root: BorrowedFd<'_>) -> Found {
+    for name in names(root, "objects").map_err(at_path("objects"))? {
         let path = format!("objects/{}", name.to_string_lossy());
         let folder = match dir(root, &*path) {
             Ok(folder) => folder,
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err((path, error)),
         };
-        for entry in calls::entries(&folder)? {
-            let entry = entry?;
+        for entry in calls::entries(&folder).map_err(at_path(&path))? {
+            let entry = entry.map_err(at_path(&path))?;
             let name = entry.file_name();
-            if !kind(&folder, name, entry.file_type())?.is_file() {
+            if !kind(&folder, name, entry.file_type()).map_err(at_path(&path))?.is_file() {
                 return Ok(Some(format!("{path}/{}", name.to_string_lossy())));
             }
         }
@@ -204,16 +211,16 @@ fn is_link_at(root: BorrowedFd<'_>, path: &str) -> Result<bool> {
 const DEEPEST: usize = 32;
 
 /// A link below `folder` that leads out of the repository.
-fn link_out(fd: &OwnedFd, folder: &str) -> Result<Option<String>> {
-    for entry in calls::entries(fd)? {
-        let entry = entry?;
+fn link_out(fd: &OwnedFd, folder: &str) -> Found {
+    for entry in calls::entries(fd).map_err(at_path(folder))? {
+        let entry = entry.map_err(at_path(folder))?;
         let name = entry.file_name();
         let path = format!("{folder}/{}", name.to_string_lossy());
-        if kind(fd, name, entry.file_type())?.is_symlink() {
+        if kind(fd, name, entry.file_type()).map_err(at_path(&path))?.is_symlink() {
             match fs::readlinkat(fd, name, Vec::new()) {
                 Ok(target) if leads_out(target.to_bytes(), folder) => return Ok(Some(path)),
                 Ok(_) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err((path, error)),
             }
         } else if let Ok(below) = calls::openat(
             fd,

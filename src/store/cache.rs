@@ -94,8 +94,7 @@ impl<H: FsVerityHashValue> Store<H> {
             return Err(StoreError::Refused(format!("{key:?} is no key")));
         };
         let stored = Stored { format: FORMAT, key: key.to_owned(), record };
-        let text = serde_json::to_vec(&stored)
-            .map_err(|error| StoreError::Io { what: NODES.into(), cause: error.into() })?;
+        let text = serde_json::to_vec(&stored).map_err(|error| self.explain(NODES, error.into()))?;
         for dir in [OWN_DIR, NODES, &path[..NODES.len() + 3]] {
             beneath::make_dir(self.root(), dir).map_err(fault)?;
         }

@@ -238,7 +238,7 @@ impl<H: FsVerityHashValue> Store<H> {
         size: u64,
     ) -> Result<H, StoreError> {
         let stream = stream::encode(content, refs, object, size)
-            .map_err(|cause| StoreError::Io { what: "encoding a stream".into(), cause })?;
+            .map_err(|cause| self.explain("encoding a stream", cause))?;
         self.put_bytes(&stream)
     }
 
@@ -281,7 +281,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let mut json = Vec::new();
         file.take(MAX_DOCUMENT + 1)
             .read_to_end(&mut json)
-            .map_err(|cause| StoreError::Io { what: super::objects::object_path(object), cause })?;
+            .map_err(|cause| self.explain(super::objects::object_path(object), cause))?;
         if json.len() as u64 > MAX_DOCUMENT {
             return Ok(Err(format!("it has more than {MAX_DOCUMENT} bytes")));
         }

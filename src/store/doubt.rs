@@ -62,7 +62,7 @@ impl<H: FsVerityHashValue> Store<H> {
         };
         match read() {
             Err(cause) if is_damage(&cause) => Ok(false),
-            read => read.map_err(|cause| StoreError::Io { what: object_path(id), cause }),
+            read => read.map_err(|cause| self.explain(object_path(id), cause)),
         }
     }
 

@@ -28,7 +28,7 @@ pub enum StoreError {
     /// Any other failure of a system call.
     #[error("{what}: {cause}{}", remedy(cause))]
     Io {
-        /// What was being done, with the path.
+        /// The repository, and what was being done or the path in it.
         what: String,
         /// The system's reason.
         cause: io::Error,
@@ -101,7 +101,7 @@ impl StoreError {
             Errno::NOSPC => Self::Full(repo.to_owned()),
             Errno::DQUOT => Self::Quota(repo.to_owned()),
             Errno::ROFS => Self::ReadOnly(repo.to_owned()),
-            other => Self::Io { what: what.into(), cause: other.into() },
+            other => Self::Io { what: format!("{shown}: {}", what.into()), cause: other.into() },
         }
     }
 }

@@ -82,11 +82,11 @@ impl<H: FsVerityHashValue> Store<H> {
         let file = match beneath::file(self.root(), path) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(self.fault(self.path().join(path).display().to_string(), errno)),
+            Err(errno) => return Err(self.fault(path, errno)),
         };
         let mut text = Vec::new();
         let read = file.take(RECORD_LIMIT).read_to_end(&mut text);
-        read.map_err(|error| self.explain(self.path().join(path).display().to_string(), error))?;
+        read.map_err(|error| self.explain(path, error))?;
         parse(&text).map(Some).map_err(|why| self.refused(path, &why))
     }
 
@@ -148,8 +148,7 @@ impl<H: FsVerityHashValue> Store<H> {
     fn set_mirrored(&self, list: &str, names: &BTreeSet<String>) -> Result<(), StoreError> {
         let fault = |errno| self.fault(MIRRORS_DIR, errno);
         let record = Record { schema: SCHEMA, list: list.to_owned(), names: names.clone() };
-        let text = serde_json::to_vec(&record)
-            .map_err(|error| StoreError::Io { what: MIRRORS_DIR.into(), cause: error.into() })?;
+        let text = serde_json::to_vec(&record).map_err(|error| self.explain(MIRRORS_DIR, error.into()))?;
         let scratch = self.scratch()?;
         let written = scratch.write(Mode::from_raw_mode(0o600), &text);
         let synced = written.and_then(|(file, name)| file.sync_all().map(|()| name));

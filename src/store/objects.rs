@@ -123,7 +123,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let found = fs::fstat(&file).map_err(|errno| self.object_fault(id, errno))?.st_size;
         if u64::try_from(found) != Ok(size) {
             let cause = io::Error::other(format!("the spooled file has {found} bytes instead of {size}"));
-            return Err(StoreError::Io { what: object_path(id), cause });
+            return Err(self.explain(object_path(id), cause));
         }
         self.put_source(id, size, Source::File(file))
     }
@@ -239,7 +239,7 @@ impl<H: FsVerityHashValue> Store<H> {
             }
         }
         let cause = io::Error::other("its file changes all the time: is another program writing here?");
-        Err(StoreError::Io { what: object_path(id), cause })
+        Err(self.explain(object_path(id), cause))
     }
 
     /// Refuses a folder under an object's name, which no file can replace, while the only one to suffer is who wants
@@ -282,7 +282,7 @@ impl<H: FsVerityHashValue> Store<H> {
             Ok(found) if found == *id && self.is_sound(id, &file)? => Ok(Seen::Right),
             Err(MeasureVerityError::VerityMissing) if heal => self.heal(id, &file),
             Err(MeasureVerityError::Io(cause)) if !self.shows_damage(&cause) => {
-                Err(StoreError::Io { what: object_path(id), cause })
+                Err(self.explain(object_path(id), cause))
             }
             _ => Ok(Seen::Wrong),
         }
@@ -304,7 +304,7 @@ impl<H: FsVerityHashValue> Store<H> {
             Ok(found) if found == *id => {}
             Ok(_) => return Ok(Seen::Wrong),
             Err(error) => {
-                return Err(StoreError::Io { what: object_path(id), cause: io::Error::other(error) });
+                return Err(self.explain(object_path(id), io::Error::other(error)));
             }
         }
         // Before, for whoever finds it, and after, should a barrier begin in between.

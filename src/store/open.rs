@@ -148,7 +148,7 @@ pub fn probe(path: &Path, options: &InitOptions) -> Result<Target, StoreError> {
             Ok(Target::ToCreate)
         }
         Err(Errno::NOTDIR) => Err(refused(path, "not a directory: choose another place")),
-        Err(errno) => Err(StoreError::errno(path, path.display().to_string(), errno)),
+        Err(errno) => Err(StoreError::errno(path, "opening it", errno)),
     }
 }
 
@@ -274,15 +274,14 @@ fn probe_existing(path: &Path) -> Result<Meta, StoreError> {
     let dir = match open_dir(path) {
         Ok(dir) => dir,
         Err(Errno::NOENT | Errno::NOTDIR) => return Err(none()),
-        Err(errno) => return Err(StoreError::errno(path, path.display().to_string(), errno)),
+        Err(errno) => return Err(StoreError::errno(path, "opening it", errno)),
     };
     read_meta(&dir, path)?.ok_or_else(none)
 }
 
 /// Reads `meta.json`; `None` if there is none and the folder is no old repository either.
 fn read_meta(dir: &OwnedFd, path: &Path) -> Result<Option<Meta>, StoreError> {
-    let fault =
-        |errno| StoreError::errno(path, path.join(REPO_METADATA_FILENAME).display().to_string(), errno);
+    let fault = |errno| StoreError::errno(path, REPO_METADATA_FILENAME, errno);
     let file = match beneath::file(dir.as_fd(), REPO_METADATA_FILENAME) {
         Ok(file) => file,
         Err(beneath::NO_FILE) => return Err(refused(path, "meta.json is no file: choose another place")),
@@ -362,7 +361,7 @@ fn refuse_difference(path: &Path, meta: &Meta, options: &InitOptions) -> Result<
 
 /// Refuses a folder that holds something. A new filesystem's `lost+found` is nothing.
 fn refuse_contents(dir: &OwnedFd, path: &Path) -> Result<(), StoreError> {
-    let fault = |errno| StoreError::errno(path, path.display().to_string(), errno);
+    let fault = |errno| StoreError::errno(path, "listing it", errno);
     for entry in calls::entries(dir).map_err(fault)? {
         let entry = entry.map_err(fault)?;
         if entry.file_name() != c"lost+found" {
@@ -374,7 +373,7 @@ fn refuse_contents(dir: &OwnedFd, path: &Path) -> Result<(), StoreError> {
 
 /// Refuses a place where nothing could be written, or (unless insecure) nothing be protected.
 fn refuse_unusable(dir: &OwnedFd, path: &Path, options: &InitOptions) -> Result<(), StoreError> {
-    let fault = |errno| StoreError::errno(path, path.display().to_string(), errno);
+    let fault = |errno| StoreError::errno(path, "looking at its place", errno);
     let mount = calls::fstatvfs(dir).map_err(fault)?;
     if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(StoreError::ReadOnly(path.to_owned()));
@@ -400,7 +399,7 @@ fn refuse_unusable(dir: &OwnedFd, path: &Path, options: &InitOptions) -> Result<
             "this filesystem has no fs-verity: choose another place, or accept an unprotected repository with \
              --insecure",
         )),
-        Err(errno) => Err(StoreError::errno(path, format!("{}: trying fs-verity", path.display()), errno)),
+        Err(errno) => Err(StoreError::errno(path, "trying fs-verity", errno)),
     }
 }
 

@@ -136,7 +136,7 @@ impl<H: FsVerityHashValue> Store<H> {
                 unknown.join(", ")
             )));
         }
-        let mount = calls::fstatvfs(root).map_err(|errno| self.fault(shown.to_string(), errno))?;
+        let mount = calls::fstatvfs(root).map_err(|errno| self.fault("looking at its filesystem", errno))?;
         if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
             return Err(StoreError::ReadOnly(self.path.clone()));
         }
@@ -153,7 +153,7 @@ impl<H: FsVerityHashValue> Store<H> {
                         "{shown}: no permission to write {part}: run as its owner, or choose another repository"
                     )));
                 }
-                Err(errno) => return Err(self.fault(format!("{shown}: {part}"), errno)),
+                Err(errno) => return Err(self.fault(part, errno)),
             }
         }
         Ok(())
@@ -163,7 +163,7 @@ impl<H: FsVerityHashValue> Store<H> {
     pub(super) fn require_folders(&self) -> Result<(), StoreError> {
         let shown = self.path.display();
         let found = beneath::foreign_folder(self.root());
-        match found.map_err(|errno| self.fault(shown.to_string(), errno))? {
+        match found.map_err(|errno| self.fault("looking at its folders", errno))? {
             None => Ok(()),
             Some(folder) => Err(StoreError::Refused(format!(
                 "{shown}/{folder} is a link, or no folder: the folders of a repository must be in it: put the folder itself \
@@ -218,7 +218,7 @@ impl<H: FsVerityHashValue> Store<H> {
     pub fn explain(&self, what: impl Into<String>, cause: std::io::Error) -> StoreError {
         match Errno::from_io_error(&cause) {
             Some(errno) => self.fault(what, errno),
-            None => StoreError::Io { what: what.into(), cause },
+            None => StoreError::Io { what: format!("{}: {}", self.path.display(), what.into()), cause },
         }
     }
 

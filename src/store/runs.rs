@@ -28,7 +28,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// The folder cannot be read.
     pub fn list_runs(&self) -> Result<Vec<u64>, StoreError> {
-        let fault = |errno| self.fault(self.path().join(RUNS_DIR).display().to_string(), errno);
+        let fault = |errno| self.fault(RUNS_DIR, errno);
         let names = beneath::names(self.root(), RUNS_DIR).map_err(fault)?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| number(name)).collect();
         numbers.sort_unstable();

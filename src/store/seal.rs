@@ -104,7 +104,7 @@ impl<H: FsVerityHashValue> Store<H> {
             }
         }
         let cause = io::Error::other("other processes keep its file open for writing: try again");
-        Err(StoreError::Io { what: format!("enabling fs-verity on {}", object_path(id)), cause })
+        Err(self.explain(format!("enabling fs-verity on {}", object_path(id)), cause))
     }
 
     /// Swaps the writable descriptor for a read-only one: the kernel enables fs-verity on nothing else. And the file gets
@@ -139,11 +139,11 @@ impl<H: FsVerityHashValue> Store<H> {
                 let found = found.to_hex();
                 let cause =
                     io::Error::other(format!("the kernel measured {found}: faulty memory, or our error"));
-                Err(StoreError::Io { what: object_path(id), cause })
+                Err(self.explain(object_path(id), cause))
             }
             Err(error) => {
                 let what = format!("measuring {}", object_path(id));
-                Err(StoreError::Io { what, cause: io::Error::other(error) })
+                Err(self.explain(what, io::Error::other(error)))
             }
         }
     }

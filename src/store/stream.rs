@@ -108,7 +108,7 @@ impl<H: FsVerityHashValue> Store<H> {
             Err(why) => return Ok(Err(why)),
         };
         let header = read_header::<H>(&file);
-        let content_type = header.map_err(|cause| StoreError::Io { what: object_path(id), cause })?;
+        let content_type = header.map_err(|cause| self.explain(object_path(id), cause))?;
         Ok(content_type.map(|content_type| Peeked { file, content_type }))
     }
 
@@ -137,7 +137,7 @@ impl<H: FsVerityHashValue> Store<H> {
                 Ok(found) if found == *id => {}
                 Ok(found) => return Ok(Err(format!("its object measures {}", found.to_hex()))),
                 Err(MeasureVerityError::Io(cause)) if !self.shows_damage(&cause) => {
-                    return Err(StoreError::Io { what: path, cause });
+                    return Err(self.explain(path, cause));
                 }
                 Err(error) => return Ok(Err(error.to_string())),
             }
