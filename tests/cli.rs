@@ -522,7 +522,13 @@ fn images_and_inspect_tell_what_upstream_tells() {
             assert!(text.contains(words), "{words} is missing in\n{text}");
         }
     }
-    cfs_dag(["inspect", "nobody"]).repo(&repo).expect_failure(1).says(&["no image \"nobody\" here"]);
+    let nobody = cfs_dag(["inspect", "nobody"]).repo(&repo).expect_failure(1);
+    nobody.says(&["no image \"nobody\" here: see `cfs-dag images` for what there is"]);
+    // As the list shows it.
+    let list = cfs_dag(["images"]).repo(&repo).expect_success().stdout;
+    let shown = list.split_whitespace().find(|word| word.starts_with("sha256:")).unwrap();
+    let words = ["a digest must be whole: `cfs-dag images --json` has them"];
+    cfs_dag(["inspect", shown]).repo(&repo).expect_failure(1).says(&words);
 }
 
 fn oracle_v1(repo: &Path, image: &Image) -> String {

@@ -345,11 +345,19 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     fn unknown(&self, name: &str) -> StoreError {
-        StoreError::Refused(format!(
-            "{}: no image {name:?} here: see `cfs-dag images` for what there is",
-            self.path().display()
-        ))
+        let why = match is_shortened(name) {
+            true => "a digest must be whole: `cfs-dag images --json` has them",
+            false => "see `cfs-dag images` for what there is",
+        };
+        StoreError::Refused(format!("{}: no image {name:?} here: {why}", self.path().display()))
     }
+}
+
+/// Whether a name looks like the beginning of a digest, which is what lists show of one.
+fn is_shortened(name: &str) -> bool {
+    let name = name.strip_prefix('@').unwrap_or(name);
+    let digits = name.strip_prefix("sha256:").unwrap_or("").trim_end_matches('…');
+    (1..64).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 fn oci_digest(digest: &Digest) -> anyhow::Result<OciDigest> {
