@@ -204,7 +204,7 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(self.read_link(&link.path())?.is_some_and(|target| target == link.target))
     }
 
-    /// Makes the directories of `links`. Done before a barrier, which then makes them durable too.
+    /// Makes a directory of links, with those above it. Done before a barrier, which then makes them durable too.
     pub(super) fn make_link_dir(&self, dir: &str) -> Result<(), StoreError> {
         let steps: &[&str] = match dir {
             TAGS => &[STREAMS, REFS, TAGS],

@@ -1,8 +1,12 @@
 //! The composefs repository as this program uses it. Knows composefs and its formats; unaware of graphs, networks
 //! and schedulers.
 //!
-//! Everything here is synchronous and callable from any thread. `open` finds or makes a repository, `objects`
-//! completes objects, `commit` makes them durable and visible, the rest reads what is there.
+//! Everything here is synchronous and callable from any thread, in four groups:
+//!
+//! - the repository and its paths: `open`, `repository`, `beneath`, `calls`;
+//! - objects: `objects` completes them by `seal`, `staged` lets them wait, a `barrier` makes them durable, `commit` visible;
+//! - what is stored: `layers`, `documents`, `images`, `stream`;
+//! - our own folder: `scratch`, `cache`, `runs`, `claims`, `mirrored`, `doubt`.
 
 mod admin;
 mod barrier;

@@ -1,5 +1,5 @@
-//! Complete files that have no name yet, and giving them one. Knows anonymous files, fs-verity and links; ignores
-//! what was there before and what the files mean.
+//! Bytes become a complete file, with fs-verity where there is any; and the calls that link it. Knows anonymous files;
+//! ignores what was there before and what the files mean.
 //!
 //! fs-verity wants a file that nobody has open for writing, and a fork in another thread may hold a copy of our
 //! descriptor for a moment. Then the file is written anew: the fork cannot hold what came after it.

@@ -1,4 +1,4 @@
-//! Complete objects that have no name yet, and giving it to them. Knows that nothing may have a name whose bytes could
+//! Where complete objects wait for their names. Knows that nothing may have a name whose bytes could
 //! still be lost; ignores what objects are for.
 //!
 //! Filesystems that write data later than names would show, after a power cut, empty files or zeros under names that

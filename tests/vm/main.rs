@@ -1,6 +1,8 @@
 //! What only a machine of our own can show, which the tests boot: secure repositories on a kernel with fs-verity, and
 //! what a power cut leaves.
 
+#![cfg(target_arch = "x86_64")] // the machine is one
+
 mod cpio;
 mod cuts;
 mod guest;
