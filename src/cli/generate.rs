@@ -1,16 +1,13 @@
 //! Completions for shells and manual pages, from the very definition that parses the command line. Knows clap's
 //! generators and how pages are named; ignores what the verbs do.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, CommandFactory, ValueHint};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{Cli, Exit, Problem, print};
+use super::{Cli, Exit, Problem, print, write_file};
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
@@ -60,6 +57,5 @@ fn page(command: &Command, name: &str) -> Result<String, Problem> {
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> Result<(), Problem> {
-    let path = folder.join(format!("{name}.1"));
-    fs::write(&path, text).map_err(|error| format!("{}: cannot be written: {error}", path.display()).into())
+    write_file(&folder.join(format!("{name}.1")), "the page", text)
 }

@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, ValueHint};
 
-use super::{Exit, Problem, RepoArgs, history::heads, plan::PlanFormat, print};
+use super::{Exit, Problem, RepoArgs, history::heads, plan::PlanFormat, print, write_file};
 use crate::{
     render::{Colour, Outlook, words},
     report::{self, Head, HeadImage, Run},
@@ -125,7 +125,6 @@ fn earlier(store: &AnyStore, number: u64, run: &Run, what: &str) -> Option<Run> 
 
 /// Saves a view, and says where.
 fn save(path: &Path, text: &str) -> Result<(), Problem> {
-    let written = std::fs::write(path, text);
-    written.map_err(|error| Problem::from(format!("{}: {error}", path.display())))?;
+    write_file(path, "the view", text)?;
     print(&format!("{}\n", words::printable(&path.display().to_string())))
 }

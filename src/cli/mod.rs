@@ -267,6 +267,7 @@ fn say(line: std::fmt::Arguments<'_>) {
 
 /// Writes a file that was asked for, whole or not at all.
 fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Problem> {
+    use std::io::Write;
     let fault = |error: std::io::Error| {
         Problem::from(format!("{}: {what} cannot be written: {error}", path.display()))
     };
@@ -279,7 +280,10 @@ fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Problem> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let beside = PathBuf::from(name);
-    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
+    // Never through a link that somebody put there; what a killed run of our number left goes.
+    let _ = std::fs::remove_file(&beside);
+    let mut file = std::fs::File::create_new(&beside).map_err(fault)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|error| {
         let _ = std::fs::remove_file(&beside);
         fault(error)
