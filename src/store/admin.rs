@@ -191,7 +191,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let link = Link::tag(&tag, &manifest);
         if self.in_place(&link)? {
             // Whoever made it may not have got that far.
-            self.sync_dir(TAGS)?;
+            self.sync_links()?;
             return Ok(manifest);
         }
         // What a tag reaches is believed from then on.

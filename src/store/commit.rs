@@ -407,7 +407,13 @@ impl<H: FsVerityHashValue> Store<H> {
         match self.linked(&document.name)? {
             Some(id) if id == document.id => Ok(None),
             Some(id) if document.seen.as_ref() == Some(&id) => {
-                if matches!(document.name, StreamName::Config(_)) {
+                if let StreamName::Config(digest) = document.name {
+                    let in_set = |name| request.get().set.documents.iter().any(|other| other.name == name);
+                    // Something that got a name meanwhile names the config as it was.
+                    if !self.manifests_naming(&digest)?.iter().all(|manifest| in_set(manifest.name)) {
+                        self.record(|| Op::Adopted(link.path()));
+                        return Ok(Some(Outcome::Adopted { name: document.name, id }));
+                    }
                     self.keep(request, &id)?;
                     kept.push(id);
                 }

@@ -4,7 +4,7 @@
 //! A manifest's stream id says nothing, because upstream's varies. What counts is that everything it names is
 //! linked under the same id: gc follows ids, and only as far as links point to them.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::PoisonError};
 
 use composefs::fsverity::{FsVerityHashValue, measure_verity_with_fallback};
 use rustix::fs::{FileType, Stat};
@@ -241,7 +241,15 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// The system's.
     pub fn serves_artifacts(&self, digest: &Digest, config: &Document<H>) -> Result<bool, StoreError> {
-        Ok(config.refs.is_empty() || !self.manifests_naming(digest)?.is_empty())
+        let answered = || self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if config.refs.is_empty() || answered().contains(digest) {
+            return Ok(true);
+        }
+        let serves = !self.manifests_naming(digest)?.is_empty();
+        if serves {
+            answered().insert(*digest);
+        }
+        Ok(serves)
     }
 
     #[expect(clippy::type_complexity, reason = "used once, taken apart at once")]
@@ -255,7 +263,9 @@ impl<H: FsVerityHashValue> Store<H> {
             return Ok(Err(Outdated::ConfigReplaced));
         }
         if parsed.config.media_type != IMAGE_CONFIG {
-            if !self.serves_artifacts(&parsed.config.digest, config)? {
+            // Upstream's configs name the layers of the artifact that was the first.
+            let own = config.refs.iter().all(|(name, id)| manifest.refs.get(name) == Some(id));
+            if !own && !self.serves_artifacts(&parsed.config.digest, config)? {
                 return Ok(Err(Outdated::ConfigReplaced));
             }
             let layers = parsed.layers.iter().map(|layer| layer.digest).collect();

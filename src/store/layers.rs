@@ -12,9 +12,9 @@ use composefs::{
     tree::{LeafContent, RegularFile},
 };
 use composefs_oci::tar::{TarEntry, TarItem, get_entry};
-use rustix::fs::Stat;
+use rustix::{fs::Stat, io::Errno};
 
-use super::{Content, Store, StoreError, StreamName, objects::object_path, stream::Opened};
+use super::{Content, Store, StoreError, StreamName, error::errno_in, objects::object_path, stream::Opened};
 use crate::types::{Digest, LayerKind, Sha256};
 
 /// What is stored of a layer. `name` is the link that it has, or that it would get.
@@ -137,9 +137,18 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Failures that say nothing about the stream.
     pub(super) fn is_tar(&self, id: &H, digest: &Digest) -> Result<bool, StoreError> {
-        let Opened::Stream(mut stream) = self.open_stream(id)? else { return Ok(false) };
-        let mut found = Sha256::default();
-        Ok(stream.cat(&self.repo, &mut found).is_ok() && found.finish() == *digest)
+        loop {
+            let Opened::Stream(mut stream) = self.open_stream(id)? else { return Ok(false) };
+            let mut found = Sha256::default();
+            let Err(error) = stream.cat(&self.repo, &mut found) else { return Ok(found.finish() == *digest) };
+            match errno_in(&error) {
+                Some(Errno::INTR) => {}
+                Some(errno @ (Errno::NOMEM | Errno::MFILE | Errno::NFILE)) => {
+                    return Err(self.fault(object_path(id), errno));
+                }
+                _ => return Ok(false),
+            }
+        }
     }
 
     /// Whether a tagged image reaches the stream or filesystem image `id`, so that every gc spares it.

@@ -185,13 +185,16 @@ pub fn init(path: &Path, options: &InitOptions) -> Result<(AnyStore, bool), Stor
         formats: Some(options.formats()),
         ..options.clone()
     };
-    if let Target::Existing(_) = probe(path, &options)? {
+    let existing = || {
         let store = open(path)?;
         // What was looked at may have been replaced since.
         if options.require_verity {
             store.require_verity()?;
         }
-        return Ok((store, false));
+        Ok((store, false))
+    };
+    if let Target::Existing(_) = probe(path, &options)? {
+        return existing();
     }
     let missing = missing_dirs(path);
     let result = create(path, &missing, &options);
@@ -205,7 +208,7 @@ pub fn init(path: &Path, options: &InitOptions) -> Result<(AnyStore, bool), Stor
         Some(store) => Ok((store, true)),
         None => {
             probe(path, &options)?;
-            Ok((open(path)?, false))
+            existing()
         }
     }
 }

@@ -27,6 +27,7 @@ use super::{
     open::unprotected,
     scratch::{self, Scratch},
 };
+use crate::types::Digest;
 
 /// A repository as this program uses it; everything is callable from any thread.
 ///
@@ -35,6 +36,8 @@ pub struct Store<H: FsVerityHashValue> {
     pub(super) repo: Arc<Repository<H>>,
     pub(super) objects: Objects<H>,
     pub(super) reached: Mutex<Option<HashSet<H>>>,
+    /// Configs that something tagged names; in a run nothing loses its name before the end.
+    pub(super) answered: Mutex<HashSet<Digest>>,
     /// Whether nothing is believed that was not read.
     pub(super) doubted: OnceLock<bool>,
     path: PathBuf,
@@ -84,6 +87,7 @@ impl<H: FsVerityHashValue> Store<H> {
             repo: Arc::new(repo),
             objects: Objects::default(),
             reached: Mutex::new(None),
+            answered: Mutex::default(),
             doubted: OnceLock::new(),
             path: path.to_owned(),
             scratch: Mutex::new(None),

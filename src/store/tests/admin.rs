@@ -100,13 +100,32 @@ fn what_never_had_a_filesystem_image_is_tagged_without_one() {
     }
 }
 
+/// As upstream stores the first of those that have this config.
+#[test]
+fn an_artifact_whose_config_names_its_own_layers_is_tagged() {
+    let scene = repo::<Sha256HashValue>();
+    let data = [7; 300];
+    let object = scene.store.put_bytes(&data).unwrap();
+    let layers = [(Digest::of(&data), scene.store.put_blob_stream(&object, 300).unwrap())];
+    let id = scene.store.put_config(b"{}", &layers, &FsImages::default(), &BTreeMap::new()).unwrap();
+    let name = StreamName::Config(Digest::of(b"{}"));
+    scene.commit(LinkSet { documents: vec![DocumentLink { name, id, seen: None }], ..LinkSet::default() });
+    let (artifact, mut set) = artifact(&scene, &data, StreamName::Layer);
+    set.tags.clear();
+    scene.commit(set);
+    let scene = reopen(scene);
+    scene.store.tag(&artifact.to_string(), "sbom").unwrap();
+    scene.fsck_is_clean();
+}
+
 #[test]
 fn a_tag_that_is_in_place_is_made_durable() {
     let scene = repo::<Sha256HashValue>();
     scene.stored_image(1, "app");
     let scene = reopen(scene);
     scene.store.tag("app", "app").unwrap();
-    assert_eq!(scene.journal.ops(), [Op::DirSynced("streams/refs/oci".into())]);
+    let dirs = ["images", "streams", "streams/refs/oci"];
+    assert_eq!(scene.journal.ops(), dirs.map(|dir| Op::DirSynced(dir.into())));
 }
 
 /// Sees whether a file is there when a sync ends.

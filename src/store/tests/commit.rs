@@ -238,6 +238,20 @@ fn a_document_is_replaced_only_if_it_is_the_one_that_was_seen() {
 }
 
 #[test]
+fn a_config_stays_that_something_with_a_name_needs_as_it_is() {
+    let scene = repo::<Sha256HashValue>();
+    let (manifest, _) = scene.stored_image(1, "app");
+    let scene = reopen(scene);
+    let StoredImage::Whole(image) = scene.store.image(&manifest).unwrap() else { panic!() };
+    let (name, seen) = (StreamName::Config(image.config_digest), image.config.id);
+    let id = scene.store.put_config(&image.config.json, &[], &FsImages::default(), &BTreeMap::new()).unwrap();
+    let documents = vec![DocumentLink { name, id, seen: Some(seen.clone()) }];
+    let set = LinkSet { documents, ..LinkSet::default() };
+    assert_eq!(scene.commit(set), Outcome::Adopted { name, id: seen });
+    scene.fsck_is_clean();
+}
+
+#[test]
 fn a_tag_moves_at_once() {
     let scene = repo::<Sha256HashValue>();
     let (first, _) = scene.stored_image(1, "app");

@@ -135,14 +135,16 @@ fn an_upgraded_config_keeps_boot_images_and_old_manifests_alive_all_the_while() 
     let StoredDocument::Whole(config) = image.config else { panic!() };
     assert_eq!(config.boot_images().values().collect::<Vec<_>>(), [&boot]);
 
-    // The config is replaced, and the run dies before the manifest is.
+    // The config is replaced, and the manifest is not, as if the run had died in between.
     let images = scene.fs_images(std::slice::from_ref(&layer));
     let pairs = [(layer.diff_id, layer.id.clone())];
     let id = scene.store.put_config(&config.json, &pairs, &images, &config.boot_images()).unwrap();
     let upgrade = DocumentLink { name: config.name, id: id.clone(), seen: Some(config.id.clone()) };
-    let set =
-        LinkSet { images: images.iter().cloned().collect(), documents: vec![upgrade], ..LinkSet::default() };
-    assert_eq!(scene.commit(set), Outcome::Linked);
+    let StoredDocument::Whole(old) = image.manifest else { panic!() };
+    let unseen = DocumentLink { name: old.name, id: id.clone(), seen: None };
+    let documents = vec![upgrade, unseen];
+    let set = LinkSet { images: images.iter().cloned().collect(), documents, ..LinkSet::default() };
+    assert_eq!(scene.commit(set), Outcome::Adopted { name: old.name, id: old.id });
     let scene = reopen(scene);
     assert_eq!(outdated(&scene, &manifest), Outdated::ConfigReplaced);
     scene.store.gc(GcMode::Remove, |_| ()).unwrap();
