@@ -199,7 +199,7 @@ fn who_is_told_to_end_forgets_no_image_that_has_come_meanwhile() {
     let running = two.start(&list, &[], &["QUICK/app:v1"]);
     two.let_go();
     two.late().wait_for("app/manifests/v9");
-    two.late().until(|counts| counts.requests(Kind::Config) > 0);
+    two.late().until(|counts| counts.requests(Kind::Manifest) > 1);
     running.terminate();
     let finished = running.wait().assert_code(130);
     let told =
