@@ -241,11 +241,16 @@ impl Running {
     /// The kernel keeps the peak, so nothing between two looks is lost but what comes after the last. `ru_maxrss`
     /// will not do: it begins with the memory of the process that forked, which is us.
     fn note_peak_memory(&mut self) {
-        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
-        let status = fs::read_to_string(path).unwrap_or_default();
+        let proc = Path::new("/proc").join(self.pid().as_raw_nonzero().to_string());
+        // The kernel lets us go on a moment before the program has memory of its own.
+        let is_ours = fs::read_link(proc.join("exe")).ok() == fs::read_link("/proc/self/exe").ok();
+        if is_ours {
+            return;
+        }
+        let status = fs::read_to_string(proc.join("status")).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        // `spawn` returns after exec, so it is never our own; a zombie has none.
+        // A zombie has none.
         self.peak_memory = self.peak_memory.max(kib.unwrap_or(0) << 10);
     }
 
