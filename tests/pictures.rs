@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use cfs_dag::{
-    graph::{Kind, Plan},
+    graph::{Kind, Plan, Subject},
     render::{Marks, html, svg},
 };
 use support::{
@@ -66,9 +66,18 @@ fn a_hostile_name_stays_text() {
         measured.error = Some(names[0].to_owned());
         measured.counts.insert(names[1].to_owned(), 1);
     }
-    let files = [page(&scratch, "hostile", &plan, &marks), image(&scratch, "hostile", &plan, &marks)];
+    let mut odd = plan.clone();
+    for node in odd.graph.node_weights_mut() {
+        node.subject = Subject::Name(names[0].to_owned());
+    }
+    let files = [
+        page(&scratch, "hostile", &plan, &marks),
+        page(&scratch, "subjects", &odd, &marks),
+        image(&scratch, "hostile", &plan, &marks),
+        image(&scratch, "subjects", &odd, &marks),
+    ];
     browser::check("hostile", &files);
-    browser::check("image", &files[1..]);
+    browser::check("image", &files[2..3]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! A plan out of its JSON. Knows what a plan must be to be drawn and compared; trusts nothing that it reads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use petgraph::{algo::is_cyclic_directed, graph::DiGraph};
+use petgraph::graph::DiGraph;
 
 use super::{EdgeJson, ImageJson, NodeJson, PlanJson, SCHEMA, SelectionJson, SubjectJson};
 use crate::{
@@ -81,10 +81,12 @@ impl TryFrom<PlanJson> for Plan {
         }
         for edge in &json.edges {
             let [from, to] = [&edge.from, &edge.to].map(|id| find(&ids, "edge", id));
-            graph.update_edge(from?, to?, edge_kind(edge)?);
-        }
-        if is_cyclic_directed(&graph) {
-            return Err(no_sense("edge", "in a circle"));
+            let (from, to) = (from?, to?);
+            // So there are no circles, and no way is longer than there are kinds.
+            if graph[from].kind >= graph[to].kind {
+                return Err(no_sense("edge", &format!("{} to {}", edge.from, edge.to)));
+            }
+            graph.update_edge(from, to, edge_kind(edge)?);
         }
         let images = json.images.iter().map(|image| planned(image, &ids)).collect::<Result<_, _>>()?;
         let selections =
@@ -97,7 +99,8 @@ impl TryFrom<PlanJson> for Plan {
 }
 
 impl Plan {
-    /// That nodes have the names of what they do, and that images end with names and are made of layers.
+    /// That nodes have the names of what they do, that images end with names and are made of layers, and that layers
+    /// are not made of too many nodes, all together.
     fn check(&self, nodes: &[NodeJson]) -> Result<(), NoPlan> {
         let misnamed = self.graph.node_indices().zip(nodes).find(|(id, json)| self.id(*id) != json.node);
         if let Some((_, json)) = misnamed {
@@ -107,6 +110,13 @@ impl Plan {
         for image in &self.images {
             if !is(image.tag, Kind::Tag) || !image.layers.iter().all(|layer| is(*layer, Kind::Finalize)) {
                 return Err(no_sense("image", &image.name));
+            }
+        }
+        let mut steps = 0;
+        for layer in self.images.iter().flat_map(|image| &image.layers).collect::<BTreeSet<_>>() {
+            steps += self.layer(*layer).nodes.len();
+            if steps > MAX_WANTS {
+                return Err(NoPlan::Wants);
             }
         }
         Ok(())
@@ -258,5 +268,48 @@ mod tests {
         Plan::from_json(&plan.to_string()).unwrap();
         plan["nodes"][0]["wanted_by"] = vec![image["name"].clone(); MAX_WANTS / 3000].into();
         assert!(matches!(Plan::from_json(&plan.to_string()), Err(NoPlan::Wants)));
+    }
+
+    /// A plan of these nodes and edges, each as kind and number.
+    fn of_nodes(nodes: &[(Kind, usize)], edges: &[[(Kind, usize); 2]]) -> Result<Plan, NoPlan> {
+        let mut plan = sample::of_a_list();
+        let ids: HashMap<_, _> = nodes
+            .iter()
+            .map(|&(kind, number)| {
+                let key = crate::graph::tree_key(&format!("{kind:?}{number}"), []);
+                let subject = Subject::Name(number.to_string());
+                let like = plan.graph.node_weights().next().expect("a sample has nodes").clone();
+                ((kind, number), plan.graph.add_node(Node { kind, key, subject, ..like }))
+            })
+            .collect();
+        for [from, to] in edges {
+            plan.graph.add_edge(ids[from], ids[to], Edge::Needs);
+        }
+        let layers = nodes.iter().filter(|node| node.0 == Kind::Finalize).map(|node| ids[node]);
+        plan.images[0].layers.extend(layers);
+        Plan::from_json(&json(&plan, &Marks::default()))
+    }
+
+    #[test]
+    fn steps_lead_to_later_kinds_alone() {
+        let nodes: Vec<_> = (0..3).map(|number| (Kind::Finalize, number)).collect();
+        let split = (Kind::Split, 0);
+        let all: Vec<_> = nodes.iter().copied().chain([split]).collect();
+        of_nodes(&all, &[[split, nodes[0]], [split, nodes[1]]]).unwrap();
+        for edge in [[nodes[0], nodes[1]], [nodes[0], split], [nodes[0], nodes[0]]] {
+            let error = of_nodes(&all, &[edge]).unwrap_err().to_string();
+            assert!(error.contains("edge \"finalize-"), "{error}");
+        }
+    }
+
+    #[test]
+    fn layers_that_share_too_many_steps_are_refused() {
+        let split = (Kind::Split, 0);
+        let (fetches, ends): (Vec<_>, Vec<_>) =
+            (0..4200).map(|number| ((Kind::Fetch, number), (Kind::Finalize, number))).unzip();
+        let edges: Vec<_> =
+            fetches.iter().map(|fetch| [*fetch, split]).chain(ends.iter().map(|end| [split, *end])).collect();
+        let nodes: Vec<_> = fetches.into_iter().chain(ends).chain([split]).collect();
+        assert!(matches!(of_nodes(&nodes, &edges), Err(NoPlan::Wants)));
     }
 }

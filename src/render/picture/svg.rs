@@ -241,7 +241,7 @@ impl Pen<'_> {
             What::Layer { finalize, places } => {
                 let first = places.first().copied().unwrap_or_default();
                 write!(out, "<text class=\"end\" x=\"{}\" y=\"{y}\">{first}</text>", LEFT + 18)?;
-                let digest = short(&self.plan.graph[*finalize].subject);
+                let digest = escape(&clip(&short(&self.plan.graph[*finalize].subject), 12));
                 write!(out, "<text class=\"mono ink\" x=\"{}\" y=\"{y}\">{digest}</text>", LEFT + 30)?;
                 write!(out, "<text class=\"end\" x=\"{}\" y=\"{y}\">{}</text>", LEFT + 176, size(row.bytes))?;
                 let (words, wrong) = self.layer_words(row, *finalize, places);
