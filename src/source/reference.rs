@@ -186,7 +186,7 @@ impl Reference {
 
 /// The name or bare id of an image of `containers-storage:`, as skopeo wants it.
 fn stored_image(name: &str) -> &str {
-    name.strip_prefix("sha256:").unwrap_or(name)
+    name.trim_start_matches("sha256:")
 }
 
 /// `name:tag@digest` without the tag: old skopeo refuses to see both, and the digest decides anyway.
