@@ -109,8 +109,8 @@ impl Layout {
         };
         let reference: Reference = text.parse().expect("a reference");
         let source = LayoutSource::new(&reference, platform);
-        let configs = Held::default();
-        match self.runtime.block_on(source.resolve(&configs)) {
+        let held = Held::default();
+        match self.runtime.block_on(source.resolve(&held)) {
             Ok(resolved) => Some(resolved),
             Err(error) => {
                 assert!(!error.to_string().is_empty());

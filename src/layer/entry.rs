@@ -55,11 +55,16 @@ pub enum EntryError {
 
 /// What an extended attribute takes besides its name and value, in bytes: its place in a B-tree node, which is half full
 /// when names came in order (60), and what two small allocations are rounded up to.
-pub const PER_XATTR: usize = 72;
+const PER_XATTR: usize = 72;
+
+/// About how many bytes of memory an extended attribute takes, by the lengths of its name and value.
+pub(super) fn xattr_footprint(name_bytes: usize, value_bytes: usize) -> usize {
+    name_bytes + value_bytes + PER_XATTR
+}
 
 /// About how many bytes of memory the extended attributes of an entry take.
 pub fn xattrs_footprint(stat: &Stat) -> usize {
-    stat.xattrs.iter().map(|(name, value)| name.len() + value.len() + PER_XATTR).sum()
+    stat.xattrs.iter().map(|(name, value)| xattr_footprint(name.len(), value.len())).sum()
 }
 
 /// Whether a file of `size` bytes becomes an object; smaller ones stay inside the stream.

@@ -17,7 +17,7 @@ use tar_core::{
 };
 
 use super::{
-    entry::{self, Content, Entry, EntryError, Item, PER_XATTR, is_external},
+    entry::{self, Content, Entry, EntryError, Item, is_external, xattr_footprint},
     verity::SEGMENT,
 };
 use crate::types::{LayerKind, Limit, LimitExceeded, Limits, MAX_ENTRY_HEADERS, Slice};
@@ -346,7 +346,8 @@ impl<H: FsVerityHashValue> Splitter<H> {
 fn admit(entry: &ParsedEntry<'_>, met: (u64, u64), limits: &Limits) -> Result<(u64, u64), LimitExceeded> {
     let target = entry.link_target.as_ref().map_or(0, |target| target.len());
     limits.check(Limit::Path, entry.path.len().max(target) as u64)?;
-    let xattrs: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len() + PER_XATTR).sum();
+    let xattrs: usize =
+        entry.xattrs.iter().map(|(name, value)| xattr_footprint(name.len(), value.len())).sum();
     let (entries, metadata) = (met.0 + 1, met.1 + (entry.path.len() + target + xattrs) as u64);
     limits.check(Limit::Entries, entries)?;
     limits.check(Limit::Metadata, metadata)?;

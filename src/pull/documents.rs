@@ -89,16 +89,12 @@ impl<H: FsVerityHashValue> Config<H> {
     }
 
     /// Makes it anew if one of its layers was adopted since: an id that it named has no link, and what it keeps
-    /// alive is lost at the next gc. An artifact that would replace a config asks once more: an image may have got a
-    /// name since.
+    /// alive is lost at the next gc. For an artifact it is asked once more which stream it may have: an image may
+    /// have got a name since.
     fn refresh(&self, context: &Context<H>) -> Result<(), Failure> {
         let layers = layer_ids(&self.layers)?;
-        let fresh = {
-            let state = lock(&self.state);
-            let replaces = self.tree.is_none()
-                && matches!(&state.stored, StoredDocument::Whole(stored) if Some(&stored.id) != state.id.as_ref());
-            !replaces && state.names.iter().eq(layers.iter().map(|(_, id)| id))
-        };
+        let names_them = || lock(&self.state).names.iter().eq(layers.iter().map(|(_, id)| id));
+        let fresh = self.tree.is_some() && names_them();
         if fresh { Ok(()) } else { self.write(context) }
     }
 

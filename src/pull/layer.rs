@@ -228,9 +228,12 @@ impl<H: FsVerityHashValue> Layer<H> {
     /// Whether what is stored has to be examined. That may take long, so while we wait for somebody it is done once for
     /// each link there is.
     fn may_have_come(&self, store: &Store<H>, waiting: bool) -> Result<bool, StoreError> {
+        if !waiting {
+            return Ok(true);
+        }
         let linked = store.linked(&self.link)?;
         let seen = self.lock().examined.replace(linked.clone());
-        Ok(!waiting || seen != Some(linked))
+        Ok(seen != Some(linked))
     }
 
     /// Goes on without a claim: who has it does not get on.

@@ -386,12 +386,16 @@ impl<H: FsVerityHashValue> Store<H> {
                     tracing::warn!("{} was another layer than its name says: stored anew", layer.name);
                     return self.replace_link(request, &link).map(|()| None);
                 }
-                self.record(|| Op::Adopted(link.path()));
-                Ok(Some(Outcome::Adopted { name: layer.name, id }))
+                Ok(Some(self.adopted(&link, layer.name, id)))
             }
             Examined::Whole(_) => Ok(Some(Outcome::Taken { name: layer.name })),
             Examined::Broken(_) => self.replace_link(request, &link).map(|()| None),
         }
+    }
+
+    fn adopted(&self, link: &Link, name: StreamName, id: H) -> Outcome<H> {
+        self.record(|| Op::Adopted(link.path()));
+        Outcome::Adopted { name, id }
     }
 
     fn link_document(
@@ -411,18 +415,14 @@ impl<H: FsVerityHashValue> Store<H> {
                     let in_set = |name| request.get().set.documents.iter().any(|other| other.name == name);
                     // Something that got a name meanwhile names the config as it was.
                     if !self.manifests_naming(&digest)?.iter().all(|manifest| in_set(manifest.name)) {
-                        self.record(|| Op::Adopted(link.path()));
-                        return Ok(Some(Outcome::Adopted { name: document.name, id }));
+                        return Ok(Some(self.adopted(&link, document.name, id)));
                     }
                     self.keep(request, &id)?;
                     kept.push(id);
                 }
                 self.replace_link(request, &link).map(|()| None)
             }
-            Some(id) => {
-                self.record(|| Op::Adopted(link.path()));
-                Ok(Some(Outcome::Adopted { name: document.name, id }))
-            }
+            Some(id) => Ok(Some(self.adopted(&link, document.name, id))),
             None => self.replace_link(request, &link).map(|()| None),
         }
     }

@@ -106,6 +106,11 @@ impl StoreError {
     }
 }
 
+/// A shortage behind a failure of upstream's functions, which says nothing about what they read.
+pub(super) fn shortage_in(error: &anyhow::Error) -> Option<Errno> {
+    errno_in(error).filter(|errno| matches!(*errno, Errno::NOMEM | Errno::MFILE | Errno::NFILE))
+}
+
 /// The failed system call behind an error of composefs, if there is one. Some of its errors hide the value and show
 /// only the words.
 pub(super) fn errno_in(error: &anyhow::Error) -> Option<Errno> {

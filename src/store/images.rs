@@ -4,7 +4,7 @@
 //! A manifest's stream id says nothing, because upstream's varies. What counts is that everything it names is
 //! linked under the same id: gc follows ids, and only as far as links point to them.
 
-use std::{collections::HashSet, fmt, sync::PoisonError};
+use std::{collections::HashSet, fmt};
 
 use composefs::fsverity::{FsVerityHashValue, measure_verity_with_fallback};
 use rustix::fs::{FileType, Stat};
@@ -241,15 +241,10 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// The system's.
     pub fn serves_artifacts(&self, digest: &Digest, config: &Document<H>) -> Result<bool, StoreError> {
-        let answered = || self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        if config.refs.is_empty() || answered().contains(digest) {
-            return Ok(true);
-        }
-        let serves = !self.manifests_naming(digest)?.is_empty();
-        if serves {
-            answered().insert(*digest);
-        }
-        Ok(serves)
+        // What was tagged before is known; what is tagged meanwhile has to be read.
+        Ok(config.refs.is_empty()
+            || self.is_reached(&config.id)?
+            || !self.manifests_naming(digest)?.is_empty())
     }
 
     #[expect(clippy::type_complexity, reason = "used once, taken apart at once")]

@@ -14,7 +14,12 @@ use composefs::{
 use composefs_oci::tar::{TarEntry, TarItem, get_entry};
 use rustix::{fs::Stat, io::Errno};
 
-use super::{Content, Store, StoreError, StreamName, error::errno_in, objects::object_path, stream::Opened};
+use super::{
+    Content, Store, StoreError, StreamName,
+    error::{errno_in, shortage_in},
+    objects::object_path,
+    stream::Opened,
+};
 use crate::types::{Digest, LayerKind, Sha256};
 
 /// What is stored of a layer. `name` is the link that it has, or that it would get.
@@ -141,12 +146,11 @@ impl<H: FsVerityHashValue> Store<H> {
             let Opened::Stream(mut stream) = self.open_stream(id)? else { return Ok(false) };
             let mut found = Sha256::default();
             let Err(error) = stream.cat(&self.repo, &mut found) else { return Ok(found.finish() == *digest) };
-            match errno_in(&error) {
-                Some(Errno::INTR) => {}
-                Some(errno @ (Errno::NOMEM | Errno::MFILE | Errno::NFILE)) => {
-                    return Err(self.fault(object_path(id), errno));
-                }
-                _ => return Ok(false),
+            if let Some(errno) = shortage_in(&error) {
+                return Err(self.fault(object_path(id), errno));
+            }
+            if errno_in(&error) != Some(Errno::INTR) {
+                return Ok(false);
             }
         }
     }

@@ -195,11 +195,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let unnamed = Unnamed { size, file };
         let put = if self.has_verity() {
             self.record(|| Op::Verity(id.to_hex()));
-            // Before, for whoever finds it, and after, should a barrier begin in between.
-            self.objects.unsynced.store(true, Ordering::SeqCst);
-            let put = self.name(id, &unnamed)?;
-            self.objects.unsynced.store(true, Ordering::SeqCst);
-            put
+            self.unsynced(|| self.name(id, &unnamed))?
         } else {
             match (self.stage(id, unnamed)?, seen) {
                 (false, _) => Put::Present,
@@ -210,6 +206,15 @@ impl<H: FsVerityHashValue> Store<H> {
         // Not before: who knows it may ask for a barrier.
         self.objects.known.insert(id);
         Ok(put)
+    }
+
+    /// Does what a barrier has to make durable.
+    fn unsynced<T>(&self, work: impl FnOnce() -> T) -> T {
+        // Before, for whoever finds it, and after, should a barrier begin in between.
+        self.objects.unsynced.store(true, Ordering::SeqCst);
+        let done = work();
+        self.objects.unsynced.store(true, Ordering::SeqCst);
+        done
     }
 
     /// Gives a complete file, which is on the disk or has fs-verity, the name of the object `id`.
@@ -307,11 +312,7 @@ impl<H: FsVerityHashValue> Store<H> {
                 return Err(self.explain(object_path(id), io::Error::other(error)));
             }
         }
-        // Before, for whoever finds it, and after, should a barrier begin in between.
-        self.objects.unsynced.store(true, Ordering::SeqCst);
-        let enabled = enable_verity_with_retry::<H>(file);
-        self.objects.unsynced.store(true, Ordering::SeqCst);
-        match enabled {
+        match self.unsynced(|| enable_verity_with_retry::<H>(file)) {
             Ok(()) | Err(EnableVerityError::AlreadyEnabled) => {
                 // Only now do its bytes hold still: measure what is in force.
                 let right = measure_verity::<H>(file).is_ok_and(|found| found == *id);

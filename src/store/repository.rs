@@ -27,7 +27,6 @@ use super::{
     open::unprotected,
     scratch::{self, Scratch},
 };
-use crate::types::Digest;
 
 /// A repository as this program uses it; everything is callable from any thread.
 ///
@@ -36,8 +35,6 @@ pub struct Store<H: FsVerityHashValue> {
     pub(super) repo: Arc<Repository<H>>,
     pub(super) objects: Objects<H>,
     pub(super) reached: Mutex<Option<HashSet<H>>>,
-    /// Configs that something tagged names; in a run nothing loses its name before the end.
-    pub(super) answered: Mutex<HashSet<Digest>>,
     /// Whether nothing is believed that was not read.
     pub(super) doubted: OnceLock<bool>,
     path: PathBuf,
@@ -87,7 +84,6 @@ impl<H: FsVerityHashValue> Store<H> {
             repo: Arc::new(repo),
             objects: Objects::default(),
             reached: Mutex::new(None),
-            answered: Mutex::default(),
             doubted: OnceLock::new(),
             path: path.to_owned(),
             scratch: Mutex::new(None),

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::{
     Content, Store, StoreError, beneath,
-    error::errno_in,
+    error::{errno_in, shortage_in},
     objects::{VERITY_ERROR, object_path},
     splitstream::StreamWriter,
 };
@@ -71,12 +71,11 @@ impl Peeked {
                 Ok(reader) => return Ok(Opened::Stream(reader)),
                 Err(error) => error,
             };
-            match errno_in(&error) {
-                Some(Errno::INTR) => {}
-                Some(errno @ (Errno::NOMEM | Errno::MFILE | Errno::NFILE)) => {
-                    return Err(refused(errno.into()));
-                }
-                _ => return Ok(Opened::Broken(format!("{error:#}"))),
+            if let Some(errno) = shortage_in(&error) {
+                return Err(refused(errno.into()));
+            }
+            if errno_in(&error) != Some(Errno::INTR) {
+                return Ok(Opened::Broken(format!("{error:#}")));
             }
         }
     }

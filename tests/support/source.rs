@@ -29,11 +29,11 @@ impl AlikeSources {
 
     /// All of them, opened and resolved, in their order.
     pub async fn resolve_all(&self, references: &[Reference]) -> Vec<(Arc<dyn Source>, Result<Resolved>)> {
-        let configs = Arc::new(Held::default());
+        let held = Arc::new(Held::default());
         let mut answers = Answers::default();
         for (place, reference) in references.iter().enumerate() {
             let source = self.open(reference);
-            let resolved = self.sources.resolve(source.clone(), configs.clone());
+            let resolved = self.sources.resolve(source.clone(), held.clone());
             answers.ask((place, source), resolved);
         }
         let mut heard = Vec::new();
