@@ -1,6 +1,7 @@
 //! The scheduler on synthetic graphs, with counters instead of bytes.
 
 mod drain;
+mod random;
 
 use std::{
     collections::{BTreeMap, VecDeque},
