@@ -22,7 +22,8 @@ pub trait Documents: Send + Sync {
 type Fetching = HashMap<(Option<String>, Digest), Arc<OnceCell<Arc<[u8]>>>>;
 
 /// Manifests and configs by their digests, each held but once: many tags stand for one image. How much they are
-/// together is limited, since registries choose how many tags there are and how large each one's documents.
+/// together is limited, since registries choose how many tags there are and how large each one's documents; so is what
+/// each tag takes by itself, which is not shared.
 #[derive(Default)]
 pub struct Held {
     stored: Option<Arc<dyn Documents>>,
@@ -34,7 +35,7 @@ pub struct Held {
 struct State {
     fetching: Fetching,
     documents: HashMap<Digest, Arc<[u8]>>,
-    /// The length of all documents.
+    /// The length of all documents, and what images take besides.
     bytes: u64,
 }
 
@@ -69,7 +70,7 @@ impl Held {
         fetched.map(|bytes| self.keep(&mut state, digest, &bytes).unwrap_or(bytes))
     }
 
-    /// Holds an image's documents, and gives it those that are held already.
+    /// Holds an image's documents, and gives it those that are held already. What else the image takes is counted.
     ///
     /// # Errors
     /// [`Limit::Documents`] is crossed.
@@ -79,19 +80,24 @@ impl Held {
         for (digest, bytes) in [(&*manifest_digest, manifest), (&*config_digest, config)] {
             *bytes = self.keep(&mut state, digest, bytes)?;
         }
-        Ok(())
+        self.count(&mut state, image.layers_footprint())
     }
 
     fn keep(&self, state: &mut State, digest: &Digest, bytes: &Arc<[u8]>) -> Result<Arc<[u8]>> {
         if let Some(held) = state.documents.get(digest) {
             return Ok(held.clone());
         }
-        let bytes_then = state.bytes.saturating_add(bytes.len() as u64);
-        let allowed = self.limits.check(Limit::Documents, bytes_then);
-        allowed.map_err(|error| SourceError::corrupt(error.to_string()))?;
-        state.bytes = bytes_then;
+        self.count(state, bytes.len() as u64)?;
         state.documents.insert(*digest, bytes.clone());
         Ok(bytes.clone())
+    }
+
+    fn count(&self, state: &mut State, bytes: u64) -> Result<()> {
+        let then = state.bytes.saturating_add(bytes);
+        let allowed = self.limits.check(Limit::Documents, then);
+        allowed.map_err(|error| SourceError::corrupt(error.to_string()))?;
+        state.bytes = then;
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -104,7 +110,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::source::ErrorKind;
+    use crate::{source::ErrorKind, types::Descriptor};
 
     struct One(Digest);
 
@@ -167,7 +173,6 @@ mod tests {
                 original_digest: None,
                 config: bytes,
                 config_digest: digest,
-                config_media_type: String::new(),
                 layers: Vec::new(),
                 diff_ids: None,
                 is_container: false,
@@ -181,5 +186,26 @@ mod tests {
         let error = held.hold(&mut image("five")).unwrap_err().to_string();
         assert!(error.contains("more than 7 bytes") && error.contains("--limit documents=N"), "{error}");
         held.hold(&mut image("six")).unwrap();
+    }
+
+    #[test]
+    fn an_image_counts_with_its_layers_though_its_documents_are_shared() {
+        let bytes: Arc<[u8]> = b"{}".as_slice().into();
+        let digest = Digest::of(&bytes);
+        let layer = Descriptor { media_type: "t".repeat(1000), digest, size: 1 };
+        let image = Resolved {
+            manifest: bytes.clone(),
+            manifest_digest: digest,
+            original_digest: None,
+            config: bytes,
+            config_digest: digest,
+            layers: vec![layer; 3],
+            diff_ids: None,
+            is_container: false,
+        };
+        let held = Held { limits: Limits::default().with(Limit::Documents, 20_000), ..Held::default() };
+        held.hold(&mut image.clone()).unwrap();
+        held.hold(&mut image.clone()).unwrap();
+        assert!(held.hold(&mut image.clone()).unwrap_err().to_string().contains("--limit documents=N"));
     }
 }

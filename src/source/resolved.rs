@@ -33,8 +33,6 @@ pub struct Resolved {
     pub config: Arc<[u8]>,
     /// The sha256 of `config`.
     pub config_digest: Digest,
-    /// The config's media type in the manifest.
-    pub config_media_type: String,
     /// The blobs to fetch, base layer first. Mostly the manifest's layers; from `containers-storage:` the
     /// uncompressed layers, whose digests are their `diff_ids`.
     pub layers: Vec<Descriptor>,
@@ -123,7 +121,6 @@ impl Manifest {
             manifest_digest: self.digest,
             original_digest: self.original_digest,
             config_digest: self.config.digest,
-            config_media_type: self.config.media_type,
             config,
             layers,
             diff_ids,
@@ -139,6 +136,12 @@ impl Resolved {
     /// They contradict each other, or the image is for another platform than `wanted`.
     pub fn from_documents(manifest: Vec<u8>, config: Vec<u8>, wanted: Option<&Platform>) -> Result<Self> {
         Manifest::parse(manifest)?.with_config(config.into(), None)?.expect_platform(wanted)
+    }
+
+    /// About how many bytes of memory the layers take in a run, with the graph's own copy of their descriptors.
+    pub(super) fn layers_footprint(&self) -> u64 {
+        const PER_LAYER: usize = 512;
+        self.layers.iter().map(|layer| (PER_LAYER + 2 * layer.media_type.len()) as u64).sum()
     }
 
     /// Refuses an image of more layers than `limits` allow.

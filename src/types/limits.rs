@@ -34,13 +34,16 @@ pub enum Limit {
     Path,
     /// Bytes after the end of a tar, or in an entry that is no file: they are stored and are good for nothing.
     Trailing,
-    /// Bytes of the manifests and configs of all images of a run together, in memory.
+    /// Bytes of the manifests and configs of all images of a run together, in memory; with half a kilobyte for each layer
+    /// of each image.
     Documents,
+    /// Images that the rules of a list choose by tags, together: registries say how many tags there are.
+    Tags,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Layers,
         Self::LayerSize,
         Self::Entries,
@@ -48,6 +51,7 @@ impl Limit {
         Self::Path,
         Self::Trailing,
         Self::Documents,
+        Self::Tags,
     ];
 
     /// The name on the command line.
@@ -60,6 +64,7 @@ impl Limit {
             Self::Path => "path",
             Self::Trailing => "trailing",
             Self::Documents => "documents",
+            Self::Tags => "tags",
         }
     }
 
@@ -73,12 +78,13 @@ impl Limit {
             Self::Path => "bytes of a path or link target",
             Self::Trailing => "bytes after the end of a tar or in an entry that is no file",
             Self::Documents => "bytes of manifests and configs of all images together",
+            Self::Tags => "images chosen by their tags",
         }
     }
 
     /// Whether it counts bytes.
     pub fn is_bytes(self) -> bool {
-        !matches!(self, Self::Layers | Self::Entries)
+        !matches!(self, Self::Layers | Self::Entries | Self::Tags)
     }
 
     /// What holds unless the user says otherwise.
@@ -91,6 +97,7 @@ impl Limit {
             Self::Path => PATH_MAX,
             Self::Trailing => 64 << 20,
             Self::Documents => 512 << 20,
+            Self::Tags => 50_000,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use cfs_dag::types::Limit;
 use support::{
     corpus::MEMORY_MIN,
     image::{Layout, layout},
@@ -288,7 +289,21 @@ fn a_limit_that_nobody_knows_is_a_usage_error_with_those_that_there_are() {
         assert!(finished.stderr.contains(word), "{finished}");
     }
     let help = cfs_dag(["mirror", "--help"]).expect_success().stdout;
-    for name in ["layers", "layer-size", "entries", "metadata", "path", "trailing", "documents"] {
+    let readme = fs::read_to_string(support::root().join("README.md")).unwrap();
+    for limit in Limit::ALL {
+        let name = limit.name();
         assert!(help.contains(&format!(" {name}  ")), "{name} in:\n{help}");
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        let value = limit.default_value();
+        let value = match (limit.is_bytes(), value) {
+            (true, value) if value >= 1 << 30 => format!("{}GiB", value >> 30),
+            (true, value) if value >= 1 << 20 => format!("{}MiB", value >> 20),
+            (true, value) => format!("{}KiB", value >> 10),
+            (false, value) => value.to_string(),
+        };
+        assert!(
+            row.is_some_and(|row| row.ends_with(&format!("| {value} |"))),
+            "{name} {value} in README: {row:?}"
+        );
     }
 }

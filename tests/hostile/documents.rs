@@ -9,7 +9,9 @@ use support::{
     image::{Image, layout},
     layout::{self as documents, Layout, OCI_INDEX, OCI_MANIFEST, descriptor},
     oracle,
+    registry::Registry,
     repo::{Finished, cfs_dag, repo_manifest, scratch},
+    source::host,
     tar::*,
 };
 
@@ -133,6 +135,37 @@ fn a_document_of_a_gigabyte_is_not_read() {
             let finished = pull(&format!("oci:{}", other.path.display()), &scratch.path("repo"));
             assert!(finished.stderr.contains("more than 4194304 are refused"), "{finished}");
         }
+    }
+}
+
+/// What a registry sends is read by skopeo, and by us from skopeo.
+#[test]
+fn a_large_document_of_a_registry_is_not_read() {
+    let registry = Registry::start();
+    let small = layer();
+    registry.image("app", "honest", &host(), &[&small]);
+    let honest = documents::manifest(&documents::config(&host(), &[&small]), &[&small]);
+    let honest: Value = serde_json::from_slice(&honest).unwrap();
+    let large = |mut document: Value| {
+        document["annotations"] = json!({"large": "x".repeat(64 << 20)});
+        document.to_string().into_bytes()
+    };
+    registry.manifest("app", Some("manifest"), OCI_MANIFEST, &large(honest.clone()));
+    let config = large(json!({}));
+    let digest = registry.blob("app", &config);
+    for (tag, size) in [("config", config.len()), ("lying", 1000)] {
+        let mut manifest = honest.clone();
+        manifest["config"]["digest"] = digest.to_string().into();
+        manifest["config"]["size"] = size.into();
+        registry.manifest("app", Some(tag), OCI_MANIFEST, manifest.to_string().as_bytes());
+    }
+    let scratch = scratch();
+    for tag in ["manifest", "config", "lying"] {
+        let finished = cfs_dag(["pull", "--insecure", "--tls-verify=false", "--retries=0"])
+            .arg(registry.reference("app", tag))
+            .repo(scratch.path("repo"))
+            .expect_failure(1);
+        assert!(finished.peak_memory < 64 << 20, "{tag}: {} bytes: {finished}", finished.peak_memory);
     }
 }
 

@@ -125,6 +125,21 @@ fn a_yaml_list_chooses_tags_as_it_says() {
 }
 
 #[test]
+fn a_registry_does_not_choose_how_many_images_there_are() {
+    let world = World::new();
+    world.images(["app:v1", "app:v2", "app:v3", "lib:v1", "lib:v2"]);
+    fs::write(world.path("list"), world.told("HOST:\n  images:\n    app:\n    lib:\n")).unwrap();
+    let finished = world.mirror(&world.path("list")).arg("--limit=tags=2").expect_failure(3);
+    finished.says(&[
+        &world.name("app, all tags: "),
+        "more than 2 images chosen by their tags",
+        "--limit tags=N",
+    ]);
+    assert_eq!(world.names(), ["lib:v1", "lib:v2"]);
+    world.mirror(&world.path("list")).arg("--limit=tags=5").expect_success();
+}
+
+#[test]
 fn what_holds_for_a_registry_holds_for_its_images_unless_they_say_otherwise() {
     let world = World::new();
     world.images(["app:v1", "app:v2", "app:v3", "lib:v1", "lib:v2", "lib:v3"]);

@@ -1,5 +1,5 @@
-//! Watches the system calls of a program, and has one of them fail. Knows seccomp's user notifications; ignores what
-//! the calls are for.
+//! Watches the system calls of a program, and has one of them fail, or all of a kind. Knows seccomp's user
+//! notifications; ignores what the calls are for.
 //!
 //! The kernel asks us about each call that is watched, whatever thread makes it, before it does it; so the calls of a
 //! whole program are counted in one row, and exactly one fails. (`strace -e inject` counts for each thread by itself:
@@ -43,7 +43,12 @@ pub struct Seen {
 /// Runs a program to its end, and gives all calls of these kinds that it made since `main` began its work, in the order
 /// in which the kernel asked.
 pub fn watch(program: Invocation, calls: impl IntoIterator<Item = libc::c_long>) -> (Finished, Vec<Seen>) {
-    run(program, calls.into_iter().collect(), |_| None)
+    run(program, Filter::asking_about(calls), |_| None)
+}
+
+/// The same for all calls but `sendmsg`.
+pub fn watch_all(program: Invocation) -> (Finished, Vec<Seen>) {
+    run(program, Filter::asking_about_all(), |_| None)
 }
 
 /// Runs a program to its end and has a call fail with `errno`, without being made: of those of the kind `call` that are
@@ -55,30 +60,50 @@ pub fn inject(
     at: usize,
     errno: i32,
 ) -> (Finished, Option<Seen>) {
-    let mut left = at;
-    let (finished, mut seen) = run(program, vec![call], move |seen| {
-        if left == 0 || seen.call != call || !which(seen) {
+    let (finished, mut failed) = fail(program, call, which, errno, move |number| number == at);
+    (finished, failed.pop())
+}
+
+/// Runs a program to its end and has each call of the kind `call` that is `which` fail with `errno`, without being made,
+/// since `main` began its work.
+pub fn inject_always(
+    program: Invocation,
+    call: libc::c_long,
+    which: fn(&Seen) -> bool,
+    errno: i32,
+) -> Finished {
+    fail(program, call, which, errno, |_| true).0
+}
+
+/// Has those calls fail whose number, from 1, is `due`; gives them.
+fn fail(
+    program: Invocation,
+    call: libc::c_long,
+    which: fn(&Seen) -> bool,
+    errno: i32,
+    due: impl Fn(usize) -> bool + Send + 'static,
+) -> (Finished, Vec<Seen>) {
+    let mut number = 0;
+    let (finished, mut seen) = run(program, Filter::asking_about([call]), move |seen| {
+        if seen.call != call || !which(seen) {
             return None;
         }
-        left -= 1;
-        (left == 0).then_some(errno)
+        number += 1;
+        due(number).then_some(errno)
     });
     seen.retain(|seen| seen.errno.is_some());
-    (finished, seen.pop())
+    (finished, seen)
 }
 
 fn run(
     program: Invocation,
-    mut calls: Vec<libc::c_long>,
+    filter: Filter,
     judge: impl FnMut(&Seen) -> Option<i32> + Send + 'static,
 ) -> (Finished, Vec<Seen>) {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
-    calls.push(BEGIN.0);
-    calls.sort_unstable();
-    calls.dedup();
     let answering = thread::spawn(move || answer(&ours, judge));
-    let finished = program.changed(|command| filter(command, &calls, theirs)).start().wait();
+    let finished = program.changed(|command| install(command, &filter, theirs)).start().wait();
     (finished, answering.join().unwrap())
 }
 
@@ -86,9 +111,48 @@ fn run(
 /// dynamic loader's and the standard library's, which nobody can do anything about.
 const BEGIN: (libc::c_long, u64) = (libc::SYS_prlimit64, libc::RLIMIT_NOFILE as u64);
 
-/// Has the program ask about `calls`, from its start on.
-fn filter(command: &mut Command, calls: &[libc::c_long], socket: OwnedFd) {
-    let program = filter_program(calls);
+/// What is to become of calls before they are made.
+struct Filter {
+    listed: Vec<libc::c_long>,
+    of_listed: libc::c_uint,
+    of_others: libc::c_uint,
+}
+
+impl Filter {
+    /// Asks about `calls` and allows the rest.
+    fn asking_about(calls: impl IntoIterator<Item = libc::c_long>) -> Self {
+        let mut listed: Vec<libc::c_long> = calls.into_iter().chain([BEGIN.0]).collect();
+        listed.sort_unstable();
+        listed.dedup();
+        Self { listed, of_listed: libc::SECCOMP_RET_USER_NOTIF, of_others: libc::SECCOMP_RET_ALLOW }
+    }
+
+    /// Asks about all but the call that hands us the listener: before we have that nobody would answer.
+    fn asking_about_all() -> Self {
+        let listed = vec![libc::SYS_sendmsg];
+        Self { listed, of_listed: libc::SECCOMP_RET_ALLOW, of_others: libc::SECCOMP_RET_USER_NOTIF }
+    }
+
+    /// The same in the kernel's language.
+    fn program(&self) -> Vec<libc::sock_filter> {
+        let load_number = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+        let jump_if_equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        let done = libc::BPF_RET | libc::BPF_K;
+        let step =
+            |code: u32, jt: usize, k: u32| libc::sock_filter { code: code as u16, jt: jt as u8, jf: 0, k };
+        let mut program = vec![step(load_number, 0, 0)];
+        for (ix, call) in self.listed.iter().enumerate() {
+            program.push(step(jump_if_equal, self.listed.len() - ix, *call as u32));
+        }
+        program.push(step(done, 0, self.of_others));
+        program.push(step(done, 0, self.of_listed));
+        program
+    }
+}
+
+/// Has the program run behind `filter`, from its start on.
+fn install(command: &mut Command, filter: &Filter, socket: OwnedFd) {
+    let program = filter.program();
     let install = move || {
         let filter =
             libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut().cast() };
@@ -111,21 +175,6 @@ fn filter(command: &mut Command, calls: &[libc::c_long], socket: OwnedFd) {
     unsafe {
         command.pre_exec(install);
     }
-}
-
-/// "Ask about these, allow the rest", in the kernel's language.
-fn filter_program(calls: &[libc::c_long]) -> Vec<libc::sock_filter> {
-    let load_number = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let jump_if_equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let done = libc::BPF_RET | libc::BPF_K;
-    let step = |code: u32, jt: usize, k: u32| libc::sock_filter { code: code as u16, jt: jt as u8, jf: 0, k };
-    let mut program = vec![step(load_number, 0, 0)];
-    for (ix, call) in calls.iter().enumerate() {
-        program.push(step(jump_if_equal, calls.len() - ix, *call as u32));
-    }
-    program.push(step(done, 0, libc::SECCOMP_RET_ALLOW));
-    program.push(step(done, 0, libc::SECCOMP_RET_USER_NOTIF));
-    program
 }
 
 fn send(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {

@@ -11,6 +11,7 @@ use crate::{
     render::words::count,
     report::{self, Mode, ResolveCount},
     source::{Answers, ErrorKind, SourceError},
+    types::Limit,
 };
 
 /// More registries are not named when they are slow.
@@ -28,6 +29,8 @@ pub(super) struct Asking<'a> {
     /// Rules that could not be followed, and have not been handed out.
     failed: Vec<Unresolved>,
     waiting: Waiting,
+    /// How many images were chosen by their tags.
+    by_tags: u64,
     /// How often images were handed out.
     waves: usize,
     count: ResolveCount,
@@ -60,6 +63,7 @@ impl<'a> Asking<'a> {
             resolving: session.resolving(),
             failed: Vec::new(),
             waiting: Waiting::new(session.args.options().patience),
+            by_tags: 0,
             waves: 0,
             count: ResolveCount::new(session.args.progress),
         };
@@ -179,6 +183,7 @@ impl<'a> Asking<'a> {
     /// Follows a rule with the tags that it chose.
     fn follow(&mut self, at: usize, tags: Result<Vec<String>, SourceError>) -> Result<(), Problem> {
         let tags = tags.and_then(|tags| if tags.is_empty() { Err(nothing_chosen()) } else { Ok(tags) });
+        let tags = tags.and_then(|tags| self.within_limit(tags));
         let error = match tags {
             Err(error) => error,
             Ok(tags) => match self.choosing.follow(at, &tags) {
@@ -189,6 +194,15 @@ impl<'a> Asking<'a> {
         };
         self.failed.push(self.unfollowed(at, error));
         Ok(())
+    }
+
+    /// Refuses a rule's tags where there are more than the run may have.
+    fn within_limit(&mut self, tags: Vec<String>) -> Result<Vec<String>, SourceError> {
+        let then = self.by_tags + tags.len() as u64;
+        let allowed = self.session.args.options().limits.check(Limit::Tags, then);
+        allowed.map_err(|error| SourceError::new(ErrorKind::Other, error.to_string()))?;
+        self.by_tags = then;
+        Ok(tags)
     }
 
     /// Asks for the images that were chosen.
