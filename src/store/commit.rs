@@ -282,7 +282,7 @@ impl<H> Drop for Attended<'_, H> {
 /// The commit thread.
 fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) {
     let attended = Attended(queue);
-    // Replaced configs that have a second name for now.
+    // Replaced streams that have a second name for now.
     let mut kept = Vec::new();
     loop {
         let requests = match attended.0.take() {
@@ -348,7 +348,7 @@ impl<H: FsVerityHashValue> Store<H> {
     fn make_links(&self, request: &Durable<Request<H>>, kept: &mut Vec<H>) -> Result<Outcome<H>, StoreError> {
         let set = &request.get().set;
         for layer in &set.layers {
-            if let Some(other) = self.link_layer(request, layer)? {
+            if let Some(other) = self.link_layer(request, layer, kept)? {
                 return Ok(other);
             }
         }
@@ -372,6 +372,7 @@ impl<H: FsVerityHashValue> Store<H> {
         &self,
         request: &Durable<Request<H>>,
         layer: &LayerLink<H>,
+        kept: &mut Vec<H>,
     ) -> Result<Option<Outcome<H>>, StoreError> {
         let link = Link::stream(&layer.name, &layer.id);
         if self.make_link(request, &link)? == Made::New {
@@ -384,6 +385,9 @@ impl<H: FsVerityHashValue> Store<H> {
                     && !self.is_tar(&id, &diff_id)?
                 {
                     tracing::warn!("{} was another layer than its name says: stored anew", layer.name);
+                    // Images that have a tag name it.
+                    self.keep(request, &id)?;
+                    kept.push(id);
                     return self.replace_link(request, &link).map(|()| None);
                 }
                 Ok(Some(self.adopted(&link, layer.name, id)))

@@ -1,9 +1,10 @@
-//! Keeps a replaced config alive until nothing tagged names it. Knows what gc follows; ignores why configs are
+//! Keeps a replaced stream alive until nothing tagged names it. Knows what gc follows; ignores why streams are
 //! replaced.
 //!
 //! A manifest names its config's stream by id, and gc walks that stream only while some link in `streams/` points
 //! to it. Replacing a config's link and then the manifests takes several steps; a kill and a gc in between would
-//! cost a tagged image its config and filesystem image. So the old stream gets a second name for that time.
+//! cost a tagged image its config and filesystem image. So the old stream gets a second name for that time. A layer that
+//! was another one than its name says is named by the images that took it until they are pulled again.
 
 use composefs::fsverity::FsVerityHashValue;
 use rustix::io::Errno;
@@ -19,7 +20,7 @@ use super::{
 const PREFIX: &str = "cfs-dag-kept-";
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// Gives the config stream `id`, which is about to lose its link, a second one.
+    /// Gives the stream `id`, which is about to lose its link, a second one.
     pub(super) fn keep<T>(&self, durable: &Durable<T>, id: &H) -> Result<(), StoreError> {
         // A broken stream keeps nothing alive, and a link to a missing object is a fault to fsck.
         if let Opened::Stream(_) = self.open_stream(id)? {
@@ -28,7 +29,7 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(())
     }
 
-    /// Takes the second name away again, unless a tagged manifest still names the stream; true if it is gone.
+    /// Takes the second name away again, unless a tagged image still names the stream; true if it is gone.
     pub(super) fn release(&self, id: &H) -> Result<bool, StoreError> {
         if self.read_reached()?.contains(id) {
             return Ok(false);

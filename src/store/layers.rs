@@ -4,11 +4,16 @@
 //! A link proves little: a gc that was killed half-way leaves links whose files are gone. What a tagged image
 //! reaches is spared by every gc and is believed; anything else is walked, object by object, before it is adopted.
 
-use std::{collections::HashSet, fmt, sync::PoisonError};
+use std::{
+    collections::HashSet,
+    fmt,
+    io::{self, Write as _},
+    sync::PoisonError,
+};
 
 use composefs::{
     fsverity::FsVerityHashValue,
-    splitstream::SplitStreamReader,
+    splitstream::{SplitStreamData, SplitStreamReader},
     tree::{LeafContent, RegularFile},
 };
 use composefs_oci::tar::{TarEntry, TarItem, get_entry};
@@ -144,8 +149,26 @@ impl<H: FsVerityHashValue> Store<H> {
     pub(super) fn is_tar(&self, id: &H, digest: &Digest) -> Result<bool, StoreError> {
         loop {
             let Opened::Stream(mut stream) = self.open_stream(id)? else { return Ok(false) };
-            let mut found = Sha256::default();
-            let Err(error) = stream.cat(&self.repo, &mut found) else { return Ok(found.finish() == *digest) };
+            let (mut found, mut fault) = (Sha256::default(), None);
+            // Upstream's own way of reading it all follows links and waits for pipes.
+            let walked = stream.for_each_chunk(|chunk| {
+                match chunk {
+                    SplitStreamData::Inline(bytes) => found.write_all(&bytes)?,
+                    SplitStreamData::External(object) => match self.open_verified(&object) {
+                        Ok(Ok(mut file)) => drop(io::copy(&mut file, &mut found)?),
+                        Ok(Err(why)) => anyhow::bail!(why),
+                        Err(error) => {
+                            fault = Some(error);
+                            anyhow::bail!("an object cannot be read");
+                        }
+                    },
+                }
+                Ok(())
+            });
+            if let Some(fault) = fault {
+                return Err(fault);
+            }
+            let Err(error) = walked else { return Ok(found.finish() == *digest) };
             if let Some(errno) = shortage_in(&error) {
                 return Err(self.fault(object_path(id), errno));
             }

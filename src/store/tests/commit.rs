@@ -186,6 +186,39 @@ fn a_link_to_a_layer_of_another_tar_is_replaced() {
 }
 
 #[test]
+fn images_that_took_a_replaced_layer_keep_it() {
+    let scene = repo::<Sha256HashValue>();
+    let honest = scene.usr_layer(1);
+    let lying = Layer { diff_id: honest.diff_id, ..scene.usr_layer(2) };
+    let (_, set) = scene.image(std::slice::from_ref(&lying), "app");
+    assert_eq!(scene.commit(set), Outcome::Linked);
+    let scene = reopen(scene);
+    assert_eq!(scene.commit(layer_set(&honest)), Outcome::Linked);
+    let scene = reopen(scene);
+    scene.store.gc(GcMode::Remove, |_| ()).unwrap();
+    let file = compute_verity::<Sha256HashValue>(&[2; 5000]);
+    assert!(scene.object(&file).exists(), "a file of an image that has a tag");
+    scene.store.untag("app").unwrap();
+    let scene = reopen(scene);
+    scene.store.gc(GcMode::Remove, |_| ()).unwrap();
+    assert!(!scene.object(&file).exists());
+}
+
+#[test]
+fn what_is_no_file_is_not_read_to_tell_what_a_layer_is() {
+    let scene = repo::<Sha256HashValue>();
+    let honest = scene.usr_layer(1);
+    let lying = Layer { diff_id: honest.diff_id, ..scene.usr_layer(2) };
+    let (_, set) = scene.image(std::slice::from_ref(&lying), "app");
+    assert_eq!(scene.commit(set), Outcome::Linked);
+    let object = scene.object(&compute_verity(&[2; 5000]));
+    fs::remove_file(&object).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &object, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
+    let scene = reopen(scene);
+    assert_eq!(scene.commit(layer_set(&honest)), Outcome::Linked);
+}
+
+#[test]
 fn a_link_to_a_broken_layer_is_replaced() {
     let scene = repo::<Sha256HashValue>();
     let first = scene.usr_layer(1);
