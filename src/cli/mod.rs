@@ -283,7 +283,9 @@ fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Problem> {
     // Never through a link that somebody put there; what a killed run of our number left goes.
     let _ = std::fs::remove_file(&beside);
     let mut file = std::fs::File::create_new(&beside).map_err(fault)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| std::fs::rename(&beside, path));
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    // Not before its bytes are on the disk: a power cut must not leave an empty file in the place of the one before.
+    let written = written.and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|error| {
         let _ = std::fs::remove_file(&beside);
         fault(error)

@@ -114,6 +114,10 @@ impl<H: FsVerityHashValue> Config<H> {
     /// the new one.
     fn dependents(&self, store: &Store<H>, except: &Digest) -> Result<Vec<DocumentLink<H>>, Failure> {
         let Some(link) = self.link() else { return Err(TooEarly.into()) };
+        // An artifact replaces no config that an image with a name needs: the commit then says so.
+        if self.tree.is_none() && matches!(lock(&self.state).stored, StoredDocument::Whole(_)) {
+            return Ok(Vec::new());
+        }
         if link.seen.is_none_or(|seen| seen == link.id) {
             return Ok(Vec::new());
         }

@@ -194,7 +194,9 @@ impl<H: FsVerityHashValue> Store<H> {
             self.sync_links()?;
             return Ok(manifest);
         }
-        // What a tag reaches is believed from then on.
+        // An image that was pulled and never tagged may not have reached the disk yet.
+        let durable = self.barrier(()).map_err(|((), error)| error)?;
+        // What a tag reaches is believed from then on. Asked last: a pull may replace what the image names meanwhile.
         if let Some(why) = self.lack(&manifest)? {
             let shown = self.path().display();
             return Err(StoreError::Refused(format!(
@@ -202,8 +204,6 @@ impl<H: FsVerityHashValue> Store<H> {
             )));
         }
         self.make_link_dir(TAGS)?;
-        // An image that was pulled and never tagged may not have reached the disk yet.
-        let durable = self.barrier(()).map_err(|((), error)| error)?;
         self.replace_link(&durable, &link)?;
         self.sync_dir(TAGS)?;
         Ok(manifest)

@@ -198,7 +198,7 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 
     /// What is gone of an image; `None` if all is there that its documents name. A filesystem image that was never made
-    /// is not gone.
+    /// is not gone; boot images are others' to make, and are not looked at.
     pub(super) fn lack(&self, manifest: &Digest) -> Result<Option<Outdated>, StoreError> {
         let OutdatedImage { why, config, .. } = match self.image(manifest)? {
             StoredImage::Whole(_) => return Ok(None),

@@ -140,7 +140,16 @@ impl<H: FsVerityHashValue> Store<H> {
             }
         }
         let dir = beneath::dir(self.root(), MIRRORS_DIR).map_err(fault)?;
-        calls::flock(&dir, FlockOperation::LockExclusive).map_err(fault)?;
+        match calls::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                tracing::warn!(
+                    "{}: waiting for another mirror, which changes its record",
+                    self.path().display()
+                );
+                calls::flock(&dir, FlockOperation::LockExclusive).map_err(fault)?;
+            }
+            locked => locked.map_err(fault)?,
+        }
         Ok(dir)
     }
 
@@ -149,6 +158,13 @@ impl<H: FsVerityHashValue> Store<H> {
         let fault = |errno| self.fault(MIRRORS_DIR, errno);
         let record = Record { schema: SCHEMA, list: list.to_owned(), names: names.clone() };
         let text = serde_json::to_vec(&record).map_err(|error| self.explain(MIRRORS_DIR, error.into()))?;
+        if text.len() as u64 > RECORD_LIMIT {
+            let (shown, count) = (self.path().display(), names.len());
+            return Err(StoreError::Refused(format!(
+                "{shown}: {count} names were mirrored from {list}, more than a record can have: let --prune take away what \
+                 it has lost, or split it"
+            )));
+        }
         let scratch = self.scratch()?;
         let written = scratch.write(Mode::from_raw_mode(0o600), &text);
         let synced = written.and_then(|(file, name)| file.sync_all().map(|()| name));

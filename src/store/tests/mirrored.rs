@@ -71,6 +71,16 @@ fn a_record_that_cannot_be_read_is_never_taken_for_an_empty_one() {
 }
 
 #[test]
+fn a_record_that_could_not_be_read_again_is_not_written() {
+    let scene = repo::<Sha256HashValue>();
+    set(&scene, LIST, &["a"]);
+    let many = (0..300_000).map(|n| format!("{n:0250}"));
+    let error = scene.store.change_mirrored(LIST, |record| record.extend(many)).unwrap_err().to_string();
+    assert!(error.contains("300001 names") && error.contains("--prune"), "{error}");
+    assert_eq!(scene.store.mirrored(LIST).unwrap(), names(&["a"]));
+}
+
+#[test]
 fn several_tags_go_at_once_and_for_good() {
     let scene = repo::<Sha256HashValue>();
     scene.stored_image(1, "stays");
