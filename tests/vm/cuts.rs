@@ -15,7 +15,8 @@ use std::{
 };
 
 use composefs::fsverity::{FsVerityHashValue, Sha512HashValue, measure_verity_with_fallback};
-use rustix::mount::{UnmountFlags, unmount};
+use libc::SIGKILL;
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
 use super::{
     guest::mount_disk,
@@ -130,9 +131,9 @@ fn disks_after_cuts(before: &Disk, log: &WriteLog, count: usize) -> Vec<Disk> {
     let mut disks = disks_at_reports(before, log, count);
     let marks = log.marks();
     let mut random = Random(seed());
-    while disks.len() < count {
-        // Every step gets its share, also those that write little. Between them nothing happens.
-        let step = 2 * random.below(marks.len() / 2);
+    for n in 0..count - disks.len() {
+        // The steps in turn: each gets its share, also those that write little. Between them nothing happens.
+        let step = 2 * (n % (marks.len() / 2));
         let moment = marks[step] + random.below(marks[step + 1] - marks[step]);
         let cache = [Cache::Kept, Cache::Torn, Cache::Torn, Cache::Lost][random.below(4)];
         disks.push(cut(before, log, moment, cache, random.number()));
@@ -225,7 +226,7 @@ fn work(how: &[&str]) {
     let mut marks = Marks::open(Path::new("/dev/vda"));
     let mut state = Reported { insecure, ..Reported::default() };
     let tag = |name: &str| if name == "stable" { name.to_owned() } else { reference(name) };
-    let mut step = |invocation: &[&str], made: &[&str], removed: &[&str]| {
+    let mut step = |run: &dyn Fn(&[&str]), invocation: &[&str], made: &[&str], removed: &[&str]| {
         state.step = format!("during {}", invocation.join(" "));
         state.gone.retain(|name| !made.iter().any(|made| tag(made) == *name));
         state.there.retain(|name| !removed.iter().any(|removed| tag(removed) == *name));
@@ -237,14 +238,36 @@ fn work(how: &[&str]) {
         marks.leave(&state);
     };
     let [app, web, db] = ["app", "web", "db"].map(reference);
-    step(&["pull", "--progress=none", &app], &["app"], &[]);
-    step(&["pull", "--progress=none", &web, &db], &["web", "db"], &[]);
-    step(&["tag", &app, "stable"], &["stable"], &[]);
-    step(&["untag", &db], &[], &["db"]);
-    step(&["gc"], &[], &[]);
-    step(&["pull", "--progress=none", &app, &db], &["db"], &[]);
-    step(&["untag", "stable"], &[], &["stable"]);
+    let after_a_kill = |invocation: &[&str]| {
+        // Between the marks of the step, since `db` is not reported gone there.
+        if broken_call.is_none() {
+            leave_links_unsynced(&db, insecure);
+        }
+        run(invocation);
+    };
+    step(&run, &["pull", "--progress=none", &app], &["app"], &[]);
+    step(&run, &["pull", "--progress=none", &web, &db], &["web", "db"], &[]);
+    step(&run, &["tag", &app, "stable"], &["stable"], &[]);
+    step(&run, &["untag", &db], &[], &["db"]);
+    step(&run, &["gc"], &[], &[]);
+    step(&after_a_kill, &["pull", "--progress=none", &app, &db], &["db"], &[]);
+    step(&run, &["untag", "stable"], &[], &["stable"]);
     drop(layout);
+}
+
+/// A pull that is killed when all its links are made and none is synced. Whoever comes next finds them in place, and must
+/// not report them before it has synced them itself. So from here on the journal is not committed every second, which
+/// would sync them for it.
+fn leave_links_unsynced(reference: &str, insecure: bool) {
+    mount_remount(DISK, MountFlags::empty(), c"commit=300").unwrap();
+    // Without --seccomp-bpf: the kernel takes no signals at its stops.
+    let killed = command("/usr/bin/strace", ["-f", "-qq", "-o", "/dev/null", "--trace=fsync"])
+        .args(["--inject=fsync:signal=KILL:when=1", program(), "pull", "--progress=none", reference])
+        .args(insecure.then_some("--insecure"))
+        .repo(repo())
+        .run();
+    assert_eq!(killed.signal, Some(SIGKILL), "{killed}");
+    assert!(tags(&repo()).contains(reference), "it was killed before it made its links");
 }
 
 /// Looks at all disks, and at the undisturbed one first.

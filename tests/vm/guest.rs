@@ -15,14 +15,18 @@ use rustix::{
     system::{RebootCommand, finit_module, reboot},
 };
 
-use super::machine::{EXIT, NOTHING, SCENARIO};
+use super::{
+    cuts, faults,
+    machine::{EXIT, NOTHING, SCENARIO},
+    secure,
+};
 
 /// Runs the scenario that the kernel's command line names, and powers off; does nothing elsewhere.
 pub fn run_if_asked() {
     let Ok(name) = env::var(SCENARIO) else { return };
     let ended = panic::catch_unwind(|| {
         set_up();
-        let all = [super::secure::SCENARIOS, super::cuts::SCENARIOS, &[(NOTHING, || ())]].concat();
+        let all = [secure::SCENARIOS, faults::SCENARIOS, cuts::SCENARIOS, &[(NOTHING, || ())]].concat();
         let scenario = all.iter().find(|(known, _)| *known == name);
         scenario.unwrap_or_else(|| panic!("no scenario {name:?}")).1();
     });

@@ -97,27 +97,53 @@ fn pull(reference: &str, repo: &Path) -> Invocation {
     cfs_dag(["pull", "--format=json", "--progress=none"]).arg(reference).repo(repo)
 }
 
-/// Asserts that the kernel measures every object as it is named, and that every link leads to one.
+/// Asserts that all of an image is stored as the kernel will have it.
+fn assert_stored(repo: &Path) {
+    assert_measured(repo);
+    assert_linked(repo);
+}
+
+/// Asserts that the kernel measures every object as it is named.
 fn assert_measured(repo: &Path) {
+    assert!(oracle::objects(repo).len() > 8);
+    let wrong = mismeasured(repo);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The objects that the kernel does not measure as they are named, and what it says of them.
+pub fn mismeasured(repo: &Path) -> Vec<String> {
     match oracle::algorithm_of(repo) {
-        oracle::Algorithm::Sha256 => assert_measured_as::<Sha256HashValue>(repo),
-        oracle::Algorithm::Sha512 => assert_measured_as::<Sha512HashValue>(repo),
+        oracle::Algorithm::Sha256 => mismeasured_as::<Sha256HashValue>(repo),
+        oracle::Algorithm::Sha512 => mismeasured_as::<Sha512HashValue>(repo),
     }
 }
 
-fn assert_measured_as<H: FsVerityHashValue + PartialEq + std::fmt::Debug>(repo: &Path) {
-    let objects = oracle::objects(repo);
-    assert!(objects.len() > 8);
-    for name in &objects {
-        let file = File::open(repo.join("objects").join(name)).unwrap();
-        let measured = measure_verity::<H>(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(measured, H::from_hex(name.replace('/', "")).unwrap(), "{name}");
-    }
-    for folder in ["streams", "images"] {
-        for link in fs::read_dir(repo.join(folder)).into_iter().flatten().map(|link| link.unwrap().path()) {
-            if link.is_symlink() {
-                let object = fs::canonicalize(&link).unwrap();
-                assert!(object.starts_with(fs::canonicalize(repo).unwrap().join("objects")), "{link:?}");
+fn mismeasured_as<H: FsVerityHashValue>(repo: &Path) -> Vec<String> {
+    let wrong = |name: String| {
+        let id = H::from_hex(name.replace('/', "")).unwrap_or_else(|error| panic!("{name}: {error}"));
+        match measure_verity::<H>(File::open(repo.join("objects").join(&name)).unwrap()) {
+            Ok(measured) if measured == id => None,
+            Ok(measured) => Some(format!("{name} measures {}", measured.to_hex())),
+            Err(error) => Some(format!("{name}: {error}")),
+        }
+    };
+    oracle::objects(repo).into_iter().filter_map(wrong).collect()
+}
+
+/// Asserts that there are links of every kind, and that each leads to an object: to its own, if its name is an id.
+fn assert_linked(repo: &Path) {
+    let objects = fs::canonicalize(repo.join("objects")).unwrap();
+    for folder in ["streams", "images", "streams/refs/oci"] {
+        let entries = fs::read_dir(repo.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let links: Vec<PathBuf> = entries.filter(|path| path.is_symlink()).collect();
+        assert!(!links.is_empty(), "{folder}");
+        for link in links {
+            let object = fs::canonicalize(&link).unwrap();
+            assert!(object.starts_with(&objects), "{link:?}");
+            let name = link.file_name().unwrap().to_str().unwrap();
+            if name.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                let (first, rest) = name.split_at(2);
+                assert_eq!(object, objects.join(first).join(rest));
             }
         }
     }
@@ -140,7 +166,7 @@ fn guarded() {
             assert!(made.stdout.contains(word), "{made}");
         }
         let result = pull(&image.reference, &secure).expect_success().json();
-        assert_measured(&secure);
+        assert_stored(&secure);
         let other = pull(&image.reference, &insecure).args([&*flag, "--insecure"]).expect_success().json();
         assert_eq!(result["images"][0]["erofs"], other["images"][0]["erofs"]);
         assert_eq!(oracle::objects(&secure), oracle::objects(&insecure));
@@ -148,14 +174,16 @@ fn guarded() {
         let open = Path::new(DISK).join(format!("{algorithm}-insecure"));
         let other = pull(&image.reference, &open).args([&*flag, "--insecure"]).expect_success().json();
         assert_eq!(result["images"][0]["erofs"], other["images"][0]["erofs"]);
-        assert_measured(&open);
+        assert_stored(&open);
         cfs_dag(["fsck"]).repo(&open).expect_success();
+        let refused = pull(&image.reference, &open).arg("--require-verity").expect_failure(1);
+        refused.says(&["a repository without fs-verity, where one with it is wanted"]);
         assert_refuses_writes(&secure);
         assert_mounted_whole(&secure, &image.reference);
         cfs_dag(["fsck"]).repo(&secure).expect_success();
         // Warm, it is the same.
         pull(&image.reference, &secure).expect_success();
-        assert_measured(&secure);
+        assert_stored(&secure);
     }
 }
 
@@ -196,7 +224,22 @@ fn objects(repo: &Path, size: u64) -> Vec<PathBuf> {
 fn replace(object: &Path, bytes: &[u8]) {
     fs::remove_file(object).unwrap();
     fs::write(object, bytes).unwrap();
+    let measured = measure_verity::<Sha512HashValue>(File::open(object).unwrap());
+    assert!(matches!(measured, Err(MeasureVerityError::VerityMissing)));
 }
+
+type Damage = (&'static str, fn(&Path));
+
+/// What can befall an object, by name.
+const DAMAGES: [Damage; 4] = [
+    ("no fs-verity", |object: &Path| replace(object, &fs::read(object).unwrap())),
+    ("cut short", |object: &Path| replace(object, &fs::read(object).unwrap()[..5000])),
+    ("empty", |object: &Path| replace(object, b"")),
+    ("other bytes", |object: &Path| {
+        let wrong: Vec<u8> = fs::read(object).unwrap().iter().map(|byte| !byte).collect();
+        replace(object, &wrong);
+    }),
+];
 
 fn mended() {
     mount_disk("/dev/vda", DISK);
@@ -205,31 +248,28 @@ fn mended() {
     let repo = Path::new(DISK).join("repo");
     pull(&image.reference, &repo).expect_success();
     let before = oracle::objects(&repo);
+    let victims = objects(&repo, 10_000);
+    assert!(victims.len() >= DAMAGES.len());
+    let mend = || {
+        pull(&image.reference, &repo).expect_success();
+        assert_stored(&repo);
+        assert_eq!(oracle::objects(&repo), before);
+        cfs_dag(["fsck"]).repo(&repo).expect_success();
+    };
+    for ((what, damage), victim) in DAMAGES.iter().zip(&victims) {
+        damage(victim);
+        let name = victim.file_name().unwrap().to_str().unwrap();
+        let found = cfs_dag(["fsck"]).repo(&repo).run().assert_code(1);
+        assert!(found.stdout.contains(name), "{what}: no {name} in {found}");
+        mend();
+    }
     // What no tag vouches for is looked at by every pull; the rest once a check has found something.
     let ways: [&[&str]; 2] = [&["untag", &image.reference], &["fsck"]];
     for way in ways {
-        damage(&repo);
+        DAMAGES.iter().zip(&victims).for_each(|((_, damage), victim)| damage(victim));
         cfs_dag(way).repo(&repo).run().assert_code(i32::from(way == ["fsck"]));
-        pull(&image.reference, &repo).expect_success();
-        assert_measured(&repo);
-        assert_eq!(oracle::objects(&repo), before);
-        cfs_dag(["fsck"]).repo(&repo).expect_success();
+        mend();
     }
-}
-
-/// Takes fs-verity, bytes and truth away from some objects.
-fn damage(repo: &Path) {
-    let objects = objects(repo, 10_000);
-    let content = fs::read(&objects[0]).unwrap();
-    replace(&objects[0], &content);
-    let file = File::open(&objects[0]).unwrap();
-    let measured = measure_verity::<Sha512HashValue>(&file);
-    assert!(matches!(measured, Err(MeasureVerityError::VerityMissing)));
-    drop(file);
-    replace(&objects[1], &fs::read(&objects[1]).unwrap()[..5000]);
-    replace(&objects[2], b"");
-    let wrong: Vec<u8> = fs::read(&objects[3]).unwrap().iter().map(|byte| !byte).collect();
-    replace(&objects[3], &wrong);
 }
 
 fn changed() {
@@ -259,7 +299,7 @@ fn changed() {
     let finished = cfs_dag(["fsck"]).repo(&repo).run().assert_code(1);
     assert!(format!("{finished}").contains(name.rsplit('/').next().unwrap()), "{name} in {finished}");
     pull(&image.reference, &repo).expect_success();
-    assert_measured(&repo);
+    assert_stored(&repo);
     cfs_dag(["fsck"]).repo(&repo).expect_success();
     assert_mounted_whole(&repo, &image.reference);
 }
