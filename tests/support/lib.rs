@@ -23,6 +23,7 @@ pub mod skopeo;
 pub mod source;
 pub mod tar;
 pub mod tree;
+pub mod users;
 
 /// The root of the project.
 pub fn root() -> &'static Path {

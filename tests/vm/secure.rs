@@ -1,7 +1,7 @@
 //! Repositories on a filesystem with fs-verity: what the kernel measures and refuses, what is mended, what it finds.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{ErrorKind, IoSlice, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::process::CommandExt as _,
@@ -30,6 +30,7 @@ use support::{
     oracle,
     repo::{Invocation, cfs_dag, command, program},
     tar::{dir, file, noise, tar},
+    users::{USER, as_user, give_away, kinds, set_mode},
 };
 
 /// What runs inside, by name.
@@ -40,6 +41,7 @@ pub const SCENARIOS: &[(&str, fn())] = &[
     ("busy", busy),
     ("small-blocks", small_blocks),
     ("unknown-option", unknown_option),
+    ("ordinary-user", ordinary_user),
 ];
 
 #[test]
@@ -70,6 +72,11 @@ fn where_the_blocks_of_a_filesystem_are_too_small_for_verity_the_advice_works() 
 #[test]
 fn that_a_kernel_lacks_the_mount_option_is_said() {
     Machine::boot("unknown-option", &[&Disk::new(32)]).assert_good();
+}
+
+#[test]
+fn an_ordinary_user_has_secure_repositories_with_upstreams_modes() {
+    Machine::boot("ordinary-user", &[&Disk::new(96)]).assert_good();
 }
 
 const DISK: &str = "/disk";
@@ -365,6 +372,40 @@ fn small_blocks() {
     assert_eq!(pulled["images"][0]["erofs"], expected["images"][0]["erofs"]);
     assert_eq!(oracle::objects(&repo), oracle::objects(other));
     cfs_dag(["fsck"]).repo(&repo).expect_success();
+}
+
+/// Whoever may write a file may enable fs-verity on it.
+fn ordinary_user() {
+    mount_disk("/dev/vda", DISK);
+    let layout = layout();
+    let image = image(&layout);
+    set_mode(layout.path().parent().unwrap(), 0o755);
+    let home = Path::new(DISK).join("home");
+    fs::create_dir(&home).unwrap();
+    give_away(&home);
+    let (ours, theirs) = (home.join("repo"), Path::new(DISK).join("theirs"));
+    for invocation in [
+        cfs_dag(["init"]).repo(&ours),
+        pull(&image.reference, &ours),
+        pull(&image.reference, &ours),
+        cfs_dag(["tag", &image.reference, "other"]).repo(&ours),
+        cfs_dag(["untag", "other"]).repo(&ours),
+        cfs_dag(["gc"]).repo(&ours),
+        cfs_dag(["fsck"]).repo(&ours),
+    ] {
+        as_user(invocation).expect_success();
+    }
+    assert_stored(&ours);
+    cfs_dag(["init"]).repo(&theirs).expect_success();
+    oracle::upstream_pull(&theirs, &image.reference, &image.reference).unwrap();
+    let ours = kinds(&ours, false);
+    let owners: BTreeSet<_> = ours.values().flatten().map(|(_, user, group)| (*user, *group)).collect();
+    assert_eq!(owners, BTreeSet::from([(USER, USER)]));
+    let modes = |kinds: BTreeMap<String, BTreeSet<(String, u32, u32)>>| -> BTreeMap<_, BTreeSet<_>> {
+        let modes = |of: BTreeSet<(String, u32, u32)>| of.into_iter().map(|(mode, ..)| mode).collect();
+        kinds.into_iter().map(|(kind, of)| (kind, modes(of))).collect()
+    };
+    assert_eq!(modes(ours), modes(kinds(&theirs, true)));
 }
 
 /// A kernel whose overlayfs does not know `verity=require`, as strace plays it.
