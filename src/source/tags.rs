@@ -94,7 +94,10 @@ fn read(mut child: Child, out: Option<ChildStdout>, err: Option<OwnedFd>) -> Res
     let errors = errors.join().unwrap_or_default();
     read.map_err(|error| SourceError::local(format!("reading from skopeo failed: {error}")))?;
     if text.len() as u64 > LONGEST {
-        return Err(SourceError::new(ErrorKind::Other, "the registry lists more tags than a list can have"));
+        return Err(SourceError::new(
+            ErrorKind::Other,
+            "the registry lists more than 8 MiB of tags: name those that are wanted in the list",
+        ));
     }
     match status {
         Ok(status) if status.success() => parse(&text),

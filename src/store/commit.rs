@@ -282,8 +282,6 @@ impl<H> Drop for Attended<'_, H> {
 /// The commit thread.
 fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) {
     let attended = Attended(queue);
-    // Replaced streams that have a second name for now.
-    let mut kept = Vec::new();
     loop {
         let requests = match attended.0.take() {
             Work::Requests(requests) => requests,
@@ -292,20 +290,22 @@ fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) {
                 let _ = store.name_all(&store.naming_turn());
                 continue;
             }
-            Work::Over => return,
+            Work::Over => {
+                // Replaced streams that nothing with a tag names any more. Failing is harmless: the next run tries again.
+                let _ = store.release_all();
+                return;
+            }
         };
         if let Some(errno) = store.lost.get() {
             requests.into_iter().for_each(|request| request.answer(Err(StoreError::AfterFailedSync(*errno))));
         } else {
-            round(store, requests, &mut kept);
-            // Failing is harmless: the next run tries again.
-            kept.retain(|id| !store.release(id).unwrap_or(false));
+            round(store, requests);
         }
     }
 }
 
 /// One barrier and the links that it allows.
-fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, kept: &mut Vec<H>) {
+fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>) {
     let mut waiting = Vec::with_capacity(requests.len());
     for request in requests {
         match store.prepare(&request.set) {
@@ -320,7 +320,7 @@ fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>, kept
     match store.barrier(waiting) {
         Ok(durable) => {
             for request in durable.into_each() {
-                let result = store.make_links(&request, kept);
+                let result = store.make_links(&request);
                 request.into_inner().answer(result);
             }
         }
@@ -345,10 +345,10 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(!dirs.is_empty() || unsynced)
     }
 
-    fn make_links(&self, request: &Durable<Request<H>>, kept: &mut Vec<H>) -> Result<Outcome<H>, StoreError> {
+    fn make_links(&self, request: &Durable<Request<H>>) -> Result<Outcome<H>, StoreError> {
         let set = &request.get().set;
         for layer in &set.layers {
-            if let Some(other) = self.link_layer(request, layer, kept)? {
+            if let Some(other) = self.link_layer(request, layer)? {
                 return Ok(other);
             }
         }
@@ -356,7 +356,7 @@ impl<H: FsVerityHashValue> Store<H> {
             self.link_exactly(request, &Link::image(id))?;
         }
         for document in &set.documents {
-            if let Some(other) = self.link_document(request, document, kept)? {
+            if let Some(other) = self.link_document(request, document)? {
                 return Ok(other);
             }
         }
@@ -372,7 +372,6 @@ impl<H: FsVerityHashValue> Store<H> {
         &self,
         request: &Durable<Request<H>>,
         layer: &LayerLink<H>,
-        kept: &mut Vec<H>,
     ) -> Result<Option<Outcome<H>>, StoreError> {
         let link = Link::stream(&layer.name, &layer.id);
         if self.make_link(request, &link)? == Made::New {
@@ -387,7 +386,6 @@ impl<H: FsVerityHashValue> Store<H> {
                     tracing::warn!("{} was another layer than its name says: stored anew", layer.name);
                     // Images that have a tag name it.
                     self.keep(request, &id)?;
-                    kept.push(id);
                     return self.replace_link(request, &link).map(|()| None);
                 }
                 Ok(Some(self.adopted(&link, layer.name, id)))
@@ -406,7 +404,6 @@ impl<H: FsVerityHashValue> Store<H> {
         &self,
         request: &Durable<Request<H>>,
         document: &DocumentLink<H>,
-        kept: &mut Vec<H>,
     ) -> Result<Option<Outcome<H>>, StoreError> {
         let link = Link::stream(&document.name, &document.id);
         if self.make_link(request, &link)? == Made::New {
@@ -422,7 +419,6 @@ impl<H: FsVerityHashValue> Store<H> {
                         return Ok(Some(self.adopted(&link, document.name, id)));
                     }
                     self.keep(request, &id)?;
-                    kept.push(id);
                 }
                 self.replace_link(request, &link).map(|()| None)
             }

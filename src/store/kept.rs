@@ -6,6 +6,8 @@
 //! cost a tagged image its config and filesystem image. So the old stream gets a second name for that time. A layer that
 //! was another one than its name says is named by the images that took it until they are pulled again.
 
+use std::ffi::CString;
+
 use composefs::fsverity::FsVerityHashValue;
 use rustix::io::Errno;
 
@@ -29,24 +31,24 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(())
     }
 
-    /// Takes the second name away again, unless a tagged image still names the stream; true if it is gone.
-    pub(super) fn release(&self, id: &H) -> Result<bool, StoreError> {
-        if self.read_reached()?.contains(id) {
-            return Ok(false);
-        }
-        match beneath::unlink(self.root(), &kept_link(id).path()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(true),
-            Err(errno) => Err(self.fault(kept_link(id).path(), errno)),
-        }
-    }
-
-    /// Second names that a killed run left.
+    /// Takes second names away again, also those that a killed run left, but for streams that a tagged image still names.
     pub(super) fn release_all(&self) -> Result<(), StoreError> {
         let fault = |errno| self.fault(STREAMS, errno);
-        for name in beneath::names(self.root(), STREAMS).map_err(fault)? {
-            let id = name.to_bytes().strip_prefix(PREFIX.as_bytes());
-            if let Some(id) = id.and_then(|digits| H::from_hex(digits).ok()) {
-                self.release(&id)?;
+        let names = beneath::names(self.root(), STREAMS).map_err(fault)?;
+        let kept = |name: &CString| {
+            let id = name.to_bytes().strip_prefix(PREFIX.as_bytes())?;
+            H::from_hex(id).ok()
+        };
+        let kept: Vec<H> = names.iter().filter_map(kept).collect();
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let reached = self.read_reached()?;
+        for id in kept.into_iter().filter(|id| !reached.contains(id)) {
+            let path = kept_link(&id).path();
+            match beneath::unlink(self.root(), &path) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.fault(path, errno)),
             }
         }
         Ok(())

@@ -161,8 +161,7 @@ impl<H: FsVerityHashValue> Store<H> {
         if text.len() as u64 > RECORD_LIMIT {
             let (shown, count) = (self.path().display(), names.len());
             return Err(StoreError::Refused(format!(
-                "{shown}: {count} names were mirrored from {list}, more than a record can have: let --prune take away what \
-                 it has lost, or split it"
+                "{shown}: {count} names were mirrored from {list}, more than a record can have: split the list"
             )));
         }
         let scratch = self.scratch()?;

@@ -37,7 +37,7 @@ pub enum Limit {
     /// Bytes of the manifests and configs of all images of a run together, in memory; with half a kilobyte for each layer
     /// of each image.
     Documents,
-    /// Images that the rules of a list choose by tags, together: registries say how many tags there are.
+    /// Images that the rules of a list choose from the tags of one registry, which says how many there are.
     Tags,
 }
 

@@ -29,8 +29,8 @@ pub(super) struct Asking<'a> {
     /// Rules that could not be followed, and have not been handed out.
     failed: Vec<Unresolved>,
     waiting: Waiting,
-    /// How many images were chosen by their tags.
-    by_tags: u64,
+    /// How many images were chosen from the tags of each registry.
+    by_tags: HashMap<String, u64>,
     /// How often images were handed out.
     waves: usize,
     count: ResolveCount,
@@ -63,7 +63,7 @@ impl<'a> Asking<'a> {
             resolving: session.resolving(),
             failed: Vec::new(),
             waiting: Waiting::new(session.args.options().patience),
-            by_tags: 0,
+            by_tags: HashMap::new(),
             waves: 0,
             count: ResolveCount::new(session.args.progress),
         };
@@ -115,7 +115,10 @@ impl<'a> Asking<'a> {
                 Some((listing, tags)) = self.listing.next() => {
                     for at in &listing.rules {
                         let choose = |tags: &Vec<String>| self.chooser.list.rules[*at].choose(tags);
-                        self.follow(*at, tags.as_ref().map(choose).map_err(SourceError::clone))?;
+                        let chosen = tags.as_ref().map(choose).map_err(SourceError::clone);
+                        let host = listing.host.as_deref().unwrap_or_default();
+                        let chosen = chosen.and_then(|tags| self.within_limit(host, tags));
+                        self.follow(*at, chosen)?;
                     }
                     self.ask();
                     self.waiting.heard_of(listing.host.as_deref(), false);
@@ -183,7 +186,6 @@ impl<'a> Asking<'a> {
     /// Follows a rule with the tags that it chose.
     fn follow(&mut self, at: usize, tags: Result<Vec<String>, SourceError>) -> Result<(), Problem> {
         let tags = tags.and_then(|tags| if tags.is_empty() { Err(nothing_chosen()) } else { Ok(tags) });
-        let tags = tags.and_then(|tags| self.within_limit(tags));
         let error = match tags {
             Err(error) => error,
             Ok(tags) => match self.choosing.follow(at, &tags) {
@@ -196,12 +198,12 @@ impl<'a> Asking<'a> {
         Ok(())
     }
 
-    /// Refuses a rule's tags where there are more than the run may have.
-    fn within_limit(&mut self, tags: Vec<String>) -> Result<Vec<String>, SourceError> {
-        let then = self.by_tags + tags.len() as u64;
+    /// Refuses a rule's tags where its registry has more in the run than it may.
+    fn within_limit(&mut self, host: &str, tags: Vec<String>) -> Result<Vec<String>, SourceError> {
+        let then = self.by_tags.get(host).unwrap_or(&0) + tags.len() as u64;
         let allowed = self.session.args.options().limits.check(Limit::Tags, then);
         allowed.map_err(|error| SourceError::new(ErrorKind::Other, error.to_string()))?;
-        self.by_tags = then;
+        self.by_tags.insert(host.to_owned(), then);
         Ok(tags)
     }
 
