@@ -25,80 +25,63 @@ use std::{
 use libc::*;
 use support::{
     image::{Layout, layout},
-    inject::{Seen, inject, watch_all},
+    inject::{Kind, Seen, inject, watch},
     oracle,
     pulls::*,
     repo::{Finished, Invocation, Scratch, cfs_dag, difference, fix_umask, repo_manifest, scratch},
     tar::*,
 };
 
-/// A kind of call, and what can go wrong with it as its manual page has it.
-struct Kind {
-    name: &'static str,
-    call: c_long,
-    /// Which of these calls are meant.
-    which: fn(&Seen) -> bool,
-    errors: &'static [i32],
-}
-
-const fn kind(name: &'static str, call: c_long, errors: &'static [i32]) -> Kind {
-    Kind { name, call, which: |_| true, errors }
-}
-
-const fn kind_of(name: &'static str, call: c_long, which: fn(&Seen) -> bool, errors: &'static [i32]) -> Kind {
-    Kind { name, call, which, errors }
-}
-
 static KINDS: [Kind; 43] = [
-    kind("open", SYS_open, &[EIO, EMFILE, EINTR]),
-    kind_of("openat", SYS_openat, |seen| !creates(seen), &[EMFILE, EIO, EINTR]),
-    kind_of("openat to create", SYS_openat, creates, &[EMFILE, ENOSPC, EIO, EDQUOT, EINTR]),
-    kind("openat2", SYS_openat2, &[EMFILE, EIO, EINTR]),
-    kind_of("read", SYS_read, is_on_disk, &[EIO, EINTR]),
-    kind("pread64", SYS_pread64, &[EIO, EINTR]),
-    kind_of("write", SYS_write, is_on_disk, &[ENOSPC, EIO, EDQUOT, EINTR]),
-    kind("pwrite64", SYS_pwrite64, &[ENOSPC, EIO, EDQUOT, EINTR]),
-    kind("writev", SYS_writev, &[ENOSPC, EIO, EDQUOT, EINTR]),
-    kind("linkat", SYS_linkat, &[ENOSPC, EIO, EDQUOT, EMLINK]),
-    kind("symlinkat", SYS_symlinkat, &[ENOSPC, EIO, EDQUOT]),
-    kind("rename", SYS_rename, &[ENOSPC, EIO]),
-    kind("renameat", SYS_renameat, &[ENOSPC, EIO, EDQUOT]),
-    kind("renameat2", SYS_renameat2, &[ENOSPC, EIO, EDQUOT]),
-    kind("mkdirat", SYS_mkdirat, &[ENOSPC, EIO, EDQUOT]),
-    kind("unlink", SYS_unlink, &[EIO]),
-    kind("unlinkat", SYS_unlinkat, &[EIO]),
-    kind("readlink", SYS_readlink, &[EIO]),
-    kind("readlinkat", SYS_readlinkat, &[EIO]),
-    kind("statx", SYS_statx, &[EIO, ENOMEM]),
-    kind("newfstatat", SYS_newfstatat, &[EIO]),
-    kind("fstat", SYS_fstat, &[EIO]),
-    kind("lseek", SYS_lseek, &[EIO]),
-    kind("faccessat", SYS_faccessat, &[EIO]),
-    kind("statfs", SYS_statfs, &[EIO, EINTR]),
-    kind("fstatfs", SYS_fstatfs, &[EIO, EINTR]),
-    kind("syncfs", SYS_syncfs, &[EIO, ENOSPC, EDQUOT]),
-    kind("fsync", SYS_fsync, &[EIO, ENOSPC, EINTR]),
-    kind("flock", SYS_flock, &[ENOLCK, EINTR]),
-    kind("ftruncate", SYS_ftruncate, &[ENOSPC, EIO, EINTR]),
-    kind("getdents64", SYS_getdents64, &[EIO]),
+    Kind::all("open", SYS_open, &[EIO, EMFILE, EINTR]),
+    Kind::those("openat", SYS_openat, |seen| !creates(seen), &[EMFILE, EIO, EINTR]),
+    Kind::those("openat to create", SYS_openat, creates, &[EMFILE, ENOSPC, EIO, EDQUOT, EINTR]),
+    Kind::all("openat2", SYS_openat2, &[EMFILE, EIO, EINTR]),
+    Kind::those("read", SYS_read, is_on_disk, &[EIO, EINTR]),
+    Kind::all("pread64", SYS_pread64, &[EIO, EINTR]),
+    Kind::those("write", SYS_write, is_on_disk, &[ENOSPC, EIO, EDQUOT, EINTR]),
+    Kind::all("pwrite64", SYS_pwrite64, &[ENOSPC, EIO, EDQUOT, EINTR]),
+    Kind::all("writev", SYS_writev, &[ENOSPC, EIO, EDQUOT, EINTR]),
+    Kind::all("linkat", SYS_linkat, &[ENOSPC, EIO, EDQUOT, EMLINK]),
+    Kind::all("symlinkat", SYS_symlinkat, &[ENOSPC, EIO, EDQUOT]),
+    Kind::all("rename", SYS_rename, &[ENOSPC, EIO]),
+    Kind::all("renameat", SYS_renameat, &[ENOSPC, EIO, EDQUOT]),
+    Kind::all("renameat2", SYS_renameat2, &[ENOSPC, EIO, EDQUOT]),
+    Kind::all("mkdirat", SYS_mkdirat, &[ENOSPC, EIO, EDQUOT]),
+    Kind::all("unlink", SYS_unlink, &[EIO]),
+    Kind::all("unlinkat", SYS_unlinkat, &[EIO]),
+    Kind::all("readlink", SYS_readlink, &[EIO]),
+    Kind::all("readlinkat", SYS_readlinkat, &[EIO]),
+    Kind::all("statx", SYS_statx, &[EIO, ENOMEM]),
+    Kind::all("newfstatat", SYS_newfstatat, &[EIO]),
+    Kind::all("fstat", SYS_fstat, &[EIO]),
+    Kind::all("lseek", SYS_lseek, &[EIO]),
+    Kind::all("faccessat", SYS_faccessat, &[EIO]),
+    Kind::all("statfs", SYS_statfs, &[EIO, EINTR]),
+    Kind::all("fstatfs", SYS_fstatfs, &[EIO, EINTR]),
+    Kind::all("syncfs", SYS_syncfs, &[EIO, ENOSPC, EDQUOT]),
+    Kind::all("fsync", SYS_fsync, &[EIO, ENOSPC, EINTR]),
+    Kind::all("flock", SYS_flock, &[ENOLCK, EINTR]),
+    Kind::all("ftruncate", SYS_ftruncate, &[ENOSPC, EIO, EINTR]),
+    Kind::all("getdents64", SYS_getdents64, &[EIO]),
     // The others have nothing to run out of.
-    kind_of(
+    Kind::those(
         "fcntl",
         SYS_fcntl,
         |seen| [F_DUPFD, F_DUPFD_CLOEXEC].contains(&(seen.args[1] as i32)),
         &[EMFILE],
     ),
-    kind("ioctl", SYS_ioctl, &[EIO, ENOMEM]),
-    kind("mmap", SYS_mmap, &[ENOMEM]),
-    kind("mprotect", SYS_mprotect, &[ENOMEM]),
-    kind("clone3", SYS_clone3, &[EAGAIN]),
-    kind("eventfd2", SYS_eventfd2, &[EMFILE]),
-    kind("epoll_create1", SYS_epoll_create1, &[EMFILE]),
-    kind("epoll_ctl", SYS_epoll_ctl, &[ENOSPC]),
-    kind("epoll_wait", SYS_epoll_wait, &[EINTR]),
-    kind("socketpair", SYS_socketpair, &[EMFILE]),
-    kind("getrandom", SYS_getrandom, &[EINTR]),
-    kind("fadvise64", SYS_fadvise64, &[EIO]),
+    Kind::all("ioctl", SYS_ioctl, &[EIO, ENOMEM]),
+    Kind::all("mmap", SYS_mmap, &[ENOMEM]),
+    Kind::all("mprotect", SYS_mprotect, &[ENOMEM]),
+    Kind::all("clone3", SYS_clone3, &[EAGAIN]),
+    Kind::all("eventfd2", SYS_eventfd2, &[EMFILE]),
+    Kind::all("epoll_create1", SYS_epoll_create1, &[EMFILE]),
+    Kind::all("epoll_ctl", SYS_epoll_ctl, &[ENOSPC]),
+    Kind::all("epoll_wait", SYS_epoll_wait, &[EINTR]),
+    Kind::all("socketpair", SYS_socketpair, &[EMFILE]),
+    Kind::all("getrandom", SYS_getrandom, &[EINTR]),
+    Kind::all("fadvise64", SYS_fadvise64, &[EIO]),
 ];
 
 /// Calls on which nothing is tried, and why.
@@ -271,11 +254,9 @@ impl World {
         let (_scratch, repo) = self.prepare(scenario);
         // To be asked about every call takes time.
         let command = self.command(scenario, &repo).time_limit(Duration::from_secs(60));
-        let (finished, calls) = watch_all(command);
+        let (finished, calls) = watch(command);
         finished.assert_code(0);
-        let count =
-            |kind: &Kind| calls.iter().filter(|seen| seen.call == kind.call && (kind.which)(seen)).count();
-        let counts = KINDS.iter().map(|kind| (kind, count(kind))).collect();
+        let counts = KINDS.iter().map(|kind| (kind, kind.count(&calls))).collect();
         let is_listed = |call: c_long| {
             KINDS.iter().any(|kind| kind.call == call) || LEFT_OUT.iter().any(|(other, _)| *other == call)
         };
@@ -336,7 +317,7 @@ impl Learned<'_> {
         let (scratch, repo) = self.world.prepare(self.scenario);
         let Fault { kind, at, errno } = fault;
         let command = self.world.command(self.scenario, &repo);
-        let (finished, hit) = inject(command, kind.call, kind.which, at, errno);
+        let (finished, hit) = inject(command, kind, at, errno);
         let hit = hit.map(|seen| format!("{} {}", seen.thread, seen.about));
         if show {
             println!("{finished}\nfailed: {hit:?}");

@@ -3,6 +3,8 @@
 
 mod texts;
 
+use crate::types::LimitExceeded;
+
 /// What a caller may do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -36,6 +38,12 @@ pub struct SourceError {
 
 /// The result of this room's functions.
 pub type Result<T> = std::result::Result<T, SourceError>;
+
+impl From<LimitExceeded> for SourceError {
+    fn from(error: LimitExceeded) -> Self {
+        Self::corrupt(error.to_string())
+    }
+}
 
 impl SourceError {
     /// An error of `kind` that says `message`.

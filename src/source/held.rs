@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::{Resolved, Result, SourceError};
+use super::{Resolved, Result};
 use crate::types::{Digest, Limit, Limits};
 
 /// Documents that are here already.
@@ -94,8 +94,7 @@ impl Held {
 
     fn count(&self, state: &mut State, bytes: u64) -> Result<()> {
         let then = state.bytes.saturating_add(bytes);
-        let allowed = self.limits.check(Limit::Documents, then);
-        allowed.map_err(|error| SourceError::corrupt(error.to_string()))?;
+        self.limits.check(Limit::Documents, then)?;
         state.bytes = then;
         Ok(())
     }
@@ -110,7 +109,10 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::{source::ErrorKind, types::Descriptor};
+    use crate::{
+        source::{ErrorKind, SourceError},
+        types::Descriptor,
+    };
 
     struct One(Digest);
 
@@ -162,22 +164,25 @@ mod tests {
         assert_eq!(*fetched.unwrap(), *b"yes");
     }
 
+    /// An artifact whose manifest and config are the same.
+    fn image(bytes: &str, layers: Vec<Descriptor>) -> Resolved {
+        let bytes: Arc<[u8]> = bytes.as_bytes().into();
+        let digest = Digest::of(&bytes);
+        Resolved {
+            manifest: bytes.clone(),
+            manifest_digest: digest,
+            original_digest: None,
+            config: bytes,
+            config_digest: digest,
+            layers,
+            diff_ids: None,
+            is_container: false,
+        }
+    }
+
     #[test]
     fn documents_are_held_once_and_only_so_many() {
-        let image = |name: &str| {
-            let bytes: Arc<[u8]> = name.as_bytes().into();
-            let digest = Digest::of(&bytes);
-            Resolved {
-                manifest: bytes.clone(),
-                manifest_digest: digest,
-                original_digest: None,
-                config: bytes,
-                config_digest: digest,
-                layers: Vec::new(),
-                diff_ids: None,
-                is_container: false,
-            }
-        };
+        let image = |bytes| image(bytes, Vec::new());
         let held = Held { limits: Limits::default().with(Limit::Documents, 7), ..Held::default() };
         let (mut one, mut again) = (image("four"), image("four"));
         held.hold(&mut one).unwrap();
@@ -190,19 +195,8 @@ mod tests {
 
     #[test]
     fn an_image_counts_with_its_layers_though_its_documents_are_shared() {
-        let bytes: Arc<[u8]> = b"{}".as_slice().into();
-        let digest = Digest::of(&bytes);
-        let layer = Descriptor { media_type: "t".repeat(1000), digest, size: 1 };
-        let image = Resolved {
-            manifest: bytes.clone(),
-            manifest_digest: digest,
-            original_digest: None,
-            config: bytes,
-            config_digest: digest,
-            layers: vec![layer; 3],
-            diff_ids: None,
-            is_container: false,
-        };
+        let layer = Descriptor { media_type: "t".repeat(1000), digest: Digest::of(b"layer"), size: 1 };
+        let image = image("{}", vec![layer; 3]);
         let held = Held { limits: Limits::default().with(Limit::Documents, 20_000), ..Held::default() };
         held.hold(&mut image.clone()).unwrap();
         held.hold(&mut image.clone()).unwrap();

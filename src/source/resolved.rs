@@ -146,8 +146,7 @@ impl Resolved {
 
     /// Refuses an image of more layers than `limits` allow.
     pub(super) fn within(self, limits: &Limits) -> Result<Self> {
-        let allowed = limits.check(Limit::Layers, self.layers.len() as u64);
-        allowed.map_err(|error| SourceError::corrupt(error.to_string()))?;
+        limits.check(Limit::Layers, self.layers.len() as u64)?;
         Ok(self)
     }
 

@@ -3,10 +3,7 @@
 
 use composefs::{fsverity::FsVerityHashValue, repository::GcResult};
 use composefs_oci::{OciDigest, OciImage};
-use rustix::{
-    fs::{FileType, FlockOperation},
-    io::Errno,
-};
+use rustix::{fs::FileType, io::Errno};
 use serde::Serialize;
 
 use super::{
@@ -268,14 +265,8 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         self.require_writable()?;
         let fault = |errno| self.fault("locking the repository", errno);
-        match calls::flock(self.root(), FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                // Our own lock is gone by now: changing its kind is a release first.
-                waiting(&holders(self.root()));
-                calls::flock(self.root(), FlockOperation::LockExclusive).map_err(fault)?;
-            }
-            locked => locked.map_err(fault)?,
-        }
+        // Our own lock is gone when others are asked for: changing its kind is a release first.
+        calls::lock(self.root(), || waiting(&holders(self.root()))).map_err(fault)?;
         claims::sweep(self.root());
         scratch::sweep(self.root()).map_err(|errno| self.fault("cleaning cfs-dag/tmp", errno))?;
         self.release_all()?;

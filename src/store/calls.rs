@@ -23,6 +23,17 @@ pub(super) fn flock(file: impl AsFd, operation: FlockOperation) -> Result<()> {
     retry_on_intr(|| fs::flock(&file, operation))
 }
 
+/// Locks a file exclusively; `waiting` is called if somebody else has to be waited for.
+pub(super) fn lock(file: impl AsFd, waiting: impl FnOnce()) -> Result<()> {
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            waiting();
+            flock(&file, FlockOperation::LockExclusive)
+        }
+        locked => locked,
+    }
+}
+
 pub(super) fn syncfs(on: impl AsFd) -> Result<()> {
     retry_on_intr(|| fs::syncfs(&on))
 }

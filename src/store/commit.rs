@@ -110,7 +110,6 @@ impl<H: FsVerityHashValue> Commit<H> {
         store.require_writable()?;
         scratch::sweep(store.root()).map_err(|errno| store.fault("cleaning cfs-dag/tmp", errno))?;
         claims::sweep(store.root());
-        store.release_all()?;
         let queue = Arc::new(Queue::default());
         let thread = thread::Builder::new().name("commit".into()).spawn({
             let (store, queue) = (store.clone(), queue.clone());
@@ -291,7 +290,7 @@ fn serve<H: FsVerityHashValue>(store: &Store<H>, queue: &Queue<H>) {
                 continue;
             }
             Work::Over => {
-                // Replaced streams that nothing with a tag names any more. Failing is harmless: the next run tries again.
+                // What is tagged now counts. Failing is harmless: the next run tries again.
                 let _ = store.release_all();
                 return;
             }

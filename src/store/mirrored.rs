@@ -11,10 +11,7 @@ use std::{
 };
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::{
-    fs::{FlockOperation, Mode},
-    io::Errno,
-};
+use rustix::{fs::Mode, io::Errno};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -140,16 +137,9 @@ impl<H: FsVerityHashValue> Store<H> {
             }
         }
         let dir = beneath::dir(self.root(), MIRRORS_DIR).map_err(fault)?;
-        match calls::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                tracing::warn!(
-                    "{}: waiting for another mirror, which changes its record",
-                    self.path().display()
-                );
-                calls::flock(&dir, FlockOperation::LockExclusive).map_err(fault)?;
-            }
-            locked => locked.map_err(fault)?,
-        }
+        let shown = self.path().display();
+        let waiting = || tracing::warn!("{shown}: waiting for another mirror, which changes its record");
+        calls::lock(&dir, waiting).map_err(fault)?;
         Ok(dir)
     }
 

@@ -40,52 +40,70 @@ pub struct Seen {
     pub errno: Option<i32>,
 }
 
-/// Runs a program to its end, and gives all calls of these kinds that it made since `main` began its work, in the order
-/// in which the kernel asked.
-pub fn watch(program: Invocation, calls: impl IntoIterator<Item = libc::c_long>) -> (Finished, Vec<Seen>) {
-    run(program, Filter::asking_about(calls), |_| None)
+/// A kind of call, and what can go wrong with it as its manual page has it.
+pub struct Kind {
+    pub name: &'static str,
+    pub call: libc::c_long,
+    /// Which of these calls are meant.
+    pub which: fn(&Seen) -> bool,
+    pub errors: &'static [i32],
 }
 
-/// The same for all calls but `sendmsg`.
-pub fn watch_all(program: Invocation) -> (Finished, Vec<Seen>) {
+impl Kind {
+    /// All of these calls.
+    pub const fn all(name: &'static str, call: libc::c_long, errors: &'static [i32]) -> Self {
+        Self::those(name, call, |_| true, errors)
+    }
+
+    /// Those of these calls that are `which`.
+    pub const fn those(
+        name: &'static str,
+        call: libc::c_long,
+        which: fn(&Seen) -> bool,
+        errors: &'static [i32],
+    ) -> Self {
+        Self { name, call, which, errors }
+    }
+
+    /// How many of `calls` are of this kind.
+    pub fn count(&self, calls: &[Seen]) -> usize {
+        calls.iter().filter(|seen| self.has(seen)).count()
+    }
+
+    fn has(&self, seen: &Seen) -> bool {
+        seen.call == self.call && (self.which)(seen)
+    }
+}
+
+/// Runs a program to its end, and gives all calls but `sendmsg` that it made since `main` began its work, in the order
+/// in which the kernel asked.
+pub fn watch(program: Invocation) -> (Finished, Vec<Seen>) {
     run(program, Filter::asking_about_all(), |_| None)
 }
 
-/// Runs a program to its end and has a call fail with `errno`, without being made: of those of the kind `call` that are
-/// `which`, the one that is number `at`, from 1, since `main` began its work. Gives the call, if it came so far.
-pub fn inject(
-    program: Invocation,
-    call: libc::c_long,
-    which: fn(&Seen) -> bool,
-    at: usize,
-    errno: i32,
-) -> (Finished, Option<Seen>) {
-    let (finished, mut failed) = fail(program, call, which, errno, move |number| number == at);
+/// Runs a program to its end and has a call fail with `errno`, without being made: of those of the kind, the one that is
+/// number `at`, from 1, since `main` began its work. Gives the call, if it came so far.
+pub fn inject(program: Invocation, kind: &'static Kind, at: usize, errno: i32) -> (Finished, Option<Seen>) {
+    let (finished, mut failed) = fail(program, kind, errno, move |number| number == at);
     (finished, failed.pop())
 }
 
-/// Runs a program to its end and has each call of the kind `call` that is `which` fail with `errno`, without being made,
-/// since `main` began its work.
-pub fn inject_always(
-    program: Invocation,
-    call: libc::c_long,
-    which: fn(&Seen) -> bool,
-    errno: i32,
-) -> Finished {
-    fail(program, call, which, errno, |_| true).0
+/// Runs a program to its end and has each call of the kind fail with `errno`, without being made, since `main` began its
+/// work.
+pub fn inject_always(program: Invocation, kind: &'static Kind, errno: i32) -> Finished {
+    fail(program, kind, errno, |_| true).0
 }
 
 /// Has those calls fail whose number, from 1, is `due`; gives them.
 fn fail(
     program: Invocation,
-    call: libc::c_long,
-    which: fn(&Seen) -> bool,
+    kind: &'static Kind,
     errno: i32,
     due: impl Fn(usize) -> bool + Send + 'static,
 ) -> (Finished, Vec<Seen>) {
     let mut number = 0;
-    let (finished, mut seen) = run(program, Filter::asking_about([call]), move |seen| {
-        if seen.call != call || !which(seen) {
+    let (finished, mut seen) = run(program, Filter::asking_about(kind.call), move |seen| {
+        if !kind.has(seen) {
             return None;
         }
         number += 1;
@@ -119,11 +137,9 @@ struct Filter {
 }
 
 impl Filter {
-    /// Asks about `calls` and allows the rest.
-    fn asking_about(calls: impl IntoIterator<Item = libc::c_long>) -> Self {
-        let mut listed: Vec<libc::c_long> = calls.into_iter().chain([BEGIN.0]).collect();
-        listed.sort_unstable();
-        listed.dedup();
+    /// Asks about these calls, and about the one that tells the beginning, and allows the rest.
+    fn asking_about(call: libc::c_long) -> Self {
+        let listed = vec![BEGIN.0, call];
         Self { listed, of_listed: libc::SECCOMP_RET_USER_NOTIF, of_others: libc::SECCOMP_RET_ALLOW }
     }
 

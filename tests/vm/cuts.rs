@@ -19,7 +19,7 @@ use libc::SIGKILL;
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
 use super::{
-    guest::mount_disk,
+    guest::{DISK, mount_disk},
     machine::{Disk, Machine, copy_image},
     marks::{Marks, Reported, label, labelled, last},
     writelog::{Cache, WriteLog},
@@ -42,7 +42,6 @@ pub const SCENARIOS: &[(&str, fn())] = &[
     ("look", look),
 ];
 
-const DISK: &str = "/disk";
 const IMAGES: &str = "/tmp/images";
 const MEBIBYTES: u32 = 24;
 /// What a disk that is not as it must be is reported with.
@@ -207,7 +206,7 @@ fn repo() -> PathBuf {
 /// What is done, with a mark before and after each step. `how` may have `--insecure`, and a system call that does
 /// nothing and says that all is well.
 fn work(how: &[&str]) {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let layout = write_images();
     let insecure = how.contains(&"--insecure");
     let broken_call = how.iter().find(|word| !word.starts_with('-'));
@@ -280,7 +279,7 @@ fn look() {
     let mut disks = disks.into_iter().map(|disk| PathBuf::from("/dev").join(disk));
     let first = disks.next().unwrap();
     assert_eq!(labelled(&first), UNDISTURBED);
-    mount_disk(&first, DISK);
+    mount_disk(&first);
     let mut undisturbed = Vec::new();
     let (mut all_good, mut looked) = (true, 0);
     for disk in disks {
@@ -290,7 +289,7 @@ fn look() {
             oracle::assert_clean(&repo());
         }
         unmount(DISK, UnmountFlags::empty()).unwrap();
-        mount_disk(&disk, DISK);
+        mount_disk(&disk);
         let good = catch_unwind(AssertUnwindSafe(|| look_at(&reported, &undisturbed)));
         looked += 1;
         if let Err(why) = good {

@@ -12,17 +12,17 @@ use std::{
 use composefs::fsverity::{Sha512HashValue, measure_verity_opt};
 use libc::{
     EDQUOT, EIO, EMFILE, ENODATA, ENOMEM, ENOSPC, EOPNOTSUPP, ETXTBSY, SYS_fsync, SYS_ioctl, SYS_linkat,
-    SYS_open, SYS_renameat, SYS_renameat2, SYS_syncfs, SYS_unlinkat, c_long,
+    SYS_open, SYS_renameat, SYS_renameat2, SYS_syncfs, SYS_unlinkat,
 };
 
 use super::{
-    guest::mount_disk,
+    guest::{DISK, mount_disk},
     machine::{Disk, Machine},
     secure::mismeasured,
 };
 use support::{
     image::{Image, Layout, layout},
-    inject::{Seen, inject, inject_always, watch},
+    inject::{Kind, Seen, inject, inject_always, watch},
     oracle,
     pulls::assert_no_leftovers,
     repo::{Finished, Invocation, assert_same_lines, cfs_dag, difference, repo_manifest},
@@ -42,39 +42,25 @@ fn where_files_stay_open_for_writing_the_advice_works() {
     Machine::boot("held-open", &[&Disk::new(96)]).assert_good();
 }
 
-const DISK: &str = "/disk";
-
-/// A kind of call, and what can go wrong with it.
-struct Kind {
-    name: &'static str,
-    call: c_long,
-    /// Which of these calls are meant.
-    which: fn(&Seen) -> bool,
-    errors: &'static [i32],
-}
-
 static KINDS: [Kind; 9] = [
-    Kind {
-        name: "enabling verity",
-        call: SYS_ioctl,
-        which: enables_verity,
-        errors: &[EIO, ENOSPC, EDQUOT, ENOMEM, EOPNOTSUPP, ETXTBSY],
-    },
-    Kind {
-        name: "measuring verity",
-        call: SYS_ioctl,
-        which: measures_verity,
-        errors: &[EIO, ENOMEM, ENODATA],
-    },
+    ENABLING,
+    Kind::those("measuring verity", SYS_ioctl, measures_verity, &[EIO, ENOMEM, ENODATA]),
     // Objects get a name in cfs-dag/tmp before they get verity, and their own afterwards.
-    Kind { name: "linkat", call: SYS_linkat, which: |_| true, errors: &[ENOSPC, EIO] },
-    Kind { name: "renameat2", call: SYS_renameat2, which: |_| true, errors: &[EIO, ENOSPC] },
-    Kind { name: "renameat", call: SYS_renameat, which: |_| true, errors: &[ENOSPC, EIO] },
-    Kind { name: "reopening", call: SYS_open, which: reopens, errors: &[EMFILE, EIO] },
-    Kind { name: "unlinkat", call: SYS_unlinkat, which: |_| true, errors: &[EIO] },
-    Kind { name: "syncfs", call: SYS_syncfs, which: |_| true, errors: &[EIO, ENOSPC] },
-    Kind { name: "fsync", call: SYS_fsync, which: |_| true, errors: &[ENOSPC, EIO] },
+    Kind::all("linkat", SYS_linkat, &[ENOSPC, EIO]),
+    Kind::all("renameat2", SYS_renameat2, &[EIO, ENOSPC]),
+    Kind::all("renameat", SYS_renameat, &[ENOSPC, EIO]),
+    Kind::those("reopening", SYS_open, reopens, &[EMFILE, EIO]),
+    Kind::all("unlinkat", SYS_unlinkat, &[EIO]),
+    Kind::all("syncfs", SYS_syncfs, &[EIO, ENOSPC]),
+    Kind::all("fsync", SYS_fsync, &[ENOSPC, EIO]),
 ];
+
+const ENABLING: Kind = Kind::those(
+    "enabling verity",
+    SYS_ioctl,
+    enables_verity,
+    &[EIO, ENOSPC, EDQUOT, ENOMEM, EOPNOTSUPP, ETXTBSY],
+);
 
 /// `FS_IOC_ENABLE_VERITY` of linux/fsverity.h.
 fn enables_verity(seen: &Seen) -> bool {
@@ -156,18 +142,16 @@ impl Fault {
 }
 
 fn faults() {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let layout = layout();
     let image = image(&layout);
     let repo = Path::new(DISK).join("repo");
-    let (finished, calls) = watch(pull(&image, &repo), KINDS.iter().map(|kind| kind.call));
+    let (finished, calls) = watch(pull(&image, &repo));
     finished.assert_code(0);
     let undisturbed = repo_manifest(&repo);
     fs::remove_dir_all(&repo).unwrap();
 
-    let count =
-        |kind: &Kind| calls.iter().filter(|seen| seen.call == kind.call && (kind.which)(seen)).count();
-    let faults: Vec<Fault> = KINDS.iter().flat_map(|kind| Fault::all(kind, count(kind))).collect();
+    let faults: Vec<Fault> = KINDS.iter().flat_map(|kind| Fault::all(kind, kind.count(&calls))).collect();
     let (mut hit, mut wrong) = (BTreeSet::new(), Vec::new());
     for fault in &faults {
         match catch_unwind(AssertUnwindSafe(|| check(fault, &image, &repo, &undisturbed))) {
@@ -192,7 +176,7 @@ fn faults() {
 /// Pulls with the fault into a new repository: whether the call was made, or what is not as it should be.
 fn check(fault: &Fault, image: &Image, repo: &Path, undisturbed: &[String]) -> Result<bool, String> {
     let Fault { kind, at, errno } = fault;
-    let (finished, hit) = inject(pull(image, repo), kind.call, kind.which, *at, *errno);
+    let (finished, hit) = inject(pull(image, repo), kind, *at, *errno);
     let told = ill_told(fault, &finished, hit.is_some());
     let Some(wrong) = told.or_else(|| ill_left(image, &finished, repo, undisturbed)) else {
         return Ok(hit.is_some());
@@ -273,13 +257,13 @@ fn unsound(repo: &Path) -> Option<String> {
 
 /// Verity can be enabled on no file, because somebody has each of them open for writing (ETXTBSY).
 fn held_open() {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let layout = layout();
     let image = image(&layout);
     let [undisturbed, repo] = ["undisturbed", "repo"].map(|name| Path::new(DISK).join(name));
     pull(&image, &undisturbed).expect_success();
     cfs_dag(["init"]).repo(&repo).expect_success();
-    let refused = inject_always(pull(&image, &repo), SYS_ioctl, enables_verity, ETXTBSY).assert_code(1);
+    let refused = inject_always(pull(&image, &repo), &ENABLING, ETXTBSY).assert_code(1);
     assert_eq!(refused.stderr.lines().count(), 1, "{refused}");
     refused.says(&["cfs-dag: ", "keep its file open for writing: try again"]);
     assert_eq!(unsound(&repo), None);

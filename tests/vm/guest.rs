@@ -49,14 +49,17 @@ fn set_up() {
     }
 }
 
-/// Mounts the disk `device` (`/dev/vda`) at `at`.
-pub fn mount_disk(device: impl AsRef<Path>, at: &str) {
+/// Where the disk is mounted.
+pub const DISK: &str = "/disk";
+
+/// Mounts the disk `device` (`/dev/vda`).
+pub fn mount_disk(device: impl AsRef<Path>) {
     let device = device.as_ref();
     // The kernel finds disks while it runs us.
     while !device.exists() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    fs::create_dir_all(at).unwrap();
-    let mounted = mount(device, at, "ext4", MountFlags::empty(), c"commit=1");
+    fs::create_dir_all(DISK).unwrap();
+    let mounted = mount(device, DISK, "ext4", MountFlags::empty(), c"commit=1");
     mounted.unwrap_or_else(|error| panic!("{}: {error}", device.display()));
 }

@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use super::{
-    guest::mount_disk,
+    guest::{DISK, mount_disk},
     machine::{Disk, Machine},
 };
 use support::{
@@ -78,8 +78,6 @@ fn that_a_kernel_lacks_the_mount_option_is_said() {
 fn an_ordinary_user_has_secure_repositories_with_upstreams_modes() {
     Machine::boot("ordinary-user", &[&Disk::new(96)]).assert_good();
 }
-
-const DISK: &str = "/disk";
 
 /// The files of the image, with their content.
 fn files() -> BTreeMap<String, Vec<u8>> {
@@ -157,7 +155,7 @@ fn assert_linked(repo: &Path) {
 }
 
 fn guarded() {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let layout = layout();
     let image = image(&layout);
     for algorithm in ["sha512", "sha256"] {
@@ -249,7 +247,7 @@ const DAMAGES: [Damage; 4] = [
 ];
 
 fn mended() {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let layout = layout();
     let image = image(&layout);
     let repo = Path::new(DISK).join("repo");
@@ -280,7 +278,7 @@ fn mended() {
 }
 
 fn changed() {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let layout = layout();
     let image = image(&layout);
     let repo = Path::new(DISK).join("repo");
@@ -292,7 +290,7 @@ fn changed() {
     unmount(DISK, UnmountFlags::empty()).unwrap();
     flip(Path::new("/dev/vda"), &content[8192..8192 + 64]);
 
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let error = fs::read(&object).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
     fs::create_dir_all("/mnt/image").unwrap();
@@ -314,7 +312,7 @@ fn changed() {
 /// Objects get fs-verity although other threads start programs all the time, which hold copies of every descriptor for
 /// a while: the kernel refuses files that somebody could write (ETXTBSY).
 fn busy() {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let repo = Path::new(DISK).join("repo");
     let (store, _) = init(&repo, &InitOptions::default()).unwrap();
     let AnyStore::Sha512(store) = store else { panic!("{repo:?} has another algorithm") };
@@ -361,7 +359,7 @@ fn start_slowly() {
 }
 
 fn small_blocks() {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let layout = layout();
     let image = image(&layout);
     let repo = Path::new(DISK).join("repo");
@@ -376,7 +374,7 @@ fn small_blocks() {
 
 /// Whoever may write a file may enable fs-verity on it.
 fn ordinary_user() {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let layout = layout();
     let image = image(&layout);
     set_mode(layout.path().parent().unwrap(), 0o755);
@@ -410,7 +408,7 @@ fn ordinary_user() {
 
 /// A kernel whose overlayfs does not know `verity=require`, as strace plays it.
 fn unknown_option() {
-    mount_disk("/dev/vda", DISK);
+    mount_disk("/dev/vda");
     let layout = layout();
     let image = image(&layout);
     let repo = Path::new(DISK).join("repo");

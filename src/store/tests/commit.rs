@@ -174,11 +174,17 @@ fn the_first_writer_of_a_layer_wins_and_the_other_adopts() {
     scene.fsck_is_clean();
 }
 
+/// A layer, and another one that has its `diff_id`.
+fn two_for_one_name<H: FsVerityHashValue>(scene: &Scene<H>) -> [Layer<H>; 2] {
+    let honest = scene.usr_layer(1);
+    let lying = Layer { diff_id: honest.diff_id, ..scene.usr_layer(2) };
+    [honest, lying]
+}
+
 #[test]
 fn a_link_to_a_layer_of_another_tar_is_replaced() {
     let scene = repo::<Sha256HashValue>();
-    let honest = scene.usr_layer(1);
-    let lying = Layer { diff_id: honest.diff_id, ..scene.usr_layer(2) };
+    let [honest, lying] = two_for_one_name(&scene);
     assert_eq!(scene.commit(layer_set(&lying)), Outcome::Linked);
     let scene = reopen(scene);
     assert_eq!(scene.commit(layer_set(&honest)), Outcome::Linked);
@@ -188,8 +194,7 @@ fn a_link_to_a_layer_of_another_tar_is_replaced() {
 #[test]
 fn images_that_took_a_replaced_layer_keep_it() {
     let scene = repo::<Sha256HashValue>();
-    let honest = scene.usr_layer(1);
-    let lying = Layer { diff_id: honest.diff_id, ..scene.usr_layer(2) };
+    let [honest, lying] = two_for_one_name(&scene);
     let (_, set) = scene.image(std::slice::from_ref(&lying), "app");
     assert_eq!(scene.commit(set), Outcome::Linked);
     let scene = reopen(scene);
@@ -207,8 +212,7 @@ fn images_that_took_a_replaced_layer_keep_it() {
 #[test]
 fn what_is_no_file_is_not_read_to_tell_what_a_layer_is() {
     let scene = repo::<Sha256HashValue>();
-    let honest = scene.usr_layer(1);
-    let lying = Layer { diff_id: honest.diff_id, ..scene.usr_layer(2) };
+    let [honest, lying] = two_for_one_name(&scene);
     let (_, set) = scene.image(std::slice::from_ref(&lying), "app");
     assert_eq!(scene.commit(set), Outcome::Linked);
     let object = scene.object(&compute_verity(&[2; 5000]));
