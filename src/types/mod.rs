@@ -1,6 +1,7 @@
 //! The plain types that all rooms share: digests, descriptors, limits, counted memory. Know nothing of graphs,
 //! networks or repositories.
 
+mod ambiguity;
 mod descriptor;
 mod digest;
 mod limits;
@@ -8,6 +9,7 @@ mod memory;
 mod remedy;
 mod step;
 
+pub use ambiguity::{Ambiguity, AmbiguityKind};
 pub use descriptor::{Descriptor, LayerKind};
 pub use digest::{Digest, ParseDigestError, Sha256};
 pub use limits::{Limit, LimitExceeded, Limits, MAX_DOCUMENT, MAX_ENTRY_HEADERS};

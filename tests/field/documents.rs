@@ -1,0 +1,1 @@
+//! Manifests, indexes and artifacts.

@@ -1,0 +1,1 @@
+//! Tars compared entry by entry with the readings of other programs.

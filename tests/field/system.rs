@@ -1,0 +1,1 @@
+//! What filesystems, limits and signals do to a run.

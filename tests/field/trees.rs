@@ -1,0 +1,1 @@
+//! Entries that need parents, images without /usr, and how contradictions are told.
