@@ -307,6 +307,7 @@ impl<'a> Pull<'a> {
             name: image.reference.clone(),
             site: Arc::default(),
             immutable: false,
+            as_upstream: false,
         };
         self.images.iter().map(ask).collect()
     }

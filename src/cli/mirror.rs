@@ -69,7 +69,12 @@ pub(super) struct MirrorArgs {
 pub(super) fn run(args: &MirrorArgs, repo: &RepoArgs, verbose: bool) -> Result<Exit, Problem> {
     let list = args.list()?;
     let lock = args.lock.as_deref().map(|path| LockFile::open(path, args.locked)).transpose()?;
-    let chooser = Chooser { list: &list, shown: args.shown(), site: args.run.site() };
+    let chooser = Chooser {
+        list: &list,
+        shown: args.shown(),
+        site: args.run.site(),
+        as_upstream: args.run.as_upstream,
+    };
     if let Some(lock) = lock.as_ref().filter(|_| args.locked) {
         lock.check(&chooser)?;
     }

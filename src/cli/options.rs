@@ -26,6 +26,9 @@ pub(super) struct RunArgs {
     /// Make everything again, also what is stored
     #[arg(long)]
     pub(super) force: bool,
+    /// Accept entries that tar readers read differently and read them as cfsctl does, with a warning
+    #[arg(long)]
+    pub(super) as_upstream: bool,
     /// Go on with the other images when one fails; the default
     #[arg(long)]
     keep_going: bool,

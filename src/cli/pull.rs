@@ -73,11 +73,19 @@ impl PullArgs {
         if self.name.is_some() && self.images.len() > 1 {
             return Err(Problem::usage("--name is for a single image: pull the others by themselves"));
         }
+        let as_upstream = self.run.as_upstream;
         let ask = |(text, name): (&String, Option<&String>)| {
             let reference: Reference = text.parse().map_err(|error| Problem::usage(format!("{error}")))?;
             let name = name.map_or_else(|| reference.default_name().to_owned(), String::clone);
             Tag::new(&name).map_err(|error| Problem::usage(error.to_string()))?;
-            Ok(Asked { reference, text: text.clone(), name, site: site.clone(), immutable: false })
+            Ok(Asked {
+                reference,
+                text: text.clone(),
+                name,
+                site: site.clone(),
+                immutable: false,
+                as_upstream,
+            })
         };
         match planned {
             Some(plan) => {

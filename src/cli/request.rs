@@ -87,12 +87,15 @@ impl Request<'_> {
         with_store!(store, store => self.run_in(store, &inputs))
     }
 
-    /// Tells what could not be resolved.
+    /// Tells what could not be resolved, or is refused.
     fn check(&mut self) -> Result<(), Problem> {
         if let Some((name, one, other)) = self.resolution.clash() {
             return Err(Problem::usage(format!(
                 "{one} and {other} would both be named {name:?}: pull one of them with another --name"
             )));
+        }
+        if let Some(store) = self.session.store() {
+            with_store!(store, store => self.resolution.refuse_ambiguous(store))?;
         }
         tell_failed(self.session, &self.resolution.failed);
         self.stop_if_one_failed();
@@ -219,6 +222,12 @@ impl Request<'_> {
     }
 
     fn tell_failures(&self, ended: &Ended) {
+        for (image, end) in self.resolution.images.iter().zip(&ended.images) {
+            for ambiguity in end.ambiguities.iter().filter(|_| end.failure.is_none()) {
+                let text = &image.asked.text;
+                super::say(format_args!("cfs-dag: warning: {text}: {ambiguity}: read as cfsctl does"));
+            }
+        }
         let failures = ended.images.iter().filter_map(|image| image.failure.as_ref());
         let (given_up, failed): (Vec<_>, Vec<_>) =
             failures.partition(|(_, failure)| failure.0.is::<pull::NotDone>());

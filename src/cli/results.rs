@@ -50,6 +50,7 @@ impl Results {
         for ((result, image), end) in images.iter_mut().zip(&resolution.images).zip(&ended.images) {
             result.original_manifest = image.resolved.original_digest;
             result.erofs = end.erofs.clone();
+            result.ambiguities = end.ambiguities.clone();
             if let Some((line, _)) = &end.failure {
                 result.outcome = Outcome::Failed { error: line.clone() };
             }

@@ -41,11 +41,11 @@ pub enum Item<H: FsVerityHashValue> {
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
     /// A type that no filesystem has.
-    #[error("{path:?} is a tar entry of a type that is not supported ({kind})")]
+    #[error("{path:?} is {kind}: such tar entries are not supported, rebuild the layer without it")]
     UnknownType {
         /// The entry's path.
         path: PathBuf,
-        /// Its type.
+        /// What its type stands for.
         kind: String,
     },
     /// A device entry without device numbers.
@@ -111,9 +111,30 @@ pub(super) fn entry<H: FsVerityHashValue>(
         EntryType::Block => Item::Leaf(LeafContent::BlockDevice(device()?)),
         EntryType::Char => Item::Leaf(LeafContent::CharacterDevice(device()?)),
         EntryType::Fifo => Item::Leaf(LeafContent::Fifo),
-        other => return Err(EntryError::UnknownType { path, kind: format!("{other:?}") }),
+        other => return Err(EntryError::UnknownType { path, kind: describe(other.to_byte()) }),
     };
     Ok((Entry { path, stat: stat(parsed), item }, content))
+}
+
+/// What a type flag stands for that no filesystem entry has. Those of extended headers come here from headers without a
+/// ustar or GNU magic, where they are not extended headers for upstream's parser.
+fn describe(flag: u8) -> String {
+    let kind = match flag {
+        b'A' => "a Solaris access control list",
+        b'D' => "a GNU directory listing (of an incremental backup)",
+        b'E' => "a Solaris file with extended attributes",
+        b'I' => "a star entry of an inode alone",
+        b'K' => "a GNU long link target in a v7 header",
+        b'L' => "a GNU long name in a v7 header",
+        b'M' => "the continuation of a file from another volume (GNU)",
+        b'N' => "a GNU list of long names of old form",
+        b'S' => "a GNU sparse file in a v7 header",
+        b'V' => "a GNU volume label",
+        b'X' => "a Solaris extended header",
+        b'x' => "a PAX extended header in a v7 header",
+        flag => return format!("an entry of unknown type ({:?})", char::from(flag)),
+    };
+    kind.to_owned()
 }
 
 impl<H: FsVerityHashValue> Entry<H> {

@@ -17,10 +17,13 @@ use tar_core::{
 };
 
 use super::{
+    ambiguous,
     entry::{self, Content, Entry, EntryError, Item, is_external, xattr_footprint},
     verity::SEGMENT,
 };
-use crate::types::{LayerKind, Limit, LimitExceeded, Limits, MAX_ENTRY_HEADERS, Slice};
+use crate::types::{
+    Ambiguity, AmbiguityKind, LayerKind, Limit, LimitExceeded, Limits, MAX_ENTRY_HEADERS, Slice,
+};
 
 /// What comes out, in the order of the tar.
 #[derive(Debug)]
@@ -76,6 +79,19 @@ pub enum SplitError {
     /// Headers of one entry that do not end.
     #[error("more than 1 MiB of headers for the entry at byte {0}: broken or hostile")]
     Headers(u64),
+    /// A time that upstream's parser refuses.
+    #[error(
+        "{path}: its modification time ({time}) is before 1970, which cannot be stored: set another one with touch"
+    )]
+    TimeBefore1970 {
+        /// The entry's path, printable.
+        path: String,
+        /// The time as the tar has it.
+        time: String,
+    },
+    /// An entry that tar readers read differently, see [`Splitter::as_upstream`].
+    #[error("{}", .0.refusal())]
+    Ambiguous(Ambiguity),
     /// An entry that no filesystem can have.
     #[error("{0}")]
     Entry(#[from] EntryError),
@@ -87,6 +103,9 @@ pub enum SplitError {
     TooLong,
 }
 
+/// How many ambiguous entries of a layer are kept to be told.
+pub const MAX_AMBIGUITIES: usize = 16;
+
 /// A tar in progress.
 pub struct Splitter<H: FsVerityHashValue> {
     parser: Parser,
@@ -97,6 +116,11 @@ pub struct Splitter<H: FsVerityHashValue> {
     entries: bool,
     /// Whether the last header was that of an entry without content.
     bare: bool,
+    /// Whether ambiguous entries are taken as upstream takes them.
+    as_upstream: bool,
+    ambiguities: Vec<Ambiguity>,
+    /// What is ambiguous in the headers before a global header: it is told of the next entry.
+    before_entry: Option<AmbiguityKind>,
     offset: u64,
     limits: Limits,
     /// What was met so far: entries, and bytes of their paths, targets and attributes.
@@ -146,6 +170,9 @@ impl<H: FsVerityHashValue> Splitter<H> {
             carry: Vec::new(),
             entries,
             bare: false,
+            as_upstream: false,
+            ambiguities: Vec::new(),
+            before_entry: None,
             offset: 0,
             limits: Limits::default(),
             met: (0, 0),
@@ -156,6 +183,18 @@ impl<H: FsVerityHashValue> Splitter<H> {
     #[must_use]
     pub fn within(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same that takes entries which tar readers read differently as upstream takes them. Otherwise the first one is
+    /// an error.
+    #[must_use]
+    pub fn as_upstream(self, as_upstream: bool) -> Self {
+        Self { as_upstream, ..self }
+    }
+
+    /// The ambiguous entries that were taken, the first [`MAX_AMBIGUITIES`] of them.
+    pub fn ambiguities(&self) -> &[Ambiguity] {
+        &self.ambiguities
     }
 
     /// Takes in the next bytes and hands out what they complete.
@@ -206,6 +245,8 @@ impl<H: FsVerityHashValue> Splitter<H> {
                 Err(SplitError::NoEnd)
             }
             State::Header { .. } if self.carry.is_empty() => Ok(()),
+            // One zero block in the place of two: what follows it would be an entry.
+            State::Header { .. } if self.carry == [0; HEADER_SIZE] => Ok(()),
             State::Trailer { .. } | State::RawEnd => Ok(()),
             State::External(external) if external.raw && external.size == 0 => {
                 out.push(Piece::File { size: 0, parts: Vec::new() });
@@ -265,7 +306,14 @@ impl<H: FsVerityHashValue> Splitter<H> {
             ParseError::InvalidPaxSparseMap(_) | ParseError::TooManySparseEntries { .. } => {
                 SplitError::SparseMap(offset)
             }
-            error => corrupt(error.to_string()),
+            ParseError::InvalidPaxValue { key: "mtime", value } if value.starts_with('-') => {
+                let path = ambiguous::name(input).unwrap_or_else(|| format!("the entry at byte {offset}"));
+                SplitError::TimeBefore1970 { path, time: ambiguous::printable(value.as_bytes()) }
+            }
+            error => corrupt(match ambiguous::name(input) {
+                Some(name) => format!("{error} (entry {name})"),
+                None => error.to_string(),
+            }),
         })?;
         if !matches!(event, ParseEvent::NeedData { .. }) {
             self.bare = matches!(&event, ParseEvent::Entry { entry, .. } if entry.size == 0);
@@ -281,13 +329,20 @@ impl<H: FsVerityHashValue> Splitter<H> {
                 return Err(SplitError::Headers(offset));
             }
             ParseEvent::NeedData { min_bytes } => (0, State::Header { need: min_bytes }),
-            ParseEvent::GlobalExtensions { consumed, .. } => (consumed, State::Header { need: HEADER_SIZE }),
+            ParseEvent::GlobalExtensions { consumed, .. } => {
+                self.before_entry =
+                    self.before_entry.or_else(|| ambiguous::before_global(&input[..consumed]));
+                (consumed, State::Header { need: HEADER_SIZE })
+            }
             ParseEvent::End { consumed } => (consumed, State::Trailer { seen: 0 }),
             ParseEvent::SparseEntry { entry, .. } => {
                 return Err(SplitError::Sparse(PathBuf::from(entry.path_lossy().into_owned())));
             }
             ParseEvent::Entry { consumed, entry } => {
                 self.met = admit(&entry, self.met, &self.limits)?;
+                if self.entries {
+                    self.note_ambiguities(&entry, &input[..consumed])?;
+                }
                 let stored = entry.size.checked_next_multiple_of(HEADER_SIZE as u64);
                 let stored = stored.ok_or_else(|| corrupt(format!("a size of {} bytes", entry.size)))?;
                 let is_file = entry.entry_type.is_file();
@@ -303,6 +358,20 @@ impl<H: FsVerityHashValue> Splitter<H> {
                 }
             }
         })
+    }
+
+    /// Refuses what is ambiguous in an entry, or keeps it to be told.
+    fn note_ambiguities(&mut self, entry: &ParsedEntry<'_>, headers: &[u8]) -> Result<(), SplitError> {
+        for kind in self.before_entry.take().into_iter().chain(ambiguous::kinds(entry, headers)) {
+            let ambiguity = ambiguous::ambiguity(kind, entry);
+            if !self.as_upstream {
+                return Err(SplitError::Ambiguous(ambiguity));
+            }
+            if self.ambiguities.len() < MAX_AMBIGUITIES {
+                self.ambiguities.push(ambiguity);
+            }
+        }
+        Ok(())
     }
 
     fn inline(&mut self, slice: &Slice, pos: usize, out: &mut Vec<Piece<H>>) -> usize {

@@ -37,6 +37,10 @@ pub(super) fn finalize<H: FsVerityHashValue>(
     layer.set_id(id.clone(), layer.new_content());
     let claim = layer.take_claim();
     layer.release();
+    let ambiguities = layer.ambiguities();
+    if !ambiguities.is_empty() {
+        context.store.note_ambiguities(&layer.name, &ambiguities)?;
+    }
     remember(context, layer, key, Output { id: id.to_hex(), size: stream.len() });
     // Whoever needs the link hands it in again and hears what became of it.
     let layers = layer.link().into_iter().collect();

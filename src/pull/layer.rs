@@ -27,7 +27,7 @@ use crate::{
         Claim, ClaimGuard, Content, Holder, LayerLink, Pulse, Store, StoreError, StoredLayer, StreamName,
         StreamWriter,
     },
-    types::{Account, Descriptor, Digest, LayerKind, NodeId},
+    types::{Account, Ambiguity, Descriptor, Digest, LayerKind, NodeId},
 };
 
 /// Memory that an active layer may always have, in bytes: its flow (1 MiB), a file of one segment across its
@@ -62,6 +62,10 @@ pub(super) struct Layer<H: FsVerityHashValue> {
     pub(super) encode: OnceLock<Actor>,
     pub(super) counts: Counts,
     adopted: AtomicBool,
+    /// Whether an image of this run takes entries that tar readers read differently as upstream does.
+    pub(super) as_upstream: bool,
+    /// The entries of this kind that are known.
+    ambiguities: Mutex<Vec<Ambiguity>>,
 }
 
 struct State<H: FsVerityHashValue> {
@@ -178,6 +182,29 @@ impl<H: FsVerityHashValue> Layer<H> {
             encode: OnceLock::new(),
             counts: Counts::default(),
             adopted: AtomicBool::new(false),
+            as_upstream: false,
+            ambiguities: Mutex::default(),
+        }
+    }
+
+    /// The same for an image that takes ambiguous entries as upstream does, if it is `as_upstream`; those that are `noted`
+    /// are known already.
+    pub(super) fn reading(self, as_upstream: bool, noted: Vec<Ambiguity>) -> Self {
+        Self { as_upstream, ambiguities: Mutex::new(noted), ..self }
+    }
+
+    /// The ambiguous entries that are known.
+    pub(super) fn ambiguities(&self) -> Vec<Ambiguity> {
+        self.ambiguities.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds ambiguous entries to those that are known.
+    pub(super) fn add_ambiguities(&self, found: &[Ambiguity]) {
+        let mut known = self.ambiguities.lock().unwrap_or_else(PoisonError::into_inner);
+        for ambiguity in found {
+            if !known.contains(ambiguity) {
+                known.push(ambiguity.clone());
+            }
         }
     }
 
@@ -218,6 +245,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             && let StoredLayer::Whole { id, content, .. } = store.layer(&self.name, self.kind)?
         {
             self.set_id(id, content);
+            self.add_ambiguities(&store.ambiguities(&self.name));
             self.adopted.store(true, Ordering::SeqCst);
             drop(self.take_claim());
             return Ok(Claimed::Adopted);

@@ -5,17 +5,20 @@ use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::image::Tree;
+use super::{image::Tree, layer::Layer};
 use crate::{
     exec::{Failure, Outcome},
     graph::{ImageIx, Inputs, Kind, NodeId, Plan},
     store::FormatVersion,
+    types::{Digest, LayerAmbiguity, LayerKind},
 };
 
 /// How one image ended.
 pub struct ImageEnd {
     /// Its EROFS image ids in hexadecimal, by format; empty for artifacts and failed images.
     pub erofs: BTreeMap<String, String>,
+    /// Its entries that tar readers read differently, as far as they are known.
+    pub ambiguities: Vec<LayerAmbiguity>,
     /// Why it failed, if it did: one line for people, and the error itself.
     pub failure: Option<(String, Failure)>,
 }
@@ -24,6 +27,7 @@ pub(super) fn ends<H: FsVerityHashValue>(
     plan: &Plan,
     inputs: &Inputs,
     outcome: &Outcome,
+    layers: &HashMap<(Digest, LayerKind), Arc<Layer<H>>>,
     trees: &HashMap<NodeId, Arc<Tree<H>>>,
     formats: &[FormatVersion],
 ) -> Vec<ImageEnd> {
@@ -36,7 +40,12 @@ pub(super) fn ends<H: FsVerityHashValue>(
         let tree = trees.iter().find(|(node, _)| plan.graph[**node].wanted_by.contains(&ix));
         let images = tree.filter(|_| failure.is_none()).and_then(|(_, tree)| tree.images());
         let erofs = images.iter().flat_map(|images| images.by_format(formats)).collect();
-        ends.push(ImageEnd { erofs, failure });
+        let own = inputs.images[ix.0].layers.iter().enumerate();
+        let own = own.filter_map(|(at, layer)| Some((at, layers.get(&(layer.name, layer.kind))?)));
+        let ambiguities = own.flat_map(|(at, layer)| {
+            layer.ambiguities().into_iter().map(move |entry| LayerAmbiguity { layer: at + 1, entry })
+        });
+        ends.push(ImageEnd { erofs, ambiguities: ambiguities.collect(), failure });
     }
     ends
 }

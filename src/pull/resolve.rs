@@ -9,10 +9,10 @@ use std::{
 use crate::{
     graph::{ImageInput, Inputs, LayerInput},
     source::{
-        Answers, Documents, Held, Reference, Resolved, Result as SourceResult, Site, Source, SourceError,
-        Sources,
+        Answers, Documents, ErrorKind, Held, Reference, Resolved, Result as SourceResult, Site, Source,
+        SourceError, Sources,
     },
-    store::{AnyStore, Tag},
+    store::{AnyStore, FsVerityHashValue, Store, StoreError, StreamName, Tag},
     types::{Digest, LayerKind},
     with_store,
 };
@@ -30,6 +30,8 @@ pub struct Asked {
     pub site: Arc<Site>,
     /// Its name stands for the same image for ever: if it is there, nobody is asked.
     pub immutable: bool,
+    /// Whether entries that tar readers read differently are taken as upstream takes them; otherwise they are refused.
+    pub as_upstream: bool,
 }
 
 /// An image whose manifest and config are here.
@@ -192,6 +194,23 @@ impl Resolution {
         }
     }
 
+    /// Gives up the images that have a layer which is stored and was noted as ambiguous, unless they take such layers as
+    /// upstream does.
+    pub fn refuse_ambiguous<H: FsVerityHashValue>(&mut self, store: &Store<H>) -> Result<(), StoreError> {
+        if !store.has_ambiguous_layers() {
+            return Ok(());
+        }
+        let images = std::mem::take(&mut self.images);
+        for image in images {
+            match image.noted(store)?.filter(|_| !image.asked.as_upstream) {
+                Some(line) => self.failed.push(image.given_up(SourceError::new(ErrorKind::Corrupt, line))),
+                None => self.images.push(image),
+            }
+        }
+        self.failed.sort_by_key(|failed| failed.place);
+        Ok(())
+    }
+
     /// What a plan for these images is made from; `repository` and `platform` as in [`Inputs`].
     pub fn inputs(&self, repository: String, platform: Option<String>) -> Inputs {
         let images = self.images.iter().map(|image| image.input(platform.as_deref())).collect();
@@ -215,6 +234,23 @@ impl ResolvedImage {
     /// The same as an image that could not be had, because of `error`.
     pub fn given_up(&self, error: SourceError) -> Unresolved {
         Unresolved::new(self.place, &self.asked, error)
+    }
+
+    /// What was noted about one of its stored layers, as an error's text.
+    fn noted<H: FsVerityHashValue>(&self, store: &Store<H>) -> Result<Option<String>, StoreError> {
+        let layers = self.resolved.layers.iter().zip(self.resolved.diff_ids.iter().flatten());
+        for (ix, (blob, diff_id)) in layers.enumerate() {
+            if let Some(ambiguity) = store.ambiguities(diff_id).first()
+                && store.linked(&StreamName::Layer(*diff_id))?.is_some()
+            {
+                let (place, count, blob) = (ix + 1, self.resolved.layers.len(), blob.digest.short());
+                return Ok(Some(format!(
+                    "layer {place} of {count} (sha256:{blob}…): {}",
+                    ambiguity.refusal()
+                )));
+            }
+        }
+        Ok(None)
     }
 
     fn input(&self, platform: Option<&str>) -> ImageInput {

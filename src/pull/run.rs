@@ -2,7 +2,7 @@
 //! the files named after them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -215,11 +215,11 @@ pub fn run<H: FsVerityHashValue>(
     interrupt.detach();
     drop(run);
     let ended = Ended {
-        images: report::ends(plan, inputs, &outcome, &built.trees, &context.store.formats()),
+        images: report::ends(plan, inputs, &outcome, &built.layers, &built.trees, &context.store.formats()),
         interrupted: outcome.interrupted,
         memory_peak: budget.peak(),
     };
-    drop(built.trees);
+    drop((built.layers, built.trees));
     let linked = context.commit.finish();
     context.store.end_of_writing();
     linked?;
@@ -248,6 +248,10 @@ fn scheduled(plan: &Plan) -> exec::Graph {
 /// Gives every node its job, and everything that jobs share exactly once.
 struct Builder<'a, H: FsVerityHashValue> {
     task: Task<'a, H>,
+    /// The layers of images that take ambiguous entries as upstream does.
+    as_upstream: HashSet<(Digest, LayerKind)>,
+    /// Whether the repository has notes about ambiguous layers.
+    has_notes: bool,
     layers: HashMap<(Digest, LayerKind), Arc<Layer<H>>>,
     trees: HashMap<NodeId, Arc<Tree<H>>>,
     configs: HashMap<NodeId, Arc<Config<H>>>,
@@ -257,14 +261,21 @@ struct Builder<'a, H: FsVerityHashValue> {
 
 struct Built<H: FsVerityHashValue> {
     jobs: Vec<Job<H>>,
+    layers: HashMap<(Digest, LayerKind), Arc<Layer<H>>>,
     trees: HashMap<NodeId, Arc<Tree<H>>>,
 }
 
 impl<'a, H: FsVerityHashValue> Builder<'a, H> {
     fn new(task: Task<'a, H>) -> Self {
         let jobs = task.plan.graph.node_indices().map(|_| Job::Stored).collect();
+        let images = task.inputs.images.iter().zip(&task.resolution.images);
+        let lenient = images.filter(|(_, image)| image.asked.as_upstream);
+        let as_upstream =
+            lenient.flat_map(|(input, _)| &input.layers).map(|layer| (layer.name, layer.kind)).collect();
+        let has_notes = task.store.has_ambiguous_layers();
         let (layers, trees) = (HashMap::new(), HashMap::new());
-        Self { task, layers, trees, configs: HashMap::new(), manifests: HashMap::new(), jobs }
+        let (configs, manifests) = (HashMap::new(), HashMap::new());
+        Self { task, as_upstream, has_notes, layers, trees, configs, manifests, jobs }
     }
 
     fn build(mut self) -> Result<Built<H>, StoreError> {
@@ -281,7 +292,7 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         for node in nodes {
             self.layer_job(node);
         }
-        Ok(Built { jobs: self.jobs, trees: self.trees })
+        Ok(Built { jobs: self.jobs, layers: self.layers, trees: self.trees })
     }
 
     /// For each layer, how many filesystems are to be built from it.
@@ -303,9 +314,15 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         let known = self.task.known.layers.get(&name);
         let missing = KnownLayer::missing(input.name);
         let known = known.unwrap_or(&missing);
-        self.layers
-            .entry(name)
-            .or_insert_with(|| Arc::new(Layer::new(input.name, input.kind, known, tree_users)));
+        let as_upstream = self.as_upstream.contains(&name);
+        let noted = || match self.has_notes {
+            true if known.stream.is_some() => self.task.store.ambiguities(&input.name),
+            _ => Vec::new(),
+        };
+        self.layers.entry(name).or_insert_with(|| {
+            let layer = Layer::new(input.name, input.kind, known, tree_users);
+            Arc::new(layer.reading(as_upstream, noted()))
+        });
     }
 
     fn layers_of(&self, image: ImageIx) -> Vec<Arc<Layer<H>>> {
@@ -328,7 +345,8 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         let manifest = self.manifest(manifest, ix, config);
         if plan.graph[tag].state != State::Stored {
             let tag_name = Tag::new(&plan.images[ix.0].name)?;
-            self.jobs[tag.index()] = Job::Tag(Arc::new(Name { tag: tag_name, manifest }));
+            let as_upstream = self.task.resolution.images[ix.0].asked.as_upstream;
+            self.jobs[tag.index()] = Job::Tag(Arc::new(Name { tag: tag_name, manifest, as_upstream }));
         }
         Ok(())
     }

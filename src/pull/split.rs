@@ -188,6 +188,7 @@ impl<H: FsVerityHashValue> SplitTask<H> {
         if let Some(tree) = reading.tree.finish() {
             self.layer.set_tree(tree);
         }
+        self.layer.add_ambiguities(reading.splitter.ambiguities());
         let attempt = reading.attempt.clone();
         attempt.items().complete = true;
         self.layer.wake_encode();
@@ -271,7 +272,9 @@ impl<H: FsVerityHashValue> Reading<H> {
             inflate: (kind != LayerKind::Raw).then(Inflate::new),
             check,
             checked: Checked::Open,
-            splitter: Splitter::new(kind, attempt.blob.size).within(context.limits),
+            splitter: Splitter::new(kind, attempt.blob.size)
+                .within(context.limits)
+                .as_upstream(layer.as_upstream),
             pieces: Vec::new(),
             writer,
             tree: Collector::new(layer.wants_tree),

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     exec::{Failure, Ticket},
     store::{LinkSet, Outcome, StoreError, StoredLayer, StreamName, Tag},
+    types::LayerAmbiguity,
 };
 
 /// How often another program may link something of ours just before we do.
@@ -23,7 +24,14 @@ const ATTEMPTS: usize = 16;
 pub(super) struct Name<H: FsVerityHashValue> {
     pub(super) tag: Tag,
     pub(super) manifest: Arc<Manifest<H>>,
+    /// Whether the image's ambiguous entries are taken as upstream takes them.
+    pub(super) as_upstream: bool,
 }
+
+/// One of the layers has an entry that tar readers read differently, and another image of the run took it.
+#[derive(Debug, thiserror::Error)]
+#[error("layer {}: {}", .0.layer, .0.entry.refusal())]
+struct Refused(LayerAmbiguity);
 
 #[derive(Debug, thiserror::Error)]
 #[error("another program keeps changing {0} while we link it: run again when it has ended")]
@@ -36,8 +44,21 @@ impl<H: FsVerityHashValue> Name<H> {
             return ticket.cancelled();
         }
         ticket.begin();
-        let result = self.link_all(&context).await;
+        let result = match self.refused() {
+            Some(refused) => Err(refused.into()),
+            None => self.link_all(&context).await,
+        };
         ticket.finish(result);
+    }
+
+    /// Why the image gets no name, if a layer is ambiguous that this run took for another image.
+    fn refused(&self) -> Option<Refused> {
+        let layers = self.manifest.layers.iter().filter(|_| !self.as_upstream);
+        let mut found = layers.enumerate().filter_map(|(ix, layer)| {
+            let entry = layer.ambiguities().into_iter().next()?;
+            Some(LayerAmbiguity { layer: ix + 1, entry })
+        });
+        found.next().map(Refused)
     }
 
     async fn link_all(&self, context: &Arc<Context<H>>) -> Result<(), Failure> {

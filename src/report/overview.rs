@@ -99,6 +99,9 @@ pub fn overview(number: u64, run: &Run) -> String {
             .as_deref()
             .map_or_else(String::new, |error| format!(": failed: {}", printable(error)));
         out += &format!("{}{end}\n", printable(&image.name));
+        for ambiguity in &image.ambiguities {
+            out += &format!("  warning: {}\n", printable(&ambiguity.to_string()));
+        }
     }
     out.push('\n');
     out += &steps(run);

@@ -15,7 +15,7 @@ use super::{Rates, Record, Summary, summary};
 use crate::{
     graph::{self, Before, ImageIx, Kind, Plan},
     render::{self, LayerCounts, Marks, NoPlan},
-    types::Digest,
+    types::{Digest, LayerAmbiguity},
 };
 
 /// The version of this format.
@@ -122,6 +122,9 @@ pub struct HeadImage {
     /// Why it failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Its entries that tar readers read differently, which were read as cfsctl does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ambiguities: Vec<LayerAmbiguity>,
 }
 
 /// Why bytes are no run.
@@ -288,6 +291,7 @@ impl HeadImage {
             config: result.config,
             tree: tree.map(|tree| plan.graph[tree].key.hex()),
             error,
+            ambiguities: result.ambiguities.clone(),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         LayerCounts, layer_counts,
         words::{count, printable, size},
     },
-    types::Digest,
+    types::{Digest, LayerAmbiguity},
 };
 
 /// What is said of an image that was not done because the run was interrupted.
@@ -56,6 +56,9 @@ pub struct ImageResult {
     pub bytes_fetched: u64,
     /// Bytes of new objects of its layers. What several images share counts for the first.
     pub bytes_written: u64,
+    /// Its entries that tar readers read differently, which were read as cfsctl does; absent if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ambiguities: Vec<LayerAmbiguity>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -146,6 +149,7 @@ impl Summary {
         let (unchanged, others): (Vec<_>, Vec<_>) =
             self.images.iter().partition(|image| image.outcome == Outcome::Ok && image.unchanged);
         let mut lines: Vec<String> = others.into_iter().map(ImageResult::line).collect();
+        lines.extend(self.images.iter().flat_map(ImageResult::warnings));
         lines.extend(self.untagged.iter().map(|name| format!("untagged  {}", printable(name))));
         if !unchanged.is_empty() {
             lines.push(format!("unchanged {}", count(unchanged.len(), "image", "images")));
@@ -214,6 +218,7 @@ impl ImageResult {
             layers: LayerCounts::default(),
             bytes_fetched: 0,
             bytes_written: 0,
+            ambiguities: Vec::new(),
             outcome: Outcome::Failed { error: error.into() },
         }
     }
@@ -232,8 +237,15 @@ impl ImageResult {
             layers: layer_counts(plan, ix),
             bytes_fetched,
             bytes_written,
+            ambiguities: Vec::new(),
             outcome: outcome(plan, record, ix),
         }
+    }
+
+    /// A line for each ambiguous entry.
+    fn warnings(&self) -> impl Iterator<Item = String> {
+        let warning = |ambiguity| format!("warning   {}: {ambiguity}", self.name);
+        self.ambiguities.iter().map(move |ambiguity| printable(&warning(ambiguity)).into_owned())
     }
 
     fn line(&self) -> String {
@@ -271,6 +283,9 @@ impl ImageResult {
         let states = format!("{} stored, {} shared, {} new", layers.stored, layers.shared, layers.new);
         line("layers", format!("{}: {states}", layers.total));
         line("bytes", format!("{} fetched, {} written", size(self.bytes_fetched), size(self.bytes_written)));
+        for ambiguity in &self.ambiguities {
+            line("warning", printable(&ambiguity.to_string()).into_owned());
+        }
         text
     }
 }

@@ -276,6 +276,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let result = self.repo.gc(&[]).map_err(failed)?;
         self.forget_what_is_there();
         self.forget_stale_records()?;
+        self.forget_ambiguities()?;
         Ok(result)
     }
 

@@ -6,9 +6,10 @@
 //! - the repository and its paths: `open`, `repository`, `beneath`, `calls`;
 //! - objects: `objects` completes them by `seal`, `staged` lets them wait, a `barrier` makes them durable, `commit` visible;
 //! - what is stored: `layers`, `documents`, `images`, `stream`;
-//! - our own folder: `scratch`, `cache`, `runs`, `claims`, `mirrored`, `doubt`.
+//! - our own folder: `scratch`, `cache`, `runs`, `claims`, `mirrored`, `doubt`, `ambiguities`.
 
 mod admin;
+mod ambiguities;
 mod barrier;
 mod beneath;
 mod cache;

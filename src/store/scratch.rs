@@ -31,8 +31,11 @@ pub(super) const RUNS_DIR: &str = "cfs-dag/runs";
 pub(super) const CLAIMS_DIR: &str = "cfs-dag/claims";
 /// What mirrors have named.
 pub(super) const MIRRORS_DIR: &str = "cfs-dag/mirrors";
+/// Notes about layers that tar readers read differently.
+pub(super) const AMBIGUOUS_DIR: &str = "cfs-dag/ambiguous";
 /// All of them.
-pub(super) const ALL_DIRS: [&str; 6] = [OWN_DIR, TMP_DIR, NODES_DIR, RUNS_DIR, CLAIMS_DIR, MIRRORS_DIR];
+pub(super) const ALL_DIRS: [&str; 7] =
+    [OWN_DIR, TMP_DIR, NODES_DIR, RUNS_DIR, CLAIMS_DIR, MIRRORS_DIR, AMBIGUOUS_DIR];
 /// How often a folder may be swept away before it is locked: each time takes another run that starts just then.
 const ATTEMPTS: usize = 16;
 

@@ -28,6 +28,26 @@ pub enum AmbiguityKind {
     LoneZeroBlock,
     /// Two `mtime` records: cfsctl takes the seconds of one and the nanoseconds of the other.
     RepeatedTime,
+    /// A time that is not a number of seconds with a decimal fraction, or is beyond 63 bits: each reader takes another one.
+    OddTime,
+    /// A global header between an extended header and its entry: cfsctl loses the extended header, others do not.
+    LostExtendedHeader,
+    /// A GNU long name and a PAX name that differ: cfsctl and GNU tar take the PAX one, Go and Python the GNU one.
+    ConflictingNames,
+    /// Name bytes where a GNU header has none: Go and Python take them for a prefix, cfsctl and GNU tar do not.
+    GnuPrefix,
+    /// A star header whose prefix is full: cfsctl takes the times behind it for a part of the name, Go does not.
+    StarPrefix,
+    /// A number of a header that is neither octal nor base-256 of at most 63 bits: each reader takes another one.
+    OddNumber,
+    /// Bytes of a PAX header that are not a record: cfsctl ignores them and all records behind, others do not.
+    MalformedRecord,
+    /// An owner or group above 32 bits: cfsctl keeps the lower 32 bits, so that 4294967296 becomes root.
+    OwnerOutOfRange,
+    /// A symbolic link without a target: cfsctl stores one that no system can have, others take another target or fail.
+    EmptyTarget,
+    /// A whiteout of no name, of `.` or of `..`: cfsctl ignores it, others remove the directory or fail.
+    OddWhiteout,
 }
 
 /// An ambiguous entry.
@@ -39,9 +59,19 @@ pub struct Ambiguity {
     pub path: String,
 }
 
+/// An ambiguous entry of one of an image's layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerAmbiguity {
+    /// The layer's position in the image, from 1.
+    pub layer: usize,
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: Ambiguity,
+}
+
 impl AmbiguityKind {
     /// All kinds, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 18] = [
         Self::SizeWithoutData,
         Self::FileNamedAsDirectory,
         Self::LateOpaqueMarker,
@@ -50,6 +80,16 @@ impl AmbiguityKind {
         Self::NulInName,
         Self::LoneZeroBlock,
         Self::RepeatedTime,
+        Self::OddTime,
+        Self::LostExtendedHeader,
+        Self::ConflictingNames,
+        Self::GnuPrefix,
+        Self::StarPrefix,
+        Self::OddNumber,
+        Self::MalformedRecord,
+        Self::OwnerOutOfRange,
+        Self::EmptyTarget,
+        Self::OddWhiteout,
     ];
 
     /// What it is and how readings differ, to be read after the entry's path.
@@ -80,7 +120,47 @@ impl AmbiguityKind {
                 "two mtime records: cfsctl takes the seconds of the last and the fraction of the first, other readers \
                  take the last"
             }
+            Self::OddTime => "a time that is not a plain number: each reader takes another time",
+            Self::LostExtendedHeader => {
+                "an extended header that a global header follows: cfsctl ignores it, other readers do not"
+            }
+            Self::ConflictingNames => {
+                "a GNU long name and a PAX name that differ: cfsctl takes the PAX name, other readers the GNU name"
+            }
+            Self::GnuPrefix => "a name prefix in a GNU header: cfsctl ignores it, other readers do not",
+            Self::StarPrefix => {
+                "a star header with a full name prefix: cfsctl takes the times behind it for a part of the name, other \
+                 readers do not"
+            }
+            Self::OddNumber => {
+                "a number in its header that is neither octal nor base-256: each reader takes another number"
+            }
+            Self::MalformedRecord => {
+                "a PAX header with bytes that are not a record: cfsctl ignores what follows them, other readers do not"
+            }
+            Self::OwnerOutOfRange => {
+                "an owner or group above 4294967295: cfsctl keeps the lower 32 bits, other readers refuse it or keep all"
+            }
+            Self::EmptyTarget => {
+                "a symbolic link without a target: cfsctl stores it, other readers refuse it or take another target"
+            }
+            Self::OddWhiteout => {
+                "a whiteout that names no file: cfsctl ignores it, other programs remove the directory or refuse it"
+            }
         }
+    }
+}
+
+impl Ambiguity {
+    /// Why an image with this entry is refused, with what to do.
+    pub fn refusal(&self) -> String {
+        format!("{self} (--as-upstream reads the image as cfsctl does)")
+    }
+}
+
+impl fmt::Display for LayerAmbiguity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layer {}: {}", self.layer, self.entry)
     }
 }
 

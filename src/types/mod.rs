@@ -9,7 +9,7 @@ mod memory;
 mod remedy;
 mod step;
 
-pub use ambiguity::{Ambiguity, AmbiguityKind};
+pub use ambiguity::{Ambiguity, AmbiguityKind, LayerAmbiguity};
 pub use descriptor::{Descriptor, LayerKind};
 pub use digest::{Digest, ParseDigestError, Sha256};
 pub use limits::{Limit, LimitExceeded, Limits, MAX_DOCUMENT, MAX_ENTRY_HEADERS};

@@ -21,7 +21,7 @@ fn assert_as_upstream(what: &str, entries: Vec<Entry>) -> bool {
     oracle::create(&theirs.path("repo"), DEFAULT_KIND);
     let pull = || oracle::upstream_pull(&theirs.path("repo"), &reference, &reference);
     let expected = catch_unwind(AssertUnwindSafe(pull)).unwrap_or_else(|_| Err("it panics".into()));
-    let finished = cfs_dag(["pull", "--insecure", &reference]).repo(ours.path("repo")).run();
+    let finished = cfs_dag(["pull", "--insecure", "--as-upstream", &reference]).repo(ours.path("repo")).run();
     match expected {
         Ok(expected) => {
             assert_eq!(finished.code, Some(0), "{what}: upstream takes it: {finished}");

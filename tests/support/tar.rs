@@ -84,6 +84,8 @@ pub struct Entry {
     sparse: Option<([u64; 2], u64)>,
     claimed_size: Option<u64>,
     broken_checksum: bool,
+    /// Bytes laid over the header at an offset, before its checksum is computed.
+    overlaid: Vec<(usize, Vec<u8>)>,
 }
 
 fn entry(typeflag: u8, name: impl Into<Vec<u8>>, mode: u32) -> Entry {
@@ -102,6 +104,7 @@ fn entry(typeflag: u8, name: impl Into<Vec<u8>>, mode: u32) -> Entry {
         sparse: None,
         claimed_size: None,
         broken_checksum: false,
+        overlaid: Vec::new(),
     }
 }
 
@@ -245,6 +248,12 @@ impl Entry {
         self
     }
 
+    /// A header with these bytes at this offset, and a checksum that counts them.
+    pub fn overlay(mut self, at: usize, bytes: impl Into<Vec<u8>>) -> Self {
+        self.overlaid.push((at, bytes.into()));
+        self
+    }
+
     /// A header whose checksum is wrong.
     pub fn broken_checksum(mut self) -> Self {
         self.broken_checksum = true;
@@ -331,6 +340,9 @@ impl Entry {
             put(386, &octal::<12>(offset));
             put(398, &octal::<12>(length));
             put(483, &octal::<12>(real_size));
+        }
+        for (at, bytes) in &self.overlaid {
+            block[*at..*at + bytes.len()].copy_from_slice(bytes);
         }
         let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
         let sum = if self.broken_checksum { sum + 1 } else { sum };

@@ -17,6 +17,8 @@ pub(super) struct Chooser<'a> {
     /// The list's name for people.
     pub(super) shown: String,
     pub(super) site: Site,
+    /// Whether ambiguous entries of all images are read as upstream does.
+    pub(super) as_upstream: bool,
 }
 
 impl Chooser<'_> {
@@ -113,6 +115,7 @@ impl<'a> Choosing<'a> {
                 reference,
                 site: site.clone(),
                 immutable: rule.immutable_tags,
+                as_upstream: self.chooser.as_upstream,
             })
             .collect();
         asked.iter().try_for_each(|asked| self.check(rule, asked))?;
@@ -157,6 +160,7 @@ impl<'a> Choosing<'a> {
             // Who wants to see a tag move wants to see it, whoever else does not. What was taken has been asked for.
             if let Ok(waiting) = self.chosen.binary_search_by_key(&first, |(place, _)| *place) {
                 self.chosen[waiting].1.immutable &= asked.immutable;
+                self.chosen[waiting].1.as_upstream |= asked.as_upstream;
             }
             return first;
         }
