@@ -160,6 +160,7 @@ impl<H: FsVerityHashValue> Tree<H> {
     fn add(&self, store: &Store<H>, place: usize, growing: &mut Growing<'_, H>) -> Result<(), TreeError> {
         let layer = &self.layers[place];
         let (place_of, count) = (place + 1, self.layers.len());
+        growing.builder.begin_layer();
         let mut add = |entry| {
             growing.add(entry).map_err(|error| match error {
                 AddError::Limit(error) => TreeError::Limit { place: place_of, count, error },

@@ -3,7 +3,7 @@
 
 use std::{
     os::unix::ffi::OsStrExt,
-    path::{Component, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use composefs::{
@@ -19,6 +19,9 @@ use composefs_oci::{
     image::process_entry,
     tar::{TarEntry, TarItem},
 };
+
+use super::opaque::{Markers, Role};
+use crate::types::Ambiguity;
 
 /// Why layers make no filesystem.
 #[derive(Debug, thiserror::Error)]
@@ -40,18 +43,35 @@ pub enum FilesystemError {
 }
 
 /// A filesystem in the making: entries of all layers, bottom layer first, each in tar order.
-pub struct FilesystemBuilder<H: FsVerityHashValue>(FileSystem<H>);
+pub struct FilesystemBuilder<H: FsVerityHashValue> {
+    tree: FileSystem<H>,
+    markers: Markers,
+    /// The directory of the entry before, if that added something: most entries are in the same.
+    parent: Option<PathBuf>,
+}
 
 /// A filesystem that can be written as EROFS.
 pub struct Filesystem<H: FsVerityHashValue>(ValidatedFileSystem<H>);
 
 impl<H: FsVerityHashValue> Default for FilesystemBuilder<H> {
     fn default() -> Self {
-        Self(FileSystem::new(Stat::uninitialized()))
+        let tree = FileSystem::new(Stat::uninitialized());
+        Self { tree, markers: Markers::default(), parent: None }
     }
 }
 
 impl<H: FsVerityHashValue> FilesystemBuilder<H> {
+    /// Says that the entries that follow are of another layer.
+    pub fn begin_layer(&mut self) {
+        self.markers.begin_layer();
+        self.parent = None;
+    }
+
+    /// What other programs apply differently than upstream, of all entries so far: at most 16 findings.
+    pub fn ambiguities(&self) -> &[Ambiguity] {
+        self.markers.found()
+    }
+
     /// Applies an entry: adds, replaces or removes.
     ///
     /// # Errors
@@ -60,10 +80,27 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
         let path = entry.path.clone();
         check(&entry)
             .map_err(|detail| FilesystemError::Entry { path: path.clone(), detail: detail.into() })?;
-        process_entry(&mut self.0, entry).map_err(|error| {
+        self.note(&path);
+        process_entry(&mut self.tree, entry).map_err(|error| {
             let detail = error.root_cause().to_string();
             FilesystemError::Entry { path, detail }
         })
+    }
+
+    /// Keeps account of opaque markers and of what comes before them.
+    fn note(&mut self, path: &Path) {
+        let Some(directory) = path.parent() else { return };
+        match Role::of(path) {
+            Role::Adds if self.parent.as_deref() == Some(directory) => return,
+            Role::Adds => {
+                self.markers.note(directory);
+                self.parent = Some(directory.to_owned());
+                return;
+            }
+            Role::OpaqueMarker => self.markers.judge(directory),
+            Role::Whiteout => {}
+        }
+        self.parent = None;
     }
 
     /// Ends the tree as upstream does: `transform_for_oci`, then its checks.
@@ -71,12 +108,12 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
     /// # Errors
     /// No `/usr`, or a tree that EROFS cannot hold.
     pub fn finish(mut self) -> Result<Filesystem<H>, FilesystemError> {
-        if !matches!(self.0.root.get_directory_opt("/usr".as_ref()), Ok(Some(_))) {
+        if !matches!(self.tree.root.get_directory_opt("/usr".as_ref()), Ok(Some(_))) {
             return Err(FilesystemError::NoUsr);
         }
         let invalid = |detail: String| FilesystemError::Invalid(detail);
-        self.0.transform_for_oci(&OciTransformOptions::default()).map_err(|e| invalid(e.to_string()))?;
-        let valid = ValidatedFileSystem::new(self.0).map_err(|e| invalid(format!("{e:#}")))?;
+        self.tree.transform_for_oci(&OciTransformOptions::default()).map_err(|e| invalid(e.to_string()))?;
+        let valid = ValidatedFileSystem::new(self.tree).map_err(|e| invalid(format!("{e:#}")))?;
         Ok(Filesystem(valid))
     }
 }
@@ -154,6 +191,30 @@ mod tests {
             assert!(!filesystem.erofs(format).is_empty());
         }
         Ok(())
+    }
+
+    #[test]
+    fn late_opaque_markers_are_collected_and_applied_as_upstream_does() {
+        let mut builder = FilesystemBuilder::default();
+        let mut layer = |paths: &[&str]| {
+            builder.begin_layer();
+            for path in paths {
+                builder.add(entry(path, TarItem::Directory, &[])).unwrap();
+            }
+            builder.ambiguities().len()
+        };
+        assert_eq!(layer(&["/usr", "/usr/d", "/usr/d/old", "/usr/e"]), 0);
+        assert_eq!(layer(&["/usr/d", "/usr/d/.wh..wh..opq", "/usr/d/new"]), 0);
+        assert_eq!(layer(&["/usr/d/newer", "/usr/f", "/usr/d/.wh.old", "/usr/d/.wh..wh..opq"]), 1);
+        assert_eq!(layer(&["/usr/e/f", "/usr/e/g", "/usr/e/.wh..wh..opq", "/usr/e/h"]), 2);
+        let paths: Vec<_> = builder.ambiguities().iter().map(|finding| finding.path.as_str()).collect();
+        assert_eq!(paths, ["usr/d", "usr/e"]);
+        let names = |path: &str| -> Vec<_> {
+            let directory = builder.tree.root.get_directory(path.as_ref()).unwrap();
+            directory.sorted_entries().map(|(name, _)| name.to_owned()).collect()
+        };
+        assert!(names("usr/d").is_empty());
+        assert_eq!(names("usr/e"), ["h"]);
     }
 
     #[test]
