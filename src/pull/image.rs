@@ -27,7 +27,7 @@ use crate::{
     store::{
         FilesystemBuilder, FilesystemError, FsImages, Output, Record, Store, StoreError, TarEntry, TarItem,
     },
-    types::{Digest, Limit, LimitExceeded, Limits, Wake},
+    types::{Ambiguity, Digest, Limit, LimitExceeded, Limits, Wake},
 };
 
 /// One filesystem, for all images that have these layers.
@@ -86,6 +86,8 @@ enum TreeError {
     Filesystem(#[from] FilesystemError),
     #[error("layer {place} of {count} (diff_id sha256:{}…): {error}", .diff_id.short())]
     Layer { place: usize, count: usize, diff_id: Digest, error: FilesystemError },
+    #[error("layer {place} of {count} (diff_id sha256:{}…): {}", .diff_id.short(), .first.refusal())]
+    Ambiguous { place: usize, count: usize, diff_id: Digest, first: Ambiguity },
     #[error("layers 1 to {place} of {count} together: {error}")]
     Limit { place: usize, count: usize, error: LimitExceeded },
     #[error("{0}")]
@@ -136,8 +138,12 @@ impl<H: FsVerityHashValue> Tree<H> {
     fn try_build(&self, store: &Store<H>, limits: &Limits) -> Result<(), TreeError> {
         let start = Instant::now();
         let mut growing = Growing { builder: FilesystemBuilder::default(), entries: 0, metadata: 0, limits };
+        let mut judged = 0;
         for place in 0..self.layers.len() {
             self.add(store, place, &mut growing)?;
+            let found = growing.builder.ambiguities();
+            self.judge(store, place, &found[judged..])?;
+            judged = found.len();
         }
         let filesystem = growing.builder.finish()?;
         let (mut images, mut outputs) = (FsImages::default(), Vec::new());
@@ -154,6 +160,18 @@ impl<H: FsVerityHashValue> Tree<H> {
         // Without the record the next run builds this again, and gets the same.
         let _ = store.remember(&self.key.hex(), &record);
         Ok(())
+    }
+
+    /// Refuses what is ambiguous in a layer, or notes it if an image takes the layer as upstream does.
+    fn judge(&self, store: &Store<H>, place: usize, found: &[Ambiguity]) -> Result<(), TreeError> {
+        let layer = &self.layers[place];
+        let Some(first) = found.first() else { return Ok(()) };
+        if !layer.as_upstream {
+            let (count, diff_id, first) = (self.layers.len(), layer.name, first.clone());
+            return Err(TreeError::Ambiguous { place: place + 1, count, diff_id, first });
+        }
+        layer.add_ambiguities(found);
+        Ok(store.note_ambiguities(&layer.name, found)?)
     }
 
     /// Applies a layer: from memory if its entries were collected, else read back from its stream.

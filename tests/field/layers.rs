@@ -267,6 +267,44 @@ fn every_kind_of_a_header_has_a_case() {
     }
 }
 
+#[test]
+fn opaque_marker_after_its_siblings_is_refused_or_applied_as_upstream_does() {
+    let kind = AmbiguityKind::LateOpaqueMarker;
+    let lower = tar([dir("usr"), dir("usr/d"), file("usr/d/old", noise(1, 90))]);
+    let late = tar([dir("usr/d"), file("usr/d/new", noise(2, 90)), opaque("usr/d")]);
+    let (layout, scratch) = (layout(), scratch());
+    layout.image("x").layer(lower.clone()).layer(late.clone()).write();
+    let (reference, repo) = (layout.reference("x"), scratch.path("repo"));
+    let refused = || pull(&repo, &reference).run().assert_code(1);
+    // Again when its layers are stored, and when another program has stored them.
+    for _ in 0..2 {
+        refused().says(&["layer 2 of 2", "usr/d: ", kind.text(), "--as-upstream"]);
+    }
+    pull(&repo, &reference).arg("--as-upstream").expect_success().says(&["warning", "layer 2: usr/d"]);
+    assert_eq!(oracle::oracle(&reference, DEFAULT_KIND).stored, oracle::stored(&repo, &reference));
+    refused().says(&["layer 2 of 2", "usr/d: ", kind.text(), "--as-upstream"]);
+    let early = tar([dir("usr/d"), opaque("usr/d"), file("usr/d/new", noise(2, 90))]);
+    layout.image("early").layer(lower).layer(early).write();
+    pull(&repo, &layout.reference("early")).expect_success();
+}
+
+#[test]
+fn mirror_refuses_ambiguous_layers_or_takes_them_as_upstream_does() {
+    let (layout, scratch) = (layout(), scratch());
+    let case = hardlink_case();
+    let (one, other) = (write(&layout, "one", &case.tar), write(&layout, "other", &case.tar));
+    let list = scratch.path("list");
+    std::fs::write(&list, format!("{one}\n{other}\n")).unwrap();
+    let repo = scratch.path("repo");
+    let mirror = |more: &[&str]| {
+        let list = list.to_str().unwrap().to_owned();
+        cfs_dag(["mirror", "--insecure", &list]).args(more).repo(&repo).run()
+    };
+    mirror(&[]).assert_code(1).says(&["usr/b", case.kind.text()]);
+    let taken = mirror(&["--as-upstream"]).assert_code(0);
+    assert_eq!(taken.stdout.lines().filter(|line| line.starts_with("warning ")).count(), 2, "{taken}");
+}
+
 fn hardlink_case() -> Case {
     cases().remove(0)
 }
