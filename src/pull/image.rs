@@ -215,12 +215,20 @@ impl<H: FsVerityHashValue> Growing<'_, H> {
     fn add(&mut self, entry: TarEntry<H>) -> Result<(), AddError> {
         self.entries += 1;
         self.metadata += metadata(&entry);
-        let entries = self.limits.check(Limit::Entries, self.entries);
-        entries.and_then(|()| self.limits.check(Limit::Metadata, self.metadata)).map_err(AddError::Limit)?;
+        self.check()?;
         // Layers that others have stored were not measured when they were split. The slash before is not the tar's.
         let path = entry.path.as_os_str().len().saturating_sub(1);
         self.limits.check(Limit::Path, path as u64).map_err(AddError::Limit)?;
-        self.builder.add(entry).map_err(AddError::Entry)
+        self.builder.add(entry).map_err(AddError::Entry)?;
+        // Parents that were made cost what entries cost. One path cannot make too many.
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), AddError> {
+        let made = self.builder.made_parents();
+        let entries = self.limits.check(Limit::Entries, self.entries + made.entries);
+        let metadata = self.limits.check(Limit::Metadata, self.metadata + made.path_bytes);
+        entries.and(metadata).map_err(AddError::Limit)
     }
 }
 

@@ -12,31 +12,43 @@ use composefs::{
         writer::{ValidatedFileSystem, mkfs_erofs_versioned},
     },
     fsverity::FsVerityHashValue,
-    generic_tree::OciTransformOptions,
-    tree::{FileSystem, LeafContent, Stat},
+    generic_tree::{OciTransformOptions, is_allowed_container_xattr},
+    tree::{Directory, FileSystem, ImageError, Inode, LeafContent, Stat},
 };
 use composefs_oci::{
     image::process_entry,
     tar::{TarEntry, TarItem},
 };
 
-use super::opaque::{Markers, Role};
+use super::{
+    contradiction::{Contradiction, find_directory, linked_whiteout, not_a_directory, shown, unresolved},
+    opaque::{Markers, Role, is_whiteout},
+};
 use crate::types::Ambiguity;
 
 /// Why layers make no filesystem.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesystemError {
-    /// Root metadata is taken from `/usr`; an image without one is not supported, upstream neither.
-    #[error("the image has no /usr directory: only images with one can be stored as a composefs filesystem")]
-    NoUsr,
-    /// An entry that contradicts those before it.
-    #[error("{path:?} cannot be applied: {detail}")]
+    /// An entry that contradicts those before it, or that no image can hold.
+    #[error("{}: {why}", shown(path))]
     Entry {
         /// The entry's path.
         path: PathBuf,
-        /// Upstream's reason.
-        detail: String,
+        /// What is wrong with it.
+        why: Contradiction,
     },
+    /// `/run`, which is emptied, is not a directory.
+    #[error(
+        "/run is {0} where a directory is needed, since it is emptied (cfsctl does so, too): make it a directory in the \
+         image"
+    )]
+    Run(String),
+    /// A device that marks a whiteout and has several names: some of them.
+    #[error(
+        "{}: a device 0:0 with several names ({}) cannot be stored: give each name a device of its own",
+        .0.first().map_or("", String::as_str), .0.join(", ")
+    )]
+    LinkedWhiteout(Vec<String>),
     /// A tree that EROFS cannot hold.
     #[error("the filesystem is not valid: {0}")]
     Invalid(String),
@@ -46,8 +58,18 @@ pub enum FilesystemError {
 pub struct FilesystemBuilder<H: FsVerityHashValue> {
     tree: FileSystem<H>,
     markers: Markers,
+    made: MadeParents,
     /// The directory of the entry before, if that added something: most entries are in the same.
     parent: Option<PathBuf>,
+}
+
+/// Directories that no layer has an entry for, made because an entry lies below them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct MadeParents {
+    /// How many.
+    pub entries: u64,
+    /// Bytes of their paths.
+    pub path_bytes: u64,
 }
 
 /// A filesystem that can be written as EROFS.
@@ -56,7 +78,7 @@ pub struct Filesystem<H: FsVerityHashValue>(ValidatedFileSystem<H>);
 impl<H: FsVerityHashValue> Default for FilesystemBuilder<H> {
     fn default() -> Self {
         let tree = FileSystem::new(Stat::uninitialized());
-        Self { tree, markers: Markers::default(), parent: None }
+        Self { tree, markers: Markers::default(), made: MadeParents::default(), parent: None }
     }
 }
 
@@ -72,50 +94,123 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
         self.markers.found()
     }
 
-    /// Applies an entry: adds, replaces or removes.
+    /// The parent directories that were made so far. An entry can add half as many as its path has bytes.
+    pub fn made_parents(&self) -> MadeParents {
+        self.made
+    }
+
+    /// Applies an entry: adds, replaces or removes. Parent directories that are missing are made, with mode 0755, owner 0:0,
+    /// time 0 and no extended attributes; docker, podman and containerd make them, too, but with the current time.
     ///
     /// # Errors
     /// An entry that contradicts those before it, like a file below a file, or that no EROFS image can hold.
     pub fn add(&mut self, entry: TarEntry<H>) -> Result<(), FilesystemError> {
         let path = entry.path.clone();
-        check(&entry)
-            .map_err(|detail| FilesystemError::Entry { path: path.clone(), detail: detail.into() })?;
-        self.note(&path);
+        let added = match check(&entry) {
+            Err(words) => Err(Contradiction::Other(words.to_owned())),
+            Ok(()) => self.apply(entry, &path),
+        };
+        added.map_err(|why| FilesystemError::Entry { path, why })
+    }
+
+    fn apply(&mut self, entry: TarEntry<H>, path: &Path) -> Result<(), Contradiction> {
+        if let Some((directory, name)) = path.parent().zip(path.file_name()) {
+            let role = Role::of(name);
+            let is_same =
+                self.parent.as_ref().is_some_and(|parent| parent.as_os_str() == directory.as_os_str());
+            if role != Role::Adds {
+                self.parent = None;
+                if !find_directory(&self.tree, directory, Path::new(name))? {
+                    // There is nothing to be removed, and a directory for it would be one that no layer has.
+                    return Ok(());
+                }
+                if role == Role::OpaqueMarker {
+                    self.markers.judge(directory);
+                }
+            } else if !is_same {
+                self.parent = None;
+                if !find_directory(&self.tree, directory, Path::new(name))? {
+                    self.make(directory)?;
+                }
+                self.markers.note(directory);
+                self.parent = Some(directory.to_owned());
+            }
+        } else if !matches!(entry.item, TarItem::Directory) {
+            return Err(Contradiction::Root);
+        }
+        let target = match &entry.item {
+            TarItem::Hardlink(target) => Some(target.clone()),
+            _ => None,
+        };
         process_entry(&mut self.tree, entry).map_err(|error| {
-            let detail = error.root_cause().to_string();
-            FilesystemError::Entry { path, detail }
+            let unresolved = target.and_then(|target| unresolved(&self.tree, &target));
+            unresolved.unwrap_or_else(|| Contradiction::Other(error.root_cause().to_string()))
         })
     }
 
-    /// Keeps account of opaque markers and of what comes before them.
-    fn note(&mut self, path: &Path) {
-        let Some(directory) = path.parent() else { return };
-        match Role::of(path) {
-            Role::Adds if self.parent.as_deref() == Some(directory) => return,
-            Role::Adds => {
-                self.markers.note(directory);
-                self.parent = Some(directory.to_owned());
-                return;
+    /// Makes the directory at `path` and those above, as far as they are missing.
+    fn make(&mut self, path: &Path) -> Result<(), Contradiction> {
+        let other = |error: ImageError| Contradiction::Other(error.to_string());
+        let (mut directory, mut path_bytes) = (&mut self.tree.root, 0);
+        for (depth, component) in path.components().enumerate() {
+            let Component::Normal(name) = component else { continue };
+            // With the slash before it; the first has none in a tar.
+            path_bytes += name.len() as u64 + 1;
+            if directory.lookup(name).is_none() {
+                if is_whiteout(name.as_bytes()) {
+                    let whiteout: PathBuf = path.components().take(depth + 1).collect();
+                    return Err(Contradiction::BelowWhiteout { whiteout: shown(&whiteout) });
+                }
+                directory.insert(name, Inode::Directory(Box::new(Directory::new(plain_directory()))));
+                self.made.entries += 1;
+                self.made.path_bytes += path_bytes - 1;
             }
-            Role::OpaqueMarker => self.markers.judge(directory),
-            Role::Whiteout => {}
+            directory = directory.get_directory_mut(name).map_err(other)?;
         }
-        self.parent = None;
+        Ok(())
     }
 
-    /// Ends the tree as upstream does: `transform_for_oci`, then its checks.
+    /// Ends the tree as upstream does, by `transform_for_oci`, then checks it. An image without a directory `/usr`, from
+    /// which upstream takes the metadata of the root, gets a root with mode 0755, owner 0:0, time 0 and no extended attributes.
     ///
     /// # Errors
-    /// No `/usr`, or a tree that EROFS cannot hold.
+    /// A `/run` that cannot be emptied, or a tree that EROFS cannot hold.
     pub fn finish(mut self) -> Result<Filesystem<H>, FilesystemError> {
-        if !matches!(self.tree.root.get_directory_opt("/usr".as_ref()), Ok(Some(_))) {
-            return Err(FilesystemError::NoUsr);
+        if let Some(what) = not_a_directory(&self.tree, "run") {
+            return Err(FilesystemError::Run(what));
         }
         let invalid = |detail: String| FilesystemError::Invalid(detail);
-        self.tree.transform_for_oci(&OciTransformOptions::default()).map_err(|e| invalid(e.to_string()))?;
+        match self.tree.root.get_directory_opt("/usr".as_ref()) {
+            Ok(Some(_)) => {
+                let transformed = self.tree.transform_for_oci(&OciTransformOptions::default());
+                transformed.map_err(|e| invalid(e.to_string()))?;
+            }
+            _ => transform_without_usr(&mut self.tree),
+        }
+        if let Some(names) = linked_whiteout(&self.tree) {
+            return Err(FilesystemError::LinkedWhiteout(names));
+        }
         let valid = ValidatedFileSystem::new(self.tree).map_err(|e| invalid(format!("{e:#}")))?;
         Ok(Filesystem(valid))
     }
+}
+
+/// What upstream's `transform_for_oci` does where there is no `/usr` to take metadata from, with fixed metadata in its
+/// place. That of a root entry would not do: runtimes ignore it, and build tools write it or not (see upstream's
+/// `copy_root_metadata_from_usr`), so that the image's id would depend on the tool.
+fn transform_without_usr<H: FsVerityHashValue>(tree: &mut FileSystem<H>) {
+    tree.set_root_stat(plain_directory());
+    if let Ok(run) = tree.root.get_directory_mut("run".as_ref()) {
+        (run.stat.st_mtim_sec, run.stat.st_mtim_nsec) = (0, 0);
+        run.clear();
+    }
+    tree.filter_xattrs(is_allowed_container_xattr);
+    tree.compact();
+}
+
+/// Of directories that no entry describes.
+fn plain_directory() -> Stat {
+    Stat { st_mode: 0o755, ..Stat::uninitialized() }
 }
 
 /// The kernel's limits, on which EROFS relies (linux/limits.h, erofs_fs.h). Upstream's writer has none: it panics at a
@@ -162,89 +257,4 @@ impl<H: FsVerityHashValue> Filesystem<H> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeMap, ffi::OsStr};
-
-    use composefs::fsverity::Sha256HashValue;
-
-    use super::*;
-
-    fn entry(
-        path: &str,
-        item: TarItem<Sha256HashValue>,
-        xattrs: &[(String, usize)],
-    ) -> TarEntry<Sha256HashValue> {
-        let xattr = |(name, len): &(String, usize)| {
-            (Box::from(OsStr::new(name)), vec![b'x'; *len].into_boxed_slice())
-        };
-        let xattrs: BTreeMap<_, _> = xattrs.iter().map(xattr).collect();
-        let stat = Stat { st_mode: 0o755, xattrs, ..Stat::uninitialized() };
-        TarEntry { path: path.into(), stat, item }
-    }
-
-    fn image(entry: TarEntry<Sha256HashValue>) -> Result<(), FilesystemError> {
-        let mut builder = FilesystemBuilder::default();
-        builder.add(self::entry("/usr", TarItem::Directory, &[]))?;
-        builder.add(entry)?;
-        let filesystem = builder.finish()?;
-        for format in [FormatVersion::V1, FormatVersion::V2] {
-            assert!(!filesystem.erofs(format).is_empty());
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn late_opaque_markers_are_collected_and_applied_as_upstream_does() {
-        let mut builder = FilesystemBuilder::default();
-        let mut layer = |paths: &[&str]| {
-            builder.begin_layer();
-            for path in paths {
-                builder.add(entry(path, TarItem::Directory, &[])).unwrap();
-            }
-            builder.ambiguities().len()
-        };
-        assert_eq!(layer(&["/usr", "/usr/d", "/usr/d/old", "/usr/e"]), 0);
-        assert_eq!(layer(&["/usr/d", "/usr/d/.wh..wh..opq", "/usr/d/new"]), 0);
-        assert_eq!(layer(&["/usr/d/newer", "/usr/f", "/usr/d/.wh.old", "/usr/d/.wh..wh..opq"]), 1);
-        assert_eq!(layer(&["/usr/e/f", "/usr/e/g", "/usr/e/.wh..wh..opq", "/usr/e/h"]), 2);
-        let paths: Vec<_> = builder.ambiguities().iter().map(|finding| finding.path.as_str()).collect();
-        assert_eq!(paths, ["usr/d", "usr/e"]);
-        let names = |path: &str| -> Vec<_> {
-            let directory = builder.tree.root.get_directory(path.as_ref()).unwrap();
-            directory.sorted_entries().map(|(name, _)| name.to_owned()).collect()
-        };
-        assert!(names("usr/d").is_empty());
-        assert_eq!(names("usr/e"), ["h"]);
-    }
-
-    #[test]
-    fn what_no_image_can_hold_is_refused_and_what_is_just_small_enough_is_not() {
-        let device = |number| entry("/usr/null", TarItem::Leaf(LeafContent::CharacterDevice(number)), &[]);
-        let named = |len| entry(&format!("/usr/{}", "n".repeat(len)), TarItem::Directory, &[]);
-        let hidden = |len| entry(&format!("/usr/.wh.{}", "n".repeat(len)), TarItem::Directory, &[]);
-        let with = |xattrs: &[(String, usize)]| entry("/usr/d", TarItem::Directory, xattrs);
-        let name = |len: usize| format!("user.{}", "n".repeat(len - 5));
-        let many = |count: usize, len| -> Vec<_> {
-            (0..count).map(|number| (format!("user.{number:05}"), len)).collect()
-        };
-        for (fits, entry) in [
-            (true, device(u64::from(u32::MAX))),
-            (false, device(1 << 32)),
-            (true, named(255)),
-            (false, named(256)),
-            (false, named(5000)),
-            (true, hidden(255)),
-            (false, hidden(256)),
-            (true, with(&[(name(255), 65_535)])),
-            (false, with(&[(name(256), 1)])),
-            (false, with(&[(name(6), 65_536)])),
-            (true, with(&many(250, 8))),
-            (false, with(&many(251, 8))),
-            (false, with(&many(5, 60_000))),
-        ] {
-            let path = entry.path.clone();
-            let made = image(entry);
-            assert_eq!(made.is_ok(), fits, "{}: {made:?}", path.display());
-        }
-    }
-}
+mod tests;

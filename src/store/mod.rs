@@ -54,9 +54,10 @@ pub use composefs::{
     fsverity::{Algorithm, FsVerityHashValue, Sha256HashValue, Sha512HashValue},
 };
 pub use composefs_oci::tar::{TarEntry, TarItem};
+pub use contradiction::Contradiction;
 pub use documents::{Document, FsImages, StoredDocument};
 pub use error::StoreError;
-pub use filesystem::{Filesystem, FilesystemBuilder, FilesystemError};
+pub use filesystem::{Filesystem, FilesystemBuilder, FilesystemError, MadeParents};
 pub use holders::{Holder, name_holders};
 pub use images::{Image, Outdated, OutdatedImage, StoredImage, TaggedImage};
 pub use layers::{Fault, StoredLayer};

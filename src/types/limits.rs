@@ -25,7 +25,8 @@ pub enum Limit {
     Layers,
     /// Bytes of a layer, uncompressed.
     LayerSize,
-    /// Entries of a layer, and of all layers of an image together: a tree takes 1.4 kB of memory for each.
+    /// Entries of a layer, and of all layers of an image together, with the parent directories that are made for them: a
+    /// tree takes 1.4 kB of memory for each.
     Entries,
     /// Bytes of paths, link targets and extended attributes, of a layer and of all layers of an image together; with
     /// what an attribute takes besides its name and value.

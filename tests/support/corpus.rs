@@ -70,8 +70,18 @@ pub fn refused() -> Vec<Case> {
         case("cut-in-content", vec![cut(whole.clone(), 512 + 512 + 3000)]),
         case("no-end", vec![unfinished([dir("usr")])]),
         case("garbage", vec![noise(2, 4096)]),
-        case("no-usr", vec![tar([dir("etc"), file("etc/hostname", "x")])]),
-        case("no-parent", after(file("usr/nowhere/f", "x"))),
+        case(
+            "run-symlink",
+            vec![tar([dir("etc"), file("etc/hostname", "x")]), tar([dir("usr"), symlink("run", "etc")])],
+        ),
+        case(
+            "below-symlink",
+            vec![tar([dir("usr"), symlink("lib", "usr/lib")]), tar([file("lib/foo", "x")])],
+        ),
+        case(
+            "linked-whiteout",
+            vec![tar([dir("usr"), char_device("usr/a", 0, 0), hardlink("usr/b", "usr/a")])],
+        ),
         case("dot-dot", after(file("usr/../etc", "x"))),
         case("dangling-hard-link", after(hardlink("usr/link", "usr/nothing"))),
         case("under-a-file", after(file("usr/before/f", "x"))),
