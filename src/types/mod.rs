@@ -2,6 +2,7 @@
 //! networks or repositories.
 
 mod ambiguity;
+mod artifact;
 mod descriptor;
 mod digest;
 mod limits;
@@ -10,6 +11,7 @@ mod remedy;
 mod step;
 
 pub use ambiguity::{Ambiguity, AmbiguityKind, LayerAmbiguity};
+pub use artifact::{IMAGE_CONFIG, is_container_image, lists_layers};
 pub use descriptor::{Descriptor, LayerKind};
 pub use digest::{Digest, ParseDigestError, Sha256};
 pub use limits::{Limit, LimitExceeded, Limits, MAX_DOCUMENT, MAX_ENTRY_HEADERS};
