@@ -114,6 +114,8 @@ pub(super) fn inspect(args: &InspectArgs, repo: &RepoArgs) -> Result<Exit, Probl
     ];
     if details.is_container {
         lines.push(["platform".to_owned(), format!("{}/{}", details.os, details.architecture)]);
+    } else {
+        lines.push(["kind".to_owned(), "artifact".to_owned()]);
     }
     lines.extend(details.created.iter().map(|created| ["created".to_owned(), created.clone()]));
     for image in &details.fs_images {

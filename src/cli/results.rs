@@ -49,6 +49,7 @@ impl Results {
         let Summary { mut images, totals, .. } = Summary::new(plan, record);
         for ((result, image), end) in images.iter_mut().zip(&resolution.images).zip(&ended.images) {
             result.original_manifest = image.resolved.original_digest;
+            result.artifact = !image.resolved.is_container;
             result.erofs = end.erofs.clone();
             result.ambiguities = end.ambiguities.clone();
             if let Some((line, _)) = &end.failure {

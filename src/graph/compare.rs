@@ -91,6 +91,7 @@ mod tests {
             config: (digest("config"), 1),
             layers: vec![LayerInput { name: digest("layer"), kind: LayerKind::Tar, blob }],
             container: true,
+            config_lists_layers: true,
             platform: None,
         };
         Inputs { images: vec![image], repository: "sha512".into(), ..Inputs::default() }

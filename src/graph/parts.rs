@@ -135,9 +135,10 @@ pub(super) fn of_tree(repository: &str, layers: Vec<Digest>) -> Parts {
     vec![(Part::Repository, Value::Text(repository.to_owned())), (Part::Layers, Value::Digests(layers))]
 }
 
-/// Of a config; an artifact's has no filesystem.
-pub(super) fn of_config(repository: &str, digest: Digest, tree: Option<Key>) -> Parts {
-    let tree = tree.map_or(Value::Text(String::new()), Value::Key);
+/// Of a config; an artifact's has no filesystem, but may name layers.
+pub(super) fn of_config(repository: &str, digest: Digest, tree: Option<Key>, lists_layers: bool) -> Parts {
+    let none = if lists_layers { "none, with layers" } else { "" };
+    let tree = tree.map_or_else(|| Value::Text(none.to_owned()), Value::Key);
     vec![
         (Part::Repository, Value::Text(repository.to_owned())),
         (Part::Digest, Value::Digest(digest)),
@@ -169,7 +170,9 @@ impl Plan {
             (Kind::Image, _) => self.tree_layers(node).map(|layers| of_tree(repository, layers)),
             (Kind::Config, Subject::Document(digest)) => {
                 let tree = self.neighbor(node, Direction::Incoming, Kind::Image);
-                Some(of_config(repository, *digest, tree.map(|tree| self.graph[tree].key)))
+                // Only those that name layers come after something else.
+                let lists_layers = self.graph.neighbors_directed(node, Direction::Incoming).next().is_some();
+                Some(of_config(repository, *digest, tree.map(|tree| self.graph[tree].key), lists_layers))
             }
             (Kind::Manifest, Subject::Document(digest)) => {
                 let config = self.neighbor(node, Direction::Incoming, Kind::Config);

@@ -39,6 +39,9 @@ pub struct ImageInput {
     pub layers: Vec<LayerInput>,
     /// Whether it has a filesystem: false for artifacts.
     pub container: bool,
+    /// Whether its config names its layers: a container's always, an artifact's if it calls itself a
+    /// container's.
+    pub config_lists_layers: bool,
     /// The platform that was asked for, if this image has one of its own.
     pub platform: Option<String>,
 }
@@ -67,7 +70,8 @@ pub struct Facts {
     pub layers: BTreeSet<(Digest, LayerKind)>,
     /// Layers that were made before and are not whole now.
     pub broken_layers: BTreeMap<(Digest, LayerKind), Damage>,
-    /// Configs, of container images (`true`) or artifacts: whether they carry every reference that is needed there.
+    /// Configs, those that name layers (`true`) and others: whether they carry every reference that is needed
+    /// there.
     pub configs: BTreeMap<(Digest, bool), bool>,
     /// Manifests: whether they name the linked config and layers.
     pub manifests: BTreeMap<Digest, bool>,
@@ -228,14 +232,15 @@ impl Builder<'_> {
         let (digest, size) = image.config;
         let tree = image.container.then(|| self.tree(ix, image, layers));
         let tree_key = tree.map(|tree| self.plan.graph[tree].key);
-        let parts = parts::of_config(&self.inputs.repository, digest, tree_key);
+        let lists_layers = image.config_lists_layers;
+        let parts = parts::of_config(&self.inputs.repository, digest, tree_key, lists_layers);
         let change = |before: &Before| {
             (before.config != digest)
                 .then_some(Part::Digest)
                 .or_else(|| self.repository_change(before))
                 .or_else(|| (before.tree != tree_key).then_some(Part::Filesystem))
         };
-        let why = self.document_state(image, self.facts.configs.get(&(digest, image.container)), change);
+        let why = self.document_state(image, self.facts.configs.get(&(digest, lists_layers)), change);
         let (config, _) = self.intern(ix, node(Kind::Config, &Subject::Document(digest), &parts, why, size));
         if let Some(tree) = tree {
             self.edge(tree, config, Edge::Needs);
@@ -245,6 +250,10 @@ impl Builder<'_> {
                 for layer in layers {
                     self.edge(*layer, config, Edge::Needs);
                 }
+            }
+        } else if lists_layers {
+            for layer in layers {
+                self.edge(*layer, config, Edge::Needs);
             }
         }
         config
@@ -285,6 +294,7 @@ impl Builder<'_> {
         self.edge(config, manifest, Edge::Needs);
         if !image.container {
             // An artifact's layers hang on its manifest: its config is often one that all artifacts share.
+            // Those of a config that lists them are waited for twice, which costs nothing.
             for layer in layers {
                 self.edge(*layer, manifest, Edge::Needs);
             }

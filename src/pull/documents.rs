@@ -19,7 +19,8 @@ use crate::{
 pub(super) struct Config<H: FsVerityHashValue> {
     pub(super) digest: Digest,
     pub(super) json: Arc<[u8]>,
-    /// In the order of its `diff_ids`; none for an artifact, since artifacts share configs.
+    /// In the order of its `diff_ids`; none for an artifact, since artifacts share configs, unless the config
+    /// lists them.
     pub(super) layers: Vec<Arc<Layer<H>>>,
     /// `None` for an artifact.
     pub(super) tree: Option<Arc<Tree<H>>>,
@@ -72,7 +73,8 @@ impl<H: FsVerityHashValue> Config<H> {
             (Some(tree), _) => tree.images().ok_or(TooEarly)?,
             // An artifact needs the bytes alone, and an image what the stream names.
             (None, StoredDocument::Whole(document))
-                if context.store.serves_artifacts(&self.digest, document)? =>
+                if self.layers.iter().all(|layer| document.layer(&layer.name).is_some())
+                    && context.store.serves_artifacts(&self.digest, document)? =>
             {
                 state.id = Some(document.id.clone());
                 return Ok(());

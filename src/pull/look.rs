@@ -83,7 +83,7 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
         match self.store.image(&image.manifest.0)? {
             StoredImage::Whole(whole) => {
                 self.facts.manifests.insert(image.manifest.0, true);
-                self.facts.configs.insert((image.config.0, image.container), true);
+                self.facts.configs.insert((image.config.0, image.config_lists_layers), true);
                 self.tree(image, || Some(whole.images.clone()));
                 self.known.configs.insert(image.config.0, StoredDocument::Whole(whole.config));
                 self.known.manifests.insert(image.manifest.0, StoredDocument::Whole(whole.manifest));
@@ -163,15 +163,16 @@ impl<H: FsVerityHashValue> Looker<'_, H> {
             }),
             _ => false,
         };
+        let names_enough = names_layers || !image.config_lists_layers;
         let complete = match (&images, &stored) {
             (Some(images), _) => names_layers && self.has_images(images)?,
             (None, StoredDocument::Whole(document)) if !image.container => {
-                self.store.serves_artifacts(&digest, document)?
+                names_enough && self.store.serves_artifacts(&digest, document)?
             }
             _ => false,
         };
         if stored.id().is_some() {
-            self.facts.configs.insert((digest, image.container), complete);
+            self.facts.configs.insert((digest, image.config_lists_layers), complete);
         }
         self.known.configs.insert(digest, stored);
         self.tree(image, || images.filter(|_| complete));

@@ -272,6 +272,7 @@ impl ResolvedImage {
             config: (resolved.config_digest, resolved.config.len() as u64),
             layers: layers.collect(),
             container: resolved.is_container,
+            config_lists_layers: resolved.config_lists_layers,
             platform: own_platform.filter(|own| platform != Some(own)),
         }
     }

@@ -371,7 +371,7 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         let document = (resolved.config_digest, resolved.config.clone());
         let stored = self.task.known.configs.get(&document.0).cloned().unwrap_or(StoredDocument::Missing);
         let done = self.task.plan.graph[node].state == State::Stored;
-        let layers = if resolved.is_container { self.layers_of(ix) } else { Vec::new() };
+        let layers = if resolved.config_lists_layers { self.layers_of(ix) } else { Vec::new() };
         let config = Arc::new(Config::new(document, layers, tree, stored, done));
         self.jobs[node.index()] = Job::Config(config.clone());
         self.configs.insert(node, config.clone());

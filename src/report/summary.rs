@@ -47,6 +47,10 @@ pub struct ImageResult {
     pub config: Option<Digest>,
     /// EROFS image ids (fs-verity, hexadecimal) by format; empty for artifacts and failed images.
     pub erofs: BTreeMap<String, String>,
+    /// Whether it is an artifact, which has no filesystem: a signature, an attestation, an SBOM; absent if
+    /// not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub artifact: bool,
     /// Whether its name stood for it before, and nothing was missing.
     #[serde(default)]
     pub unchanged: bool,
@@ -102,8 +106,8 @@ pub struct Totals {
 }
 
 impl Summary {
-    /// What `record` says about the images of `plan`. `erofs`, `original_manifest`, and the barriers of the totals
-    /// are not in events: the caller fills them in.
+    /// What `record` says about the images of `plan`. `erofs`, `original_manifest`, `artifact` and the
+    /// barriers of the totals are not in events: the caller fills them in.
     pub fn new(plan: &Plan, record: &Record) -> Self {
         let images = (0..plan.images.len()).map(|ix| ImageResult::new(plan, record, ImageIx(ix)));
         let counted = |what| record.nodes.iter().map(|node| node.count(what)).sum();
@@ -214,6 +218,7 @@ impl ImageResult {
             original_manifest: None,
             config: None,
             erofs: BTreeMap::new(),
+            artifact: false,
             unchanged: false,
             layers: LayerCounts::default(),
             bytes_fetched: 0,
@@ -233,6 +238,7 @@ impl ImageResult {
             original_manifest: None,
             config: Some(image.config),
             erofs: BTreeMap::new(),
+            artifact: false,
             unchanged: plan.graph[image.tag].state == State::Stored,
             layers: layer_counts(plan, ix),
             bytes_fetched,
@@ -257,7 +263,8 @@ impl ImageResult {
             }
             Outcome::Ok => {
                 let digest = self.manifest.map_or_else(String::new, |digest| digest.to_string());
-                format!("new       {name}  {digest}  {} fetched", size(self.bytes_fetched))
+                let kind = if self.artifact { ", artifact" } else { "" };
+                format!("new       {name}  {digest}  {} fetched{kind}", size(self.bytes_fetched))
             }
         }
     }
@@ -268,7 +275,8 @@ impl ImageResult {
             let error = printable(error);
             return format!("{name}: failed\n  {}\n", without_name(&error, &[&self.name, &self.reference]));
         }
-        let mut text = format!("{name}\n");
+        let kind = if self.artifact { " (artifact)" } else { "" };
+        let mut text = format!("{name}{kind}\n");
         let mut line = |title: &str, value: String| text += &format!("  {title:<9} {value}\n");
         let digest = |digest: &Option<Digest>| digest.map_or("-".to_owned(), |digest| digest.to_string());
         line("manifest", digest(&self.manifest));

@@ -12,6 +12,9 @@ pub enum ErrorKind {
     Unauthorized,
     /// No such image, tag, platform or blob (404).
     NotFound,
+    /// It is there, and there is nothing in it that could be stored: an empty index, as the referrers
+    /// fall-back of the distribution-spec leaves one under a tag.
+    Empty,
     /// A network or a server in trouble (408, 429, 5xx, refused, reset or garbled connections, answers that end
     /// early, names that do not resolve, skopeo gone): trying again may help.
     Transient,

@@ -177,6 +177,7 @@ mod tests {
             layers,
             diff_ids: None,
             is_container: false,
+            config_lists_layers: false,
         }
     }
 

@@ -8,6 +8,8 @@ mod answers;
 mod error;
 mod held;
 mod host;
+mod index;
+mod json;
 mod layout;
 mod platform;
 mod proxy;

@@ -115,7 +115,7 @@ impl Reference {
                     self.pinned().and(self.name.rsplit_once('@')).map_or(&*self.name, |(image, _)| image);
                 untagged(image).to_owned()
             }
-            Transport::Oci => self.layout().0.to_str()?.to_owned(),
+            Transport::Oci => super::layout::locate(self).0.to_str()?.to_owned(),
             _ => return None,
         };
         let scheme = &self.text[..self.text.len() - self.name.len()];
@@ -128,8 +128,9 @@ impl Reference {
         Self { text: format!("docker://{name}"), transport: Transport::Registry, name }
     }
 
-    /// For `oci:`: the layout's path, and which of its images. As upstream reads it: the last colon begins a
-    /// tag unless a slash follows.
+    /// For `oci:`: the layout's path, and which of its images, by the text alone. As upstream reads it: the
+    /// last colon begins a tag unless a slash follows. See [`layouts`](Self::layouts) for what else it may
+    /// mean.
     pub fn layout(&self) -> (PathBuf, Selector) {
         if let Some(digest) = self.pinned()
             && let Some((path, _)) = self.name.rsplit_once('@')
@@ -140,6 +141,21 @@ impl Reference {
             Some((path, tag)) if !tag.contains('/') => (path.into(), Selector::Tag(tag.to_owned())),
             _ => (PathBuf::from(&self.name), Selector::Only),
         }
+    }
+
+    /// For `oci:`: every reading of the text, the shortest path first: both paths (`/a:b/dir`) and names
+    /// (`docker.io/library/app:1.0`) may have colons, and only the disk tells which is which. The rule, which
+    /// `locate` of the layouts follows:
+    ///
+    /// 1. the shortest path that is a layout with an image of the whole rest as its name, as containers/image
+    ///    splits;
+    /// 2. what [`layout`](Self::layout) says, if that path is a directory;
+    /// 3. the longest path that is a layout, for the error to list its names.
+    pub fn layouts(&self) -> Vec<(PathBuf, Selector)> {
+        let name = &self.name;
+        let at_colon = |(at, _)| (PathBuf::from(&name[..at]), Selector::Tag(name[at + 1..].to_owned()));
+        let splits = name.match_indices(':').filter(|(at, _)| *at > 0 && at + 1 < name.len());
+        splits.map(at_colon).chain([(PathBuf::from(name), Selector::Only)]).collect()
     }
 
     /// The reference as skopeo wants it.

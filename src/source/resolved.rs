@@ -1,6 +1,7 @@
 //! An image's manifest and config, checked. Knows OCI documents; ignores where they came from.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -8,8 +9,13 @@ use std::{
 use containers_image_proxy::oci_spec::{self, image as oci};
 use serde::Serialize;
 
-use super::{Platform, Result, SourceError};
-use crate::types::{Descriptor, Digest, Limit, Limits, MAX_DOCUMENT};
+use super::{
+    Platform, Result, SourceError,
+    json::{Form, check_form, embedded},
+};
+use crate::types::{
+    Descriptor, Digest, IMAGE_CONFIG, Limit, Limits, MAX_DOCUMENT, is_container_image, lists_layers,
+};
 
 /// The largest blob that is believed, in bytes: no ext4 file is larger, and sums of sizes stay inside a u64.
 const MAX_BLOB: u64 = 16 << 40;
@@ -38,8 +44,11 @@ pub struct Resolved {
     pub layers: Vec<Descriptor>,
     /// sha256 of each uncompressed layer, as many as there are `layers`; `None` for an artifact.
     pub diff_ids: Option<Vec<Digest>>,
-    /// Whether it is a container image, by the type of its config. Otherwise it is an artifact.
+    /// Whether it is a container image, see [`is_container_image`]. Otherwise it is an artifact.
     pub is_container: bool,
+    /// Whether the config lists the layers under the names that they get here: always a container's, and that
+    /// of a signature, see [`lists_layers`].
+    pub config_lists_layers: bool,
 }
 
 /// A manifest that parses, with sane descriptors.
@@ -50,21 +59,53 @@ pub(super) struct Manifest {
     original_digest: Option<Digest>,
     pub(super) config: Descriptor,
     pub(super) layers: Vec<Descriptor>,
+    /// The config in base64, if its descriptor carries it.
+    config_data: Option<String>,
+    /// The same of layers, by their digests.
+    layers_data: HashMap<Digest, String>,
 }
 
 impl Manifest {
     /// Parses `bytes` as leniently as upstream does.
     ///
     /// # Errors
-    /// Too large, no manifest, a digest that is no sha256, or a size that no blob has.
+    /// Too large, no manifest, an ambiguous one, a digest that is no sha256, or a size that no blob has.
     pub(super) fn parse(bytes: Vec<u8>) -> Result<Self> {
         capped("the manifest", bytes.len() as u64)?;
+        check_form("the manifest", Form::Manifest, &bytes)?;
         let manifest = one_at_a_time(|| oci::ImageManifest::from_reader(bytes.as_slice()))
             .map_err(|error| SourceError::corrupt(format!("the manifest is malformed: {}", plain(&error))))?;
         let config = descriptor(manifest.config()).map_err(|error| error.within("the manifest's config"))?;
         capped("the config", config.size)?;
         let layers = numbered(manifest.layers().iter().map(descriptor))?;
-        Ok(Self { digest: Digest::of(&bytes), bytes, original_digest: None, config, layers })
+        let data = manifest.layers().iter().zip(&layers);
+        let data = data.filter_map(|(from, layer)| Some((layer.digest, from.data().clone()?)));
+        let layers_data = data.collect();
+        Ok(Self {
+            digest: Digest::of(&bytes),
+            bytes,
+            original_digest: None,
+            config,
+            layers,
+            config_data: manifest.config().data().clone(),
+            layers_data,
+        })
+    }
+
+    /// The config that its descriptor carries, checked; `None` if it carries none.
+    ///
+    /// # Errors
+    /// It is not base64, or not the config.
+    pub(super) fn embedded_config(&self) -> Result<Option<Vec<u8>>> {
+        let Some(data) = &self.config_data else { return Ok(None) };
+        let bytes = embedded(data)?;
+        verify("the descriptor's data", &self.config, &bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// The layers that descriptors carry, in base64 and not checked.
+    pub(super) fn embedded_layers(&mut self) -> HashMap<Digest, String> {
+        std::mem::take(&mut self.layers_data)
     }
 
     /// Notes that the source calls this manifest `original`.
@@ -97,7 +138,8 @@ impl Manifest {
         };
         let bytes = serde_json::to_vec(&document)
             .map_err(|error| SourceError::corrupt(format!("the manifest cannot be converted: {error}")))?;
-        Ok(Self::parse(bytes)?.known_as(self.digest))
+        let (config_data, layers_data) = (self.config_data, self.layers_data);
+        Ok(Self { config_data, layers_data, ..Self::parse(bytes)?.known_as(self.digest) })
     }
 
     /// Puts manifest and config together. `blobs` replaces the manifest's layers where a source serves
@@ -107,8 +149,13 @@ impl Manifest {
     /// The config is not the one that the manifest names, or contradicts it.
     pub(super) fn with_config(self, config: Arc<[u8]>, blobs: Option<Vec<Descriptor>>) -> Result<Resolved> {
         verify("the config", &self.config, &config)?;
-        let is_container = self.config.media_type == oci::MediaType::ImageConfig.as_ref();
+        let types = self.layers.iter().map(|layer| layer.media_type.as_str());
+        let is_container = is_container_image(&self.config.media_type, types, &config);
+        if is_container {
+            self.refuse_encrypted()?;
+        }
         let diff_ids = if is_container { Some(diff_ids(&config, self.layers.len())?) } else { None };
+        let config_lists_layers = is_container || self.is_listed_in(&config);
         let layers = blobs.unwrap_or(self.layers);
         if let Some(ids) = &diff_ids
             && ids.len() != layers.len()
@@ -125,7 +172,28 @@ impl Manifest {
             layers,
             diff_ids,
             is_container,
+            config_lists_layers,
         })
+    }
+
+    /// Whether an artifact's config lists its layers.
+    fn is_listed_in(&self, config: &[u8]) -> bool {
+        let layers: Vec<Digest> = self.layers.iter().map(|layer| layer.digest).collect();
+        // A cheap question first: few artifacts call their config a container's.
+        self.config.media_type == IMAGE_CONFIG
+            && one_at_a_time(|| lists_layers(&self.config.media_type, &layers, config))
+    }
+
+    /// Refuses layers that nothing here can decrypt, before they are fetched.
+    fn refuse_encrypted(&self) -> Result<()> {
+        let Some(at) = self.layers.iter().position(|layer| layer.media_type.ends_with("+encrypted")) else {
+            return Ok(());
+        };
+        let (count, media_type) = (self.layers.len(), &self.layers[at].media_type);
+        Err(SourceError::corrupt(format!(
+            "layer {} of {count} is encrypted ({media_type}): decrypt it with skopeo copy --decryption-key",
+            at + 1
+        )))
     }
 }
 

@@ -42,10 +42,10 @@ pub(super) async fn list(reference: &Reference, access: &Access, limit: Duration
 }
 
 /// Kills the process when dropped, also because nobody waits for it any more.
-struct Handle(OwnedFd);
+pub(super) struct Handle(OwnedFd);
 
 impl Handle {
-    fn of(child: &Child) -> Result<Self> {
+    pub(super) fn of(child: &Child) -> Result<Self> {
         let pid = rustix::process::Pid::from_child(child);
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
         Ok(Self(pidfd.map_err(|errno| SourceError::local(format!("skopeo cannot be watched: {errno}")))?))
@@ -64,7 +64,14 @@ fn command(reference: &Reference, access: &Access) -> Result<Command> {
     if let Some(policy) = &access.policy {
         command.arg("--policy").arg(policy);
     }
-    command.args(["list-tags", &format!("--tls-verify={}", access.tls_verify)]);
+    command.arg("list-tags");
+    add_reference(&mut command, reference, access)?;
+    Ok(command)
+}
+
+/// Adds how the registry is reached, the reference, and pipes for what the child writes.
+pub(super) fn add_reference(command: &mut Command, reference: &Reference, access: &Access) -> Result<()> {
+    command.arg(format!("--tls-verify={}", access.tls_verify));
     if let Some(dir) = &access.cert_dir {
         command.arg("--cert-dir").arg(dir);
     }
@@ -74,8 +81,8 @@ fn command(reference: &Reference, access: &Access) -> Result<Command> {
     }
     command.arg(reference.for_skopeo());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    tie(&mut command, credentials);
-    Ok(command)
+    tie(command, credentials);
+    Ok(())
 }
 
 /// Reads what the child has to say, both streams at once, and waits for its end.
@@ -110,7 +117,7 @@ fn read(mut child: Child, out: Option<ChildStdout>, err: Option<OwnedFd>) -> Res
 }
 
 /// The message of skopeo's last log line, `time="…" level=fatal msg="…"`, its quotes taken off.
-fn message(errors: &str) -> String {
+pub(super) fn message(errors: &str) -> String {
     let line = errors.lines().rfind(|line| line.contains("level=fatal")).unwrap_or(errors);
     let quoted = line.split_once("msg=").map(|(_, rest)| rest.trim());
     let text: String =

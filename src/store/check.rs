@@ -4,14 +4,14 @@
 //! object was sealed: whether the disk still gives those bytes is found by reading them alone.
 //! What is found stays noted (see `doubt`), so that the next pull makes it anew.
 
-use std::{io, os::fd::AsFd};
+use std::{collections::HashSet, io, os::fd::AsFd};
 
 use composefs::fsverity::{FsVerityHashValue, measure_verity_opt};
-use composefs_oci::{OciFsckResult, oci_fsck};
+use composefs_oci::{OciFsckError, OciFsckResult, oci_fsck};
 use rustix::io::Errno;
 
 use super::{
-    Store, StoreError, beneath, calls,
+    Store, StoreError, Tag, beneath, calls,
     doubt::{PIECE, is_damage, read_to_end},
 };
 
@@ -20,6 +20,8 @@ use super::{
 pub struct Checked {
     /// By upstream.
     found: OciFsckResult,
+    /// Artifacts, by name, of which upstream finds wrong what is not: it takes them for container images.
+    excused: HashSet<String>,
     /// Objects that were read to their end.
     read: u64,
     /// Objects that could not be, with the reason.
@@ -31,7 +33,19 @@ pub struct Checked {
 impl Checked {
     /// Whether all is as it should be.
     pub fn is_ok(&self) -> bool {
-        self.found.is_ok() && self.unreadable.is_empty()
+        let images_ok = self.found.errors().iter().all(|error| self.is_excused(error));
+        self.found.repo_result().is_ok() && images_ok && self.unreadable.is_empty()
+    }
+
+    /// Whether a finding is about what a container image's config says of its layers, and the image is an
+    /// artifact.
+    fn is_excused(&self, error: &OciFsckError) -> bool {
+        match error {
+            OciFsckError::ConfigParseFailed { name, .. } | OciFsckError::LayerRefMissing { name, .. } => {
+                self.excused.contains(name)
+            }
+            _ => false,
+        }
     }
 
     /// What was checked and what is wrong, for people: lines in which names stand as they are, whatever they contain.
@@ -51,7 +65,7 @@ impl Checked {
 
     /// Upstream's text, cut where its lines end and not where a name has a line break.
     fn upstreams_lines(&self) -> Vec<String> {
-        let text = self.found.to_string();
+        let text = self.upstreams_text();
         let (mut lines, mut rest) = (Vec::new(), &*text);
         let of_repository = self.found.repo_result().errors.iter().map(ToString::to_string);
         for finding in of_repository.chain(self.found.errors().iter().map(ToString::to_string)) {
@@ -64,6 +78,26 @@ impl Checked {
         }
         lines.extend(rest.lines().map(str::to_owned));
         lines
+    }
+
+    /// Upstream's text, without what is excused.
+    fn upstreams_text(&self) -> String {
+        let (excused, errors): (Vec<_>, Vec<_>) =
+            self.found.errors().iter().partition(|error| self.is_excused(error));
+        if excused.is_empty() {
+            return self.found.to_string();
+        }
+        // Upstream counts an image as corrupted for any finding, and gives no names with the number.
+        let (checked, excused) = (self.found.images_checked(), self.excused.len() as u64);
+        let corrupted =
+            if errors.is_empty() { 0 } else { self.found.images_corrupted().saturating_sub(excused) };
+        let ok = checked.saturating_sub(corrupted);
+        let mut text = format!("{}oci images: {ok}/{checked} ok\n", self.found.repo_result());
+        if !errors.is_empty() {
+            text += &format!("oci errors: {}\n", errors.len());
+        }
+        text.extend(errors.into_iter().map(|error| format!("  - {error}\n")));
+        text
     }
 }
 
@@ -89,10 +123,30 @@ impl<H: FsVerityHashValue> Store<H> {
                 });
             }
         };
-        let mut checked = Checked { found, read: 0, unreadable: Vec::new(), noted: false };
+        let excused = self.excused(&found)?;
+        let mut checked = Checked { found, excused, read: 0, unreadable: Vec::new(), noted: false };
         self.read_objects(&mut checked)?;
         checked.noted = self.note_damage(!checked.is_ok());
         Ok(checked)
+    }
+
+    /// The artifacts among the images of which something was found, that are whole as we read them.
+    fn excused(&self, found: &OciFsckResult) -> Result<HashSet<String>, StoreError> {
+        let mut excused = HashSet::new();
+        for error in found.errors() {
+            let (OciFsckError::ConfigParseFailed { name, .. } | OciFsckError::LayerRefMissing { name, .. }) =
+                error
+            else {
+                continue;
+            };
+            let Some(manifest) = Tag::new(name).ok().and_then(|tag| self.tagged(&tag).ok()?) else {
+                continue;
+            };
+            if self.artifact(&manifest)?.is_some() && self.lack(&manifest)?.is_none() {
+                excused.insert(name.clone());
+            }
+        }
+        Ok(excused)
     }
 
     /// Reads all objects of which the kernel knows a digest: the others upstream has read.

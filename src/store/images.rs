@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{
     Document, FormatVersion, FsImages, Store, StoreError, StoredDocument, StoredLayer, StreamName, Tag,
 };
-use crate::types::{Digest, LayerKind};
+use crate::types::{Digest, LayerKind, is_container_image, lists_layers};
 
 /// What is stored of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +113,25 @@ struct DescriptorJson {
     #[serde(rename = "mediaType", default)]
     media_type: String,
     digest: Digest,
+    #[serde(default)]
+    size: u64,
+}
+
+/// What is stored of an artifact.
+pub(super) struct Artifact<H> {
+    pub(super) manifest: Document<H>,
+    pub(super) config: Document<H>,
+    pub(super) config_digest: Digest,
+    /// The blobs' digests and sizes.
+    pub(super) layers: Vec<(Digest, u64)>,
+}
+
+impl ManifestJson {
+    /// Whether the image has a filesystem; `config` are the bytes of its config.
+    fn is_container_image(&self, config: &[u8]) -> bool {
+        let types = self.layers.iter().map(|layer| layer.media_type.as_str());
+        is_container_image(&self.config.media_type, types, config)
+    }
 }
 
 /// What we read in an image's config.
@@ -125,9 +144,6 @@ struct ConfigJson {
 struct RootFsJson {
     diff_ids: Vec<Digest>,
 }
-
-/// Upstream tells images from artifacts by this media type alone.
-const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 impl<H: FsVerityHashValue> Store<H> {
     /// What is stored of the image with this manifest. Writes nothing.
@@ -216,6 +232,20 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(None)
     }
 
+    /// The documents of an artifact: an image without a filesystem, whatever upstream takes it for. `None`
+    /// for others, and for what cannot be read.
+    pub(super) fn artifact(&self, manifest: &Digest) -> Result<Option<Artifact<H>>, StoreError> {
+        let StoredDocument::Whole(manifest) = self.manifest(manifest)? else { return Ok(None) };
+        let Ok(parsed) = serde_json::from_slice::<ManifestJson>(&manifest.json) else { return Ok(None) };
+        let config_digest = parsed.config.digest;
+        let StoredDocument::Whole(config) = self.config(&config_digest)? else { return Ok(None) };
+        if parsed.is_container_image(&config.json) {
+            return Ok(None);
+        }
+        let layers = parsed.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+        Ok(Some(Artifact { manifest, config, config_digest, layers }))
+    }
+
     /// The manifests that are tagged and name this config: if the config's stream is replaced, theirs must be, too.
     ///
     /// # Errors
@@ -257,13 +287,19 @@ impl<H: FsVerityHashValue> Store<H> {
         if manifest.config(&parsed.config.digest) != Some(&config.id) {
             return Ok(Err(Outdated::ConfigReplaced));
         }
-        if parsed.config.media_type != IMAGE_CONFIG {
+        if !parsed.is_container_image(&config.json) {
             // Upstream's configs name the layers of the artifact that was the first.
             let own = config.refs.iter().all(|(name, id)| manifest.refs.get(name) == Some(id));
             if !own && !self.serves_artifacts(&parsed.config.digest, config)? {
                 return Ok(Err(Outdated::ConfigReplaced));
             }
-            let layers = parsed.layers.iter().map(|layer| layer.digest).collect();
+            let layers: Vec<Digest> = parsed.layers.iter().map(|layer| layer.digest).collect();
+            // Upstream, which goes by the type of the config alone, looks for them there.
+            if lists_layers(&parsed.config.media_type, &layers, &config.json)
+                && layers.iter().any(|layer| config.layer(layer).is_none())
+            {
+                return Ok(Err(Outdated::ConfigReplaced));
+            }
             let layers = self.check_layers(layers, &[manifest], LayerKind::ArtifactTar)?;
             return Ok(layers.map(|layers| (layers, FsImages::default())));
         }

@@ -17,15 +17,16 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Nothing of this name, an image without a filesystem image, or what the kernel refuses or does not know.
     pub fn mount_at(&self, name: &str, target: &Path) -> Result<(), StoreError> {
-        let image = self.open_image(name)?;
+        let is_artifact = self.artifact(&self.resolve(name)?)?.is_some();
         let shown = target.display();
         // Upstream's words for these two name neither the place nor what to do.
         if !target.is_dir() {
             return Err(StoreError::Refused(format!("{shown}: no such directory: make it first")));
         }
-        if !image.is_container_image() {
+        if is_artifact {
             return Err(StoreError::Refused(format!("{name}: an artifact has no filesystem to mount")));
         }
+        let image = self.open_image(name)?;
         let mounted = image.mount_at(&self.repo, false, target, &MountOptions::default());
         mounted.map_err(|error| match self.lacking() {
             Some(lacking) => StoreError::Refused(format!("mounting {name} at {shown}: {lacking}")),

@@ -28,6 +28,7 @@ pub fn image(name: &str, layers: Vec<LayerInput>) -> ImageInput {
         config: (digest(&format!("{name} config")), 7_400),
         layers,
         container: true,
+        config_lists_layers: true,
         platform: None,
     }
 }

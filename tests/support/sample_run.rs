@@ -86,6 +86,7 @@ fn image(name: &str, layers: &[usize]) -> ImageInput {
         config: (digest(format!("{name} config")), 5000),
         layers: layers.iter().map(layer).collect(),
         container: true,
+        config_lists_layers: true,
         platform: None,
     }
 }

@@ -19,6 +19,7 @@ fn image(name: &str, layers: Vec<LayerInput>) -> ImageInput {
         config: (digest(&format!("config {name}")), 20),
         layers,
         container: true,
+        config_lists_layers: true,
         platform: None,
     }
 }
@@ -249,13 +250,31 @@ fn all_steps_of_a_layer_have_its_reason() {
 }
 
 #[test]
+fn an_artifacts_config_waits_for_the_layers_that_it_lists_and_for_no_others() {
+    for lists_layers in [true, false] {
+        let artifact = image("artifact", vec![layer("words", "words", 9)]);
+        let artifact = ImageInput { container: false, config_lists_layers: lists_layers, ..artifact };
+        let plan = plan(&inputs(vec![artifact]), &Facts::default());
+        let config = plan.graph.node_indices().find(|id| plan.graph[*id].kind == Kind::Config).unwrap();
+        let before = plan.graph.neighbors_directed(config, petgraph::Direction::Incoming).count();
+        assert_eq!(before, usize::from(lists_layers));
+    }
+}
+
+#[test]
 fn a_nodes_parts_are_what_its_key_covers() {
     let mut request = inputs(vec![
         image("a", vec![layer("base", "gzip", 7), layer("top", "top", 3), layer("base", "gzip", 7)]),
         image("b", vec![layer("base", "zstd", 5)]),
-        ImageInput { container: false, ..image("artifact", vec![layer("words", "words", 9)]) },
+        ImageInput {
+            container: false,
+            config_lists_layers: false,
+            ..image("artifact", vec![layer("words", "words", 9)])
+        },
+        ImageInput { container: false, ..image("signature", vec![layer("signed", "signed", 9)]) },
     ]);
     request.images[2].layers[0].kind = LayerKind::Raw;
+    request.images[3].layers[0].kind = LayerKind::Raw;
     let plan = plan(&request, &Facts::default());
     for id in plan.graph.node_indices() {
         let (node, parts) = (&plan.graph[id], plan.parts(id));

@@ -23,6 +23,7 @@ fn planned<'a>(images: impl IntoIterator<Item = (&'a str, Vec<String>)>) -> Plan
         config: (sample::digest(&format!("{name} config")), 700),
         layers: layers.iter().map(|layer| self::layer(layer)).collect(),
         container: true,
+        config_lists_layers: true,
         platform: None,
     });
     plan(&Inputs { images: images.collect(), ..Inputs::default() }, &Facts::default())

@@ -96,6 +96,7 @@ fn the_planner_makes_what_is_drawn_here() {
         config: (sample::digest(&format!("{name} config")), 700),
         layers: vec![layer],
         container: true,
+        config_lists_layers: true,
         platform: None,
     };
     let images = vec![image("a:v1", layer("libs.gz", 1000)), image("b:v1", layer("libs.zst", 800))];

@@ -7,10 +7,11 @@
 mod select;
 
 use std::{
+    collections::HashMap,
     fs::File,
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use rustix::{
@@ -20,18 +21,21 @@ use rustix::{
 
 use super::{
     BlobReader, BoxFuture, Held, Host, Platform, Reference, Resolved, Result, Selector, Source, SourceError,
+    json::embedded,
     resolved::{Manifest, capped, verify},
 };
-use crate::types::{Buffer, Descriptor, remedy};
+use crate::types::{Buffer, Descriptor, Digest, remedy};
 
 /// An image in an OCI layout directory.
 #[derive(Clone)]
 pub struct LayoutSource {
-    text: String,
-    path: PathBuf,
-    selector: Selector,
+    reference: Reference,
+    /// Path and image, once the disk has told which colon of the reference ends the path.
+    place: Arc<OnceLock<(PathBuf, Selector)>>,
     platform: Option<Platform>,
     host: Arc<Host>,
+    /// Layers that the layout lacks and the manifest carries, in base64.
+    carried: Arc<Mutex<HashMap<Digest, String>>>,
 }
 
 impl LayoutSource {
@@ -39,18 +43,60 @@ impl LayoutSource {
     ///
     /// Nothing is opened yet.
     pub fn new(reference: &Reference, platform: Option<Platform>) -> Self {
-        let (path, selector) = reference.layout();
-        Self { text: reference.to_string(), path, selector, platform, host: Arc::new(Host::unlimited()) }
+        let (reference, host) = (reference.clone(), Arc::new(Host::unlimited()));
+        Self { reference, place: Arc::default(), platform, host, carried: Arc::default() }
+    }
+
+    fn place(&self) -> &(PathBuf, Selector) {
+        self.place.get_or_init(|| locate(&self.reference))
     }
 
     fn resolve_blocking(&self) -> Result<Resolved> {
-        let layout = Layout::open(&self.path)?;
+        let (path, selector) = self.place();
+        let layout = Layout::open(path)?;
         let wanted = self.platform.clone().unwrap_or_else(Platform::host);
-        let chosen = select::choose(&layout, &self.selector, &wanted)?;
-        let manifest = Manifest::parse(layout.document("the manifest", &chosen)?)?.into_oci()?;
-        let config = layout.document("the config", &manifest.config)?;
+        let chosen = select::choose(&layout, selector, &wanted)?;
+        let mut manifest = layout.manifest(&chosen)?.into_oci()?;
+        let config = layout.config(&manifest)?;
+        let mut carried = manifest.embedded_layers();
+        carried.retain(|digest, _| layout.lacks(digest));
+        *self.carried.lock().unwrap_or_else(PoisonError::into_inner) = carried;
         manifest.with_config(config.into(), None)?.expect_platform(self.platform.as_ref())
     }
+
+    /// A layer that the manifest carries, as a reader; `None` if it carries none.
+    fn carried(&self, blob: &Descriptor) -> Result<Option<Vec<u8>>> {
+        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(data) = carried.get(&blob.digest) else { return Ok(None) };
+        let bytes = embedded(data)?;
+        verify("the descriptor's data", blob, &bytes)?;
+        Ok(Some(bytes))
+    }
+}
+
+/// Where a reference splits into a layout's path and the name of an image: see [`Reference::layouts`].
+///
+/// The first colon after which the layout before it has an image of the whole name that follows; where none
+/// is, the last one, as upstream reads it; and where that is no directory, the last one before which there is
+/// a layout.
+pub(super) fn locate(reference: &Reference) -> (PathBuf, Selector) {
+    let usual = reference.layout();
+    let is_layout = |path: &Path| path.join("oci-layout").exists();
+    let (mut found, mut last) = (None, None);
+    for (path, selector) in reference.layouts() {
+        if (&path, &selector) == (&usual.0, &usual.1) || !is_layout(&path) {
+            continue;
+        }
+        let has = match &selector {
+            Selector::Tag(tag) => Layout::open(&path).is_ok_and(|layout| select::has_tag(&layout, tag)),
+            Selector::Only | Selector::Digest(_) => false,
+        };
+        if has && found.is_none() {
+            found = Some((path.clone(), selector.clone()));
+        }
+        last = Some((path, selector));
+    }
+    found.or_else(|| last.filter(|_| !usual.0.is_dir())).unwrap_or(usual)
 }
 
 impl Source for LayoutSource {
@@ -60,9 +106,13 @@ impl Source for LayoutSource {
     }
 
     fn open_blob(&self, blob: &Descriptor) -> BoxFuture<'_, Result<Box<dyn BlobReader>>> {
-        let (path, blob) = (self.path.clone(), blob.clone());
+        let (source, blob) = (self.clone(), blob.clone());
         Box::pin(blocking(move || {
-            let file = Layout::open(&path)?.blob(&blob)?;
+            let layout = Layout::open(&source.place().0)?;
+            if let Some(bytes) = source.carried(&blob)? {
+                return Ok(Box::new(Carried { bytes, read: 0 }) as Box<dyn BlobReader>);
+            }
+            let file = layout.blob(&blob)?;
             // Doubles the kernel's read-ahead; a file system that cannot take advice loses nothing.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
             Ok(Box::new(FileBlob { file: Arc::new(file), offset: 0, size: blob.size }) as Box<dyn BlobReader>)
@@ -70,7 +120,7 @@ impl Source for LayoutSource {
     }
 
     fn describe(&self) -> String {
-        self.text.clone()
+        self.reference.to_string()
     }
 
     fn host(&self) -> &Arc<Host> {
@@ -86,6 +136,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 /// An opened layout directory.
 struct Layout {
+    path: PathBuf,
     dir: OwnedFd,
 }
 
@@ -100,7 +151,7 @@ impl Layout {
             )),
             error => failed(&shown, &error.into()),
         })?;
-        let layout = Self { dir };
+        let layout = Self { path: path.to_owned(), dir };
         layout.check_version().map_err(|error| error.within(shown))?;
         Ok(layout)
     }
@@ -124,15 +175,37 @@ impl Layout {
         }
     }
 
-    /// The bytes of a small blob, verified. `what` names it in errors.
-    fn document(&self, what: &str, blob: &Descriptor) -> Result<Vec<u8>> {
+    /// The bytes of a small blob, verified; where there is none, what its descriptor `carries`. `what` names
+    /// it in errors.
+    fn document(
+        &self,
+        what: &str,
+        blob: &Descriptor,
+        carries: impl FnOnce() -> Result<Option<Vec<u8>>>,
+    ) -> Result<Vec<u8>> {
         capped(what, blob.size)?;
-        let file = self.blob(blob).map_err(|error| error.within(what))?;
+        let file = match self.blob(blob) {
+            Err(error) if error.kind() == super::ErrorKind::NotFound => {
+                let carried = carries().map_err(|fault| fault.within(&error).within(what))?;
+                return carried.ok_or_else(|| error.within(what));
+            }
+            file => file.map_err(|error| error.within(what))?,
+        };
         let mut bytes = vec![0; blob.size as usize];
         let filled = fill(&file, 0, &mut bytes).map_err(|error| failed(&what, &error))?;
         bytes.truncate(filled);
         verify(what, blob, &bytes)?;
         Ok(bytes)
+    }
+
+    /// The config of a manifest.
+    fn config(&self, manifest: &Manifest) -> Result<Vec<u8>> {
+        self.document("the config", &manifest.config, || manifest.embedded_config())
+    }
+
+    fn lacks(&self, digest: &Digest) -> bool {
+        let found = self.file(&format!("blobs/sha256/{}", digest.hex()));
+        found.is_err_and(|error| error.kind() == super::ErrorKind::NotFound)
     }
 
     /// Opens a blob and checks its length.
@@ -238,5 +311,27 @@ impl BlobReader for FileBlob {
     /// Looks at the length again: the file may have grown since it was opened.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
         Box::pin(blocking(move || check_length(&self.file, self.size)))
+    }
+}
+
+/// A blob that came with the manifest.
+struct Carried {
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl BlobReader for Carried {
+    fn read(&mut self, mut buffer: Buffer) -> BoxFuture<'_, Result<(Buffer, usize)>> {
+        Box::pin(async move {
+            let out = buffer.bytes_mut();
+            let count = out.len().min(self.bytes.len() - self.read);
+            out[..count].copy_from_slice(&self.bytes[self.read..][..count]);
+            self.read += count;
+            Ok((buffer, count))
+        })
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -1,81 +1,72 @@
-//! Which manifest of a layout is meant. Knows indexes, tags and platforms; ignores what is in a manifest,
-//! except where only its config says what it runs on.
+//! Which manifest of a layout is meant. Knows tags, platforms and how indexes hang together; ignores what is
+//! in a manifest, except where only its config says what it runs on.
 
 use std::collections::HashSet;
-
-use containers_image_proxy::oci_spec::image as oci;
 
 use super::{
     super::{
         Platform, Result, Selector, SourceError,
-        resolved::{
-            DOCKER_LIST, DOCKER_MANIFEST, Manifest, descriptor, one_at_a_time, plain, platform_of_config,
-        },
+        index::{Claim, Entry, Index, MAX_DEPTH, Offer, listed},
+        resolved::{Manifest, platform_of_config},
     },
     Layout,
 };
-use crate::types::{Descriptor, Digest};
-
-/// How deep indexes may be nested below `index.json`. Real ones are nested once.
-const MAX_DEPTH: usize = 4;
-
-/// How many names an error lists.
-const MAX_LISTED: usize = 20;
-
-/// One line of an index.
-#[derive(Debug, Clone)]
-struct Entry {
-    blob: Descriptor,
-    tag: Option<String>,
-    platform: Option<Platform>,
-}
-
-impl Entry {
-    fn is_index(&self) -> bool {
-        self.blob.media_type == oci::MediaType::ImageIndex.as_ref() || self.blob.media_type == DOCKER_LIST
-    }
-
-    fn is_manifest(&self) -> bool {
-        self.blob.media_type == oci::MediaType::ImageManifest.as_ref()
-            || self.blob.media_type == DOCKER_MANIFEST
-    }
-}
+use crate::types::{Digest, is_container_image};
 
 /// The manifest that `selector` means on `platform`.
 ///
 /// # Errors
 /// There is none, there are several, or an index on the way is broken.
-pub(super) fn choose(layout: &Layout, selector: &Selector, platform: &Platform) -> Result<Descriptor> {
-    let top = parse("index.json", &layout.small_file("index.json")?)?;
-    let candidates = match selector {
-        Selector::Only => only(top)?,
-        Selector::Tag(tag) => tagged(top, tag)?,
-        Selector::Digest(digest) => vec![with_digest(layout, top, *digest)?],
-    };
-    descend(layout, candidates, platform)
+pub(super) fn choose(layout: &Layout, selector: &Selector, platform: &Platform) -> Result<Entry> {
+    let top = Index::parse("index.json", &layout.small_file("index.json")?)?;
+    let mut choice = Choice { layout, platform, seen: HashSet::new() };
+    match selector {
+        Selector::Only => choice.of_candidates(only(top)?, None),
+        Selector::Tag(tag) => choice.of_candidates(tagged(top, tag)?, Some(tag)),
+        Selector::Digest(digest) => {
+            let entry = with_digest(layout, top.entries, *digest)?;
+            choice.follow(&entry, MAX_DEPTH)
+        }
+    }
 }
 
-fn only(entries: Vec<Entry>) -> Result<Vec<Entry>> {
-    if entries.is_empty() {
+/// Whether the layout has an image of this name.
+pub(super) fn has_tag(layout: &Layout, tag: &str) -> bool {
+    let top = layout.small_file("index.json").and_then(|bytes| Index::parse("index.json", &bytes));
+    top.is_ok_and(|top| top.entries.iter().any(|entry| entry.tag.as_deref() == Some(tag)))
+}
+
+fn only(top: Index) -> Result<Vec<Entry>> {
+    if let ([], [(_, error), ..]) = (top.entries.as_slice(), top.unread.as_slice()) {
+        return Err(error.clone());
+    }
+    if top.entries.is_empty() {
         return Err(SourceError::not_found("the layout holds no image"));
     }
     // Several entries without any tag are one image for several platforms.
-    if entries.len() > 1 && entries.iter().any(|entry| entry.tag.is_some()) {
-        let tags = tags(&entries);
+    if top.entries.len() > 1 && top.entries.iter().any(|entry| entry.tag.is_some()) {
+        let tags = tags(&top.entries);
         return Err(SourceError::not_found(format!(
             "the layout holds several images: name one of the tags {tags}"
         )));
     }
-    Ok(entries)
+    Ok(top.entries)
 }
 
-fn tagged(entries: Vec<Entry>, tag: &str) -> Result<Vec<Entry>> {
-    let all = tags(&entries);
-    let found: Vec<Entry> = entries.into_iter().filter(|entry| entry.tag.as_deref() == Some(tag)).collect();
-    match (found.is_empty(), all.is_empty()) {
-        (false, _) => Ok(found),
-        (true, false) => Err(SourceError::not_found(format!("no tag {tag:?} in the layout: it has {all}"))),
-        (true, true) => Err(SourceError::not_found(format!("no tag {tag:?} in the layout: it has no tags"))),
+fn tagged(top: Index, tag: &str) -> Result<Vec<Entry>> {
+    let all = tags(&top.entries);
+    let mut found = top.entries;
+    found.retain(|entry| entry.tag.as_deref() == Some(tag));
+    let unread = top.unread.into_iter().find(|(name, _)| name.as_deref() == Some(tag));
+    match (found.is_empty(), unread, all.is_empty()) {
+        (false, ..) => Ok(found),
+        (true, Some((_, error)), _) => Err(error),
+        (true, None, false) => {
+            Err(SourceError::not_found(format!("no tag {tag:?} in the layout: it has {all}")))
+        }
+        (true, None, true) => {
+            Err(SourceError::not_found(format!("no tag {tag:?} in the layout: it has no tags")))
+        }
     }
 }
 
@@ -96,7 +87,7 @@ fn with_digest(layout: &Layout, top: Vec<Entry>, digest: Digest) -> Result<Entry
     for _ in 1..MAX_DEPTH {
         let mut below = Vec::new();
         for index in &level {
-            if let Some(found) = search(nested(layout, index)?, &mut below) {
+            if let Some(found) = search(nested(layout, index)?.entries, &mut below) {
                 return Ok(found);
             }
         }
@@ -105,98 +96,194 @@ fn with_digest(layout: &Layout, top: Vec<Entry>, digest: Digest) -> Result<Entry
     Err(SourceError::not_found(format!("no image {digest} in the layout")))
 }
 
-/// From candidates to one manifest: a single one is taken as it is, among several the platform decides.
-fn descend(layout: &Layout, mut candidates: Vec<Entry>, platform: &Platform) -> Result<Descriptor> {
-    for _ in 0..MAX_DEPTH {
-        let chosen = match candidates.as_slice() {
-            [single] => single.clone(),
-            several => best(layout, several, platform)?,
-        };
-        if chosen.is_manifest() {
-            return Ok(chosen.blob);
+/// The choice among the entries of a layout.
+struct Choice<'a> {
+    layout: &'a Layout,
+    platform: &'a Platform,
+    /// Documents without a platform that were looked into: each is read once, however often and deep it is
+    /// named.
+    seen: HashSet<Digest>,
+}
+
+/// What an entry without a platform turns out to be.
+enum Found {
+    Image(Platform),
+    Artifact,
+}
+
+impl Choice<'_> {
+    /// Of entries that stand for one image in `index.json`, all by the same `name` or all without one: a
+    /// single one is taken as it is, among several the platform decides. One image under two entries is one.
+    ///
+    /// # Errors
+    /// None is for the platform, or two are that are not the same: nothing says which of them is meant.
+    fn of_candidates(&mut self, mut candidates: Vec<Entry>, name: Option<&str>) -> Result<Entry> {
+        let mut seen = HashSet::new();
+        candidates.retain(|entry| seen.insert(entry.blob.digest));
+        if let [single] = candidates.as_slice() {
+            return self.follow(single, MAX_DEPTH);
         }
-        if !chosen.is_index() {
-            let media_type = &chosen.blob.media_type;
+        let (mut ranked, mut there, mut artifacts) = (Vec::new(), Vec::new(), Vec::new());
+        for entry in &candidates {
+            let platform = match &entry.claim {
+                Claim::Platform(platform) => platform.clone(),
+                Claim::Nothing if entry.is_manifest() => match self.look_into(entry)? {
+                    Found::Image(platform) => platform,
+                    Found::Artifact => {
+                        artifacts.push(entry);
+                        continue;
+                    }
+                },
+                // What such an index holds is known when it is followed; it counts as the best.
+                Claim::Nothing if entry.is_index() => match self.follow(entry, MAX_DEPTH) {
+                    Ok(_) => self.platform.clone(),
+                    Err(error) if error.kind() == super::super::ErrorKind::Corrupt => return Err(error),
+                    Err(_) => continue,
+                },
+                _ => continue,
+            };
+            there.push(platform.to_string());
+            if let Some(rank) = self.platform.rank(&platform) {
+                ranked.push((rank, entry));
+            }
+        }
+        let Some(best) = ranked.iter().map(|(rank, _)| *rank).min() else {
+            there.dedup();
+            return match (there.is_empty(), artifacts.as_slice()) {
+                (true, [single]) => self.follow(single, MAX_DEPTH),
+                (true, []) => Err(SourceError::not_found(format!(
+                    "no image for {}: no entry of index.json names a platform that can be used",
+                    self.platform
+                ))),
+                (true, several) => Err(self.ambiguous(several, name, "artifacts")),
+                (false, _) => {
+                    let there = listed(&there);
+                    Err(SourceError::not_found(format!("no image for {}: there are {there}", self.platform)))
+                }
+            };
+        };
+        ranked.retain(|(rank, _)| *rank == best);
+        match ranked.as_slice() {
+            [(_, single)] => {
+                self.seen.clear();
+                self.follow(single, MAX_DEPTH)
+            }
+            several => {
+                let several: Vec<&Entry> = several.iter().map(|(_, entry)| *entry).collect();
+                Err(self.ambiguous(&several, name, &format!("images for {}", self.platform)))
+            }
+        }
+    }
+
+    fn ambiguous(&self, entries: &[&Entry], name: Option<&str>, what: &str) -> SourceError {
+        let digests: Vec<String> = entries.iter().map(|entry| entry.blob.digest.to_string()).collect();
+        let (count, path) = (entries.len(), self.layout.path.display());
+        let named = name.map_or_else(String::new, |name| format!(" named {name:?}"));
+        SourceError::not_found(format!(
+            "the layout holds {count} {what}{named}: {}: choose one as oci:{path}@{}",
+            listed(&digests),
+            digests[0]
+        ))
+    }
+
+    /// From an entry to a manifest: a manifest is one, in an index the platform decides.
+    fn follow(&mut self, entry: &Entry, depth: usize) -> Result<Entry> {
+        if entry.is_manifest() {
+            return Ok(entry.clone());
+        }
+        if !entry.is_index() {
+            let media_type = &entry.blob.media_type;
             return Err(SourceError::corrupt(format!(
-                "neither a manifest nor an index: media type {media_type:?}"
+                "neither a manifest nor an index: media type {media_type:?}{}",
+                if media_type.contains("manifest.v1+") {
+                    " (docker's schema 1 is not supported)"
+                } else {
+                    ""
+                }
             )));
         }
-        let entries = nested(layout, &chosen)?;
-        // An index of one image still says for which platform that is.
-        candidates = vec![best(layout, &entries, platform)?];
-    }
-    Err(SourceError::corrupt(format!("indexes are nested more than {MAX_DEPTH} deep")))
-}
-
-fn best(layout: &Layout, entries: &[Entry], wanted: &Platform) -> Result<Entry> {
-    let mut there = Vec::new();
-    let mut best: Option<(usize, &Entry)> = None;
-    // Each document is read once, however often it is named.
-    let mut seen = HashSet::new();
-    for entry in entries.iter().filter(|entry| entry.is_manifest() || entry.is_index()) {
-        if entry.platform.is_none() && !seen.insert(entry.blob.digest) {
-            continue;
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(SourceError::corrupt(format!("indexes are nested more than {MAX_DEPTH} deep")));
+        };
+        let index = nested(self.layout, entry)?;
+        match index.offer(self.platform)? {
+            Offer::Fits(chosen) => self.follow(chosen, depth),
+            Offer::Silent(silent) => self.of_silent(&index, &silent, depth),
         }
-        let Some(platform) = platform_of(layout, entry)? else { continue };
-        if let Some(rank) = wanted.rank(&platform)
-            && best.is_none_or(|(so_far, _)| rank < so_far)
-        {
-            best = Some((rank, entry));
+    }
+
+    /// Chooses among entries of an index that name no platform, where no other fits: an image whose config is
+    /// for the platform; else what is in another index; else, if the index names no platform at all, the
+    /// first artifact or the only image, as containers/image does.
+    fn of_silent(&mut self, index: &Index, silent: &[&Entry], depth: usize) -> Result<Entry> {
+        let (mut best, mut there, mut artifacts) = (None, Vec::new(), Vec::new());
+        let mut below = None;
+        for entry in silent.iter().filter(|entry| self.seen.insert(entry.blob.digest)).collect::<Vec<_>>() {
+            if entry.is_index() {
+                if let Ok(found) = self.follow(entry, depth) {
+                    below.get_or_insert(found);
+                }
+                continue;
+            }
+            match self.look_into(entry)? {
+                Found::Artifact => artifacts.push(*entry),
+                Found::Image(platform) => {
+                    if let Some(rank) = self.platform.rank(&platform)
+                        && best.is_none_or(|(so_far, _)| rank < so_far)
+                    {
+                        best = Some((rank, *entry));
+                    }
+                    there.push(platform.to_string());
+                }
+            }
         }
-        there.push(platform.to_string());
+        let chosen = match (best, below, silent) {
+            (Some((_, entry)), ..) => entry,
+            (None, Some(found), _) => return Ok(found),
+            (None, None, [single]) if !index.names_platforms() && single.is_manifest() => single,
+            (None, None, _) if !index.names_platforms() && there.is_empty() && !artifacts.is_empty() => {
+                let (first, count) = (artifacts[0], artifacts.len());
+                if count > 1 {
+                    let digest = first.blob.digest;
+                    tracing::info!("an index of {count} artifacts: the first is taken, {digest}");
+                }
+                first
+            }
+            _ => return Err(index.nothing_for(self.platform, there)),
+        };
+        index.tell_passed_over(chosen);
+        Ok(chosen.clone())
     }
-    // What buildx writes beside an image to describe it; not for people.
-    there.retain(|platform| platform != "unknown/unknown");
-    there.dedup();
-    match best {
-        Some((_, entry)) => Ok(entry.clone()),
-        None if there.is_empty() => {
-            Err(SourceError::not_found(format!("no image for {wanted}: the index is empty")))
+
+    /// What an entry without a platform is, by its manifest and config.
+    fn look_into(&self, entry: &Entry) -> Result<Found> {
+        let manifest = self.layout.manifest(entry)?.into_oci()?;
+        let config = self.layout.config(&manifest)?;
+        let types = manifest.layers.iter().map(|layer| layer.media_type.as_str());
+        if !is_container_image(&manifest.config.media_type, types, &config) {
+            return Ok(Found::Artifact);
         }
-        None => Err(SourceError::not_found(format!("no image for {wanted}: there are {}", listed(&there)))),
+        platform_of_config(&config).map(Found::Image)
     }
 }
 
-/// What an entry says that it is for; failing that, what its config says. `None` for an artifact.
-fn platform_of(layout: &Layout, entry: &Entry) -> Result<Option<Platform>> {
-    if entry.platform.is_some() || !entry.is_manifest() {
-        return Ok(entry.platform.clone());
+impl Layout {
+    /// The manifest of an entry, parsed.
+    pub(super) fn manifest(&self, entry: &Entry) -> Result<Manifest> {
+        Manifest::parse(self.entry("the manifest", entry)?)
     }
-    let manifest = Manifest::parse(layout.document("the manifest", &entry.blob)?)?.into_oci()?;
-    if manifest.config.media_type != oci::MediaType::ImageConfig.as_ref() {
-        return Ok(None);
+
+    fn entry(&self, what: &str, entry: &Entry) -> Result<Vec<u8>> {
+        self.document(what, &entry.blob, || entry.embedded())
     }
-    platform_of_config(&layout.document("the config", &manifest.config)?).map(Some)
 }
 
-fn nested(layout: &Layout, index: &Entry) -> Result<Vec<Entry>> {
-    parse("the index", &layout.document("the index", &index.blob)?)
-}
-
-fn parse(what: &str, bytes: &[u8]) -> Result<Vec<Entry>> {
-    let index = one_at_a_time(|| oci::ImageIndex::from_reader(bytes))
-        .map_err(|error| SourceError::corrupt(format!("{what} is malformed: {}", plain(&error))))?;
-    let entry = |from: &oci::Descriptor| {
-        let annotations = from.annotations().as_ref();
-        Ok(Entry {
-            blob: descriptor(from).map_err(|error| error.within(what))?,
-            tag: annotations.and_then(|all| all.get("org.opencontainers.image.ref.name")).cloned(),
-            platform: from.platform().as_ref().map(Platform::from),
-        })
-    };
-    index.manifests().iter().map(entry).collect()
+fn nested(layout: &Layout, index: &Entry) -> Result<Index> {
+    Index::parse("the index", &layout.entry("the index", index)?)
 }
 
 fn tags(entries: &[Entry]) -> String {
     let mut tags: Vec<String> = entries.iter().filter_map(|entry| entry.tag.clone()).collect();
     tags.dedup();
     listed(&tags)
-}
-
-fn listed(names: &[String]) -> String {
-    let shown = names[..names.len().min(MAX_LISTED)].join(", ");
-    match names.len().saturating_sub(MAX_LISTED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
 }

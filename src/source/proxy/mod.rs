@@ -1,11 +1,15 @@
 //! Images through skopeo: registries, archives, directories and the storage of podman. Knows the order of requests;
 //! ignores how processes are kept and bytes are moved.
 
+mod below;
 mod pool;
 mod process;
 mod transfer;
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+};
 
 use containers_image_proxy::ConvertedLayerInfo;
 use tokio::{sync::Mutex, time::timeout};
@@ -35,6 +39,8 @@ pub struct ProxySource {
     platform: Option<Platform>,
     pool: Arc<Pool>,
     host: Arc<Host>,
+    /// What is opened: the reference, or what it leads to where skopeo cannot follow it.
+    target: StdMutex<Reference>,
     /// Where the image is open; opened again elsewhere when that process is retired.
     image: Mutex<Option<Arc<Image>>>,
 }
@@ -47,7 +53,8 @@ impl ProxySource {
         pool: Arc<Pool>,
         host: Arc<Host>,
     ) -> Self {
-        Self { reference: reference.clone(), platform, pool, host, image: Mutex::default() }
+        let target = StdMutex::new(reference.clone());
+        Self { reference: reference.clone(), platform, pool, host, target, image: Mutex::default() }
     }
 
     /// The image, open, on a process that nobody sends away while it is used. Others who want it wait, lest an archive be
@@ -60,8 +67,34 @@ impl ProxySource {
                 return Ok((image.clone(), used));
             }
         }
-        let (image, used) = self.pool.open(&self.reference).await?;
+        let (image, used) = self.pool.open(&self.target()).await?;
         Ok((slot.insert(image).clone(), used))
+    }
+
+    fn target(&self) -> Reference {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens `target` from now on.
+    async fn aim(&self, target: &Reference) {
+        *self.image.lock().await = None;
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target.clone();
+    }
+
+    /// Resolves the reference by skopeo, and by ourselves where that is lost among indexes.
+    async fn resolve_anyhow(&self, held: &Held) -> Result<Resolved> {
+        if self.target() != self.reference {
+            // What the tag stood for at the last try it may stand for no more.
+            self.aim(&self.reference).await;
+        }
+        let error = match moving(|| self.resolve_once(held)).await {
+            Err(error) if below::may_be_found(&self.reference, &error) => error,
+            resolved => return resolved,
+        };
+        let wanted = self.platform.clone().unwrap_or_else(Platform::host);
+        let Some(child) = below::find(&self.reference, &wanted, &self.pool).await? else { return Err(error) };
+        self.aim(&child).await;
+        moving(|| self.resolve_once(held)).await
     }
 
     async fn resolve_once(&self, held: &Held) -> std::result::Result<Resolved, Fault> {
@@ -78,7 +111,13 @@ impl ProxySource {
             image.request("GetFullConfig", |proxy, id| Box::pin(proxy.fetch_config_raw(id))).await?.into()
         } else {
             let fetch = async {
-                let bytes = document(&image, &manifest.config).await;
+                let bytes = match document(&image, &manifest.config).await {
+                    Err(Fault::Error(error)) if error.kind() == ErrorKind::NotFound => {
+                        let carried = manifest.embedded_config();
+                        carried.map_err(|fault| fault.within(&error))?.ok_or(Fault::Error(error))
+                    }
+                    bytes => bytes,
+                };
                 let bytes = bytes.map_err(|fault| fault.within("the config"))?;
                 verify("the config", &manifest.config, &bytes).map(|()| bytes).map_err(Fault::from)
             };
@@ -95,7 +134,7 @@ impl ProxySource {
 impl Source for ProxySource {
     fn resolve<'a>(&'a self, held: &'a Held) -> BoxFuture<'a, Result<Resolved>> {
         Box::pin(async {
-            let resolved = moving(|| self.resolve_once(held)).await;
+            let resolved = self.resolve_anyhow(held).await;
             if resolved.is_err() {
                 // skopeo keeps the manifest of an open image, also one that was cut short.
                 *self.image.lock().await = None;

@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     super::{BoxFuture, Patience, Reference, Result, Site, SourceError, Transport},
+    below,
     process::{Fault, Launch, Process, Turn, Use},
 };
 
@@ -30,6 +31,9 @@ const PER_HOST: usize = 4;
 
 /// Processes in all at most. skopeo takes about 30 MB each.
 const MOST: usize = 16;
+
+/// Processes besides that fetch one document each, which few images need.
+const RAW: usize = 4;
 
 /// How long an idle process may take to remove its temporary files and leave.
 const GRACE: Duration = Duration::from_secs(2);
@@ -51,6 +55,8 @@ struct Shared {
     pools: StdMutex<HashMap<Key, Arc<Pool>>>,
     /// Told when a process has nothing more to do.
     idle: Arc<Notify>,
+    /// One for each process that fetches a document as it is.
+    raw: Semaphore,
 }
 
 impl Shared {
@@ -88,7 +94,8 @@ impl Shared {
 impl Pools {
     pub(in crate::source) fn new(patience: Patience, per_host: usize) -> Self {
         let permits = Arc::new(Semaphore::new(MOST));
-        let shared = Shared { permits, pools: StdMutex::default(), idle: Arc::default() };
+        let shared =
+            Shared { permits, pools: StdMutex::default(), idle: Arc::default(), raw: Semaphore::new(RAW) };
         Self { patience, per_pool: per_host.clamp(1, PER_HOST), shared: Arc::new(shared) }
     }
 
@@ -162,6 +169,12 @@ impl Pool {
             .await?;
         let runtime = tokio::runtime::Handle::current();
         Ok((Arc::new(Image { process, id: Arc::new(id), patience: self.patience, runtime }), used))
+    }
+
+    /// The manifest or index that `reference` names, as the registry has it: one that skopeo cannot follow.
+    pub(super) async fn raw(&self, reference: &Reference) -> Result<Vec<u8>> {
+        let _permit = self.shared.raw.acquire().await;
+        below::raw(reference, &self.launch.site.access, self.patience.answer()).await
     }
 
     /// A process and the turn to ask it, if it lives that long.
