@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::chosen::{Chooser, Choosing, place};
+use super::chosen::{Chooser, Choosing, place, rule_of};
 use crate::{
     cli::{Problem, request::tell_failed, session::Session},
     list::{Choice, Lock},
@@ -179,8 +179,22 @@ impl<'a> Asking<'a> {
     fn take(&mut self) -> Resolution {
         self.waves += 1;
         let mut here = self.resolving.take();
+        here.failed.retain(|failed| !self.is_passed_over(failed));
         here.failed.append(&mut self.failed);
         here
+    }
+
+    /// Whether there is nothing to store of an image that a rule chose by its tag: registries list tags of
+    /// empty indexes, which signing leaves, among the others, and no list can know them. One that the list
+    /// names itself fails. The name stays one of the list's, so that what it stood for before is not pruned.
+    fn is_passed_over(&self, failed: &Unresolved) -> bool {
+        let rule = &self.chooser.list.rules[rule_of(failed.place)];
+        let is_passed_over =
+            failed.error.kind() == ErrorKind::Empty && matches!(rule.choice, Choice::Tags { .. });
+        if is_passed_over {
+            tracing::info!("passed over: {}: {}", failed.text, failed.error);
+        }
+        is_passed_over
     }
 
     /// Follows a rule with the tags that it chose.

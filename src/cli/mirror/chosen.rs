@@ -82,6 +82,11 @@ pub(super) fn place(at: usize, number: usize) -> u64 {
     ((at as u64) << 32) + number as u64
 }
 
+/// The rule of an image at this place.
+pub(super) fn rule_of(place: u64) -> usize {
+    (place >> 32) as usize
+}
+
 impl<'a> Choosing<'a> {
     /// No rule is followed yet.
     pub(super) fn new(chooser: &'a Chooser<'a>) -> Self {
