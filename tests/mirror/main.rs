@@ -13,6 +13,7 @@ mod prune;
 mod real;
 mod shop;
 mod shown;
+mod signed;
 mod together;
 mod unchanged;
 mod waves;
