@@ -179,20 +179,25 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// The manifest that `name` means: a tag, or a digest written as `@sha256:…` or `sha256:…`.
     ///
+    /// A digest never means a tag of the same text, which an earlier version may have made: it could be another image's.
+    ///
     /// # Errors
     /// Nothing of this name.
     pub fn resolve(&self, name: &str) -> Result<Digest, StoreError> {
-        if let Ok(tag) = Tag::new(name)
-            && let Some(digest) = self.tagged(&tag)?
-        {
+        let tagged = || Tag::existing(name).map_or(Ok(None), |tag| self.tagged(&tag));
+        let Ok(digest) = name.strip_prefix('@').unwrap_or(name).parse::<Digest>() else {
+            return tagged()?.ok_or_else(|| self.unknown(name));
+        };
+        if self.linked(&StreamName::Manifest(digest))?.is_some() {
             return Ok(digest);
         }
-        if let Ok(digest) = name.strip_prefix('@').unwrap_or(name).parse::<Digest>()
-            && self.linked(&StreamName::Manifest(digest))?.is_some()
-        {
-            return Ok(digest);
+        match tagged()? {
+            Some(other) => Err(StoreError::Refused(format!(
+                "{}: no image has the digest {digest}, which is the name of the image {other}: untag this name",
+                self.path().display()
+            ))),
+            None => Err(self.unknown(name)),
         }
-        Err(self.unknown(name))
     }
 
     /// Manifest, config and referrers of an image as one JSON value, like `cfsctl oci inspect`.
@@ -286,7 +291,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Whether there was such a tag, which is gone now.
     fn remove_tag(&self, name: &str) -> Result<bool, StoreError> {
         // A name that could not be stored cannot be there either.
-        let Ok(tag) = Tag::new(name) else { return Ok(false) };
+        let Ok(tag) = Tag::existing(name) else { return Ok(false) };
         let path = Link::tag(&tag, &Digest::of(b"")).path();
         match beneath::unlink(self.root(), &path) {
             Ok(()) => Ok(true),

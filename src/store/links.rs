@@ -7,7 +7,7 @@ use composefs::fsverity::FsVerityHashValue;
 use rustix::{fs, io::Errno};
 
 use super::{Store, StoreError, barrier::Durable, beneath, calls, law::Op};
-use crate::types::Digest;
+use crate::types::{Digest, looks_like_digest};
 
 /// What a splitstream holds, as its header says (private constants in upstream's `skopeo.rs`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,12 +63,27 @@ impl fmt::Display for StreamName {
 pub struct Tag(String);
 
 impl Tag {
-    /// Accepts any text that is a file name after `%` and `/` are encoded.
+    /// A name for an image: any text that is a file name after `%` and `/` are encoded, and that no command could take
+    /// for a digest.
+    ///
+    /// # Errors
+    /// As for [`existing`](Self::existing), and what [looks like a digest](looks_like_digest).
+    pub fn new(name: &str) -> Result<Self, StoreError> {
+        if looks_like_digest(name) {
+            return Err(StoreError::Refused(format!(
+                "the name {name:?} looks like a digest: choose another"
+            )));
+        }
+        Self::existing(name)
+    }
+
+    /// A name that may be in a repository: other programs, and earlier versions of this one, also gave names that look
+    /// like digests. They can be listed and taken away.
     ///
     /// # Errors
     /// Empty names, `.` and `..`, a leading `@` (which marks digests), NUL, and names that become longer than
     /// 255 bytes, the limit of Linux filesystems.
-    pub fn new(name: &str) -> Result<Self, StoreError> {
+    pub fn existing(name: &str) -> Result<Self, StoreError> {
         let why = match name {
             "" => "is empty",
             "." | ".." => "means a directory",
@@ -276,6 +291,13 @@ mod tests {
         let grows = "/".repeat(100);
         for bad in ["", ".", "..", "@sha256:00", "a\0b", &long, &grows] {
             assert!(Tag::new(bad).is_err(), "{bad:?}");
+        }
+        let digest = Digest::of(b"").to_string();
+        for bad in [&digest, "sha256:00", "sha512:", "SHA256:AB"] {
+            assert!(Tag::new(bad).is_err() && Tag::existing(bad).is_ok(), "{bad:?}");
+        }
+        for good in ["sha256:v1", "app:00", "sha256", &format!("app@{digest}"), &digest[7..]] {
+            assert!(Tag::new(good).is_ok(), "{good:?}");
         }
         let tag = Tag::new("docker://quay.io/a%b:1").unwrap();
         assert_eq!(tag.file(), "docker:%2F%2Fquay.io%2Fa%25b:1");

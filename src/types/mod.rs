@@ -13,7 +13,7 @@ mod step;
 pub use ambiguity::{Ambiguity, AmbiguityKind, LayerAmbiguity};
 pub use artifact::{IMAGE_CONFIG, is_container_image, lists_layers};
 pub use descriptor::{Descriptor, LayerKind};
-pub use digest::{Digest, ParseDigestError, Sha256};
+pub use digest::{Digest, ParseDigestError, Sha256, looks_like_digest};
 pub use limits::{Limit, LimitExceeded, Limits, MAX_DOCUMENT, MAX_ENTRY_HEADERS};
 pub use memory::{Account, Budget, Buffer, Hold, Slice, Wake};
 pub use remedy::{errno_in_text, remedy};
