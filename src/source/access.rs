@@ -7,7 +7,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::process::CommandExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -15,6 +15,9 @@ use base64::Engine;
 use rustix::{fs::MemfdFlags, io::FdFlags, process::Signal};
 
 use super::{Platform, Result, SourceError};
+
+/// Bytes of a file of credentials or of a policy that no such file needs.
+const MAX_FILE: u64 = 1 << 20;
 
 /// How registries are talked to, and whom to believe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,13 +50,23 @@ impl Default for Access {
 }
 
 impl Access {
-    /// skopeo takes a file of credentials that is not there for an empty one: who named it should know.
+    /// skopeo takes a file of credentials that is not there for an empty one, and reads one that has no end for ever: who
+    /// named it should know.
     pub(super) fn check_paths(&self) -> Result<()> {
         let Self { authfile, cert_dir, policy, .. } = self;
         let named = [("--authfile", authfile), ("--cert-dir", cert_dir), ("--policy", policy)];
         for (option, path) in named.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?))) {
-            std::fs::metadata(path)
-                .map_err(|error| SourceError::local(format!("{option} {}: {error}", path.display())))?;
+            let cannot = |why: &dyn std::fmt::Display| {
+                SourceError::local(format!("{option} {}: {why}", path.display()))
+            };
+            let found = std::fs::metadata(path).map_err(|error| cannot(&error))?;
+            if option == "--cert-dir" {
+                if !found.is_dir() {
+                    return Err(cannot(&"this is not a directory"));
+                }
+            } else if found.len() > MAX_FILE || !(found.is_file() || path == Path::new("/dev/null")) {
+                return Err(cannot(&"this is not a file of 1 MiB at most"));
+            }
         }
         Ok(())
     }

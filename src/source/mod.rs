@@ -14,6 +14,7 @@ mod layout;
 mod platform;
 mod proxy;
 mod reference;
+mod registry_name;
 mod resolved;
 mod retry;
 mod sources;
@@ -30,6 +31,9 @@ pub use layout::LayoutSource;
 pub use platform::{ParsePlatformError, Platform};
 pub use proxy::ProxySource;
 pub use reference::{ParseReferenceError, Reference, Selector, Transport};
+pub(crate) use registry_name::{
+    TAG_GRAMMAR, has_login, is_explicit_host, is_host, is_path, is_tag, without_login,
+};
 pub use resolved::Resolved;
 pub use retry::{Retries, Tell};
 pub use sources::{Options, Patience, Sources};

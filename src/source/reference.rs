@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
+use super::registry_name::{fault, has_login, host_of, without_login};
 use crate::types::Digest;
 
 /// A way to get at an image.
@@ -43,12 +44,33 @@ pub struct Reference {
     name: String,
 }
 
-/// Why a text is not a reference.
+/// Why a text is not a reference. No message holds what could be a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseReferenceError {
     /// No transport in front that we know.
     #[error("{0}: does not begin with a transport ({KNOWN}): for an image in a registry write docker://{0}")]
     NoTransport(String),
+    /// A URL, perhaps behind a transport.
+    #[error("{text}: leave out {scheme}: write docker://{name}{}", without_tls(.scheme))]
+    Url {
+        /// The whole text.
+        text: String,
+        /// `http://` or `https://`.
+        scheme: &'static str,
+        /// What follows it.
+        name: String,
+    },
+    /// A user name or a password in front of the registry.
+    #[error("{0}: a reference holds no user name and no password: use skopeo login or --authfile")]
+    Login(String),
+    /// What no registry can have.
+    #[error("{text}: {why}")]
+    Name {
+        /// The whole text.
+        text: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
     /// `docker:` without the slashes.
     #[error("{0}: write docker:// with both slashes")]
     MissingSlashes(String),
@@ -85,17 +107,8 @@ impl Reference {
     }
 
     /// The registry, with its port if it has one; `None` for what is on this machine.
-    ///
-    /// Source: distribution's `reference` package, `splitDockerDomain`: a first part without a dot or a colon belongs
-    /// to the path, unless it is `localhost`.
     pub fn host(&self) -> Option<&str> {
-        if self.transport != Transport::Registry {
-            return None;
-        }
-        match self.name.split_once('/') {
-            Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => Some(host),
-            _ => Some("docker.io"),
-        }
+        (self.transport == Transport::Registry).then(|| host_of(&self.name).unwrap_or("docker.io"))
     }
 
     /// The digest that the reference is pinned to, if it is.
@@ -187,6 +200,10 @@ impl Reference {
         {
             digest.parse::<Digest>().map_err(|cause| ParseReferenceError::Digest { text: text(), cause })?;
         }
+        if self.transport == Transport::Registry {
+            let image = self.pinned().and(self.name.rsplit_once('@')).map_or(&*self.name, |(image, _)| image);
+            fault(image).map_or(Ok(()), |why| Err(ParseReferenceError::Name { text: text(), why }))?;
+        }
         if self.transport == Transport::Oci {
             let (path, selector) = self.layout();
             if path.as_os_str().is_empty() {
@@ -211,21 +228,38 @@ fn without_tag_if_pinned(name: &str) -> String {
     format!("{}@{digest}", untagged(image))
 }
 
-/// `host:5000/path` of `host:5000/path:tag`; also of `host:5000/path:tag:more`, which registries refuse.
+/// `host:5000/path` of `host:5000/path:tag`.
 fn untagged(image: &str) -> &str {
     let name = image.rfind('/').map_or(0, |slash| slash + 1);
     image[name..].find(':').map_or(image, |colon| &image[..name + colon])
+}
+
+/// What to do for a registry that has only the one without TLS.
+fn without_tls(scheme: &str) -> &'static str {
+    if scheme == "http://" { ", and --tls-verify=false for a registry without TLS" } else { "" }
+}
+
+/// The error for `text`, if its `name` is a URL.
+fn url(text: &str, name: &str) -> Option<ParseReferenceError> {
+    let scheme = ["http://", "https://"].into_iter().find(|scheme| name.starts_with(scheme))?;
+    let name = without_login(&name[scheme.len()..]).trim_start_matches("***@").to_owned();
+    Some(ParseReferenceError::Url { text: without_login(text).into_owned(), scheme, name })
 }
 
 impl FromStr for Reference {
     type Err = ParseReferenceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let shown = || without_login(text).into_owned();
         if text.chars().any(char::is_control) {
-            return Err(ParseReferenceError::Control(text.to_owned()));
+            return Err(ParseReferenceError::Control(shown()));
         }
-        let (scheme, rest) =
-            text.split_once(':').ok_or_else(|| ParseReferenceError::NoTransport(text.to_owned()))?;
+        let no_transport = || match url(text, text) {
+            Some(url) => url,
+            None if has_login(text) => ParseReferenceError::Login(shown()),
+            None => ParseReferenceError::NoTransport(shown()),
+        };
+        let (scheme, rest) = text.split_once(':').ok_or_else(no_transport)?;
         let transport = match scheme {
             "docker" | "registry" => Transport::Registry,
             "oci" => Transport::Oci,
@@ -233,14 +267,22 @@ impl FromStr for Reference {
             "docker-archive" => Transport::DockerArchive,
             "dir" => Transport::Dir,
             "containers-storage" => Transport::ContainersStorage,
-            _ => return Err(ParseReferenceError::NoTransport(text.to_owned())),
+            _ => return Err(no_transport()),
         };
         let name = match scheme {
             "docker" => {
-                rest.strip_prefix("//").ok_or_else(|| ParseReferenceError::MissingSlashes(text.to_owned()))?
+                rest.strip_prefix("//").ok_or_else(|| ParseReferenceError::MissingSlashes(shown()))?
             }
             _ => rest,
         };
+        if transport == Transport::Registry {
+            if let Some(url) = url(text, name) {
+                return Err(url);
+            }
+            if has_login(text) {
+                return Err(ParseReferenceError::Login(shown()));
+            }
+        }
         let reference = Self { text: text.to_owned(), transport, name: name.to_owned() };
         reference.check()?;
         Ok(reference)
@@ -308,7 +350,6 @@ mod tests {
             ("docker://r/x:v1", "docker://r/x"),
             ("docker://r/x", "docker://r/x"),
             ("docker://r:5000/x/y", "docker://r:5000/x/y"),
-            ("docker://r:5000/x:1:2", "docker://r:5000/x"),
             ("registry:r:5000/x:v1", "registry:r:5000/x"),
             (&format!("docker://r/x:v1@{other}"), "docker://r/x"),
             ("oci:dir:v1", "oci:dir"),
@@ -343,10 +384,47 @@ mod tests {
             ("oci:dir@sha256:00", "not a digest"),
             ("docker://app@sha512:00", "sha512"),
             ("dir:a\nb", "control character"),
+            (
+                "docker://http://r.example/a",
+                "leave out http://: write docker://r.example/a, and --tls-verify=false",
+            ),
+            ("docker://https://r.example/a", "leave out https://: write docker://r.example/a"),
+            ("https://r.example/a", "leave out https://: write docker://r.example/a"),
+            (
+                "http://me:secret@r.example/a",
+                "***@r.example/a: leave out http://: write docker://r.example/a, and",
+            ),
+            ("docker://me:secret@r.example/a", "docker://***@r.example/a: a reference holds no user name"),
+            ("me:secret@r.example/a", "***@r.example/a: a reference holds no user name"),
+            ("docker://me:secret@\n", "control character"),
+            ("docker://quay.io/App:v1", "\"App\" is not in lower case"),
+            ("docker://quay.io/app:", "the tag is empty"),
+            ("docker://quay.io/app:a:b", "\"a:b\" is not a tag"),
+            ("docker://quay.io/app#1", "'#' cannot be part of"),
+            ("docker://quay.io/a b", "' ' cannot be part of"),
+            ("docker://quay.io/app:v1@x", "\"v1@x\" is not a tag"),
+            ("docker://quay.io//app", "\"/app\" is not the name of an image"),
+            ("docker://quay.io/", "\"\" is not the name of an image"),
+            ("docker://[::1/app", "\"[::1\" is not a host"),
+            ("docker://-r.io/app", "\"-r.io\" is not a host"),
         ] {
             let error = text.parse::<Reference>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
-            assert!(!error.contains('\n'), "{error}");
+            assert!(!error.contains('\n') && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_registry_may_be_an_address() {
+        for (text, host) in [
+            ("docker://[::1]:5000/app:v1", "[::1]:5000"),
+            ("docker://[2001:db8::1]/app", "[2001:db8::1]"),
+            ("docker://127.0.0.1:5000/app:v1", "127.0.0.1:5000"),
+            ("docker://localhost/app", "localhost"),
+            ("docker://library/app", "docker.io"),
+        ] {
+            assert_eq!(parse(text).host(), Some(host));
+            assert_eq!(parse(text).for_skopeo(), text);
         }
     }
 }
