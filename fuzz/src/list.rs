@@ -23,8 +23,9 @@ const TAGS: [&str; 12] = [
 /// Reads a text as a list and as a lock.
 pub fn list(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // A tree of YAML takes some hundred bytes a node, an expression up to 10 MiB once it is compiled.
-    let limit = (24 << 20) + 1000 * text.len();
+    // A tree of YAML takes some hundred bytes a node, an expression up to 10 MiB once it is compiled; aliases may stand
+    // for 100 000 values, each of them perhaps a rule.
+    let limit = (96 << 20) + 1000 * text.len();
     match memory::bounded("a list", limit, || List::parse(text)) {
         Ok(list) => check(text, &list),
         Err(error) => check_place(text, &error),

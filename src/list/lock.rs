@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fmt};
 
 use super::{
     ListError,
-    text::{without_comment, words},
+    text::{lines, without_comment, words},
 };
 use crate::{
     source::{Platform, Reference},
@@ -44,9 +44,9 @@ impl Lock {
     /// It is no lock, or one of another version; a line is malformed, or names an image that an earlier line names.
     pub fn parse(text: &str) -> Result<Self, ListError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        check_head(text.lines().next().unwrap_or_default())?;
+        check_head(lines(text).next().map_or("", |(_, line)| line))?;
         let mut lock = Self::default();
-        for (line, number) in text.lines().zip(1..) {
+        for (number, line) in lines(text) {
             lock.read(number, without_comment(line))?;
         }
         Ok(lock)

@@ -5,6 +5,7 @@
 
 mod constraint;
 mod error;
+mod expression;
 mod lock;
 mod repository;
 mod rule;
@@ -44,8 +45,12 @@ impl List {
     }
 }
 
+/// More images no plain list names. With YAML's bound on values it keeps what a list takes in memory below a few hundred
+/// MB: a rule takes some 300 bytes, and could stand in a line of 6.
+const MAX_RULES: usize = 1_000_000;
+
 fn is_yaml(text: &str) -> bool {
-    let mut lines = text.lines().map(|line| text::without_comment(line).trim());
+    let mut lines = text::lines(text).map(|(_, line)| text::without_comment(line).trim());
     let Some(first) = lines.find(|line| !line.is_empty()) else { return false };
     let colon =
         || first.split(':').skip(1).any(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));

@@ -1,10 +1,11 @@
 //! Repositories and tags as registries allow them. Knows their grammar; ignores what a registry has.
 
-use std::{fmt, str::FromStr, sync::LazyLock};
+use std::{fmt, str::FromStr};
 
-use regex::Regex;
-
-use crate::{source::Reference, types::Digest};
+use crate::{
+    source::{Reference, is_explicit_host, is_host, is_path, is_tag, without_login},
+    types::Digest,
+};
 
 /// All images of one name in a registry: `docker://host/path` without a tag.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,42 +64,26 @@ impl FromStr for Repository {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (host, path) = text.split_once('/').unwrap_or((text, ""));
-        if is_registry(host) && PATH.is_match(path) {
+        if is_registry(host) && is_path(path) {
             return Ok(Self(text.to_owned()));
         }
+        let shown = without_login(text).into_owned();
         Err(match path.split_once([':', '@']) {
-            Some((untagged, _)) if PATH.is_match(untagged) => ParseRepositoryError::Tagged(text.to_owned()),
-            _ => ParseRepositoryError::Malformed(text.to_owned()),
+            Some((untagged, _)) if is_path(untagged) => ParseRepositoryError::Tagged(shown),
+            _ => ParseRepositoryError::Malformed(shown),
         })
     }
-}
-
-/// Whether `text` may be a tag.
-///
-/// Source: OCI distribution-spec, "Pulling manifests".
-pub(super) fn is_tag(text: &str) -> bool {
-    let sound = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    (1..=128).contains(&text.len()) && text.bytes().all(sound) && !text.starts_with(['.', '-'])
 }
 
 /// Whether `text` names a registry, perhaps with the first parts of a path: `quay.io`, `localhost:5000/mirror`.
 pub(super) fn is_registry(text: &str) -> bool {
     let (host, path) = text.split_once('/').map_or((text, None), |(host, path)| (host, Some(path)));
-    HOST.is_match(host) && path.is_none_or(|path| PATH.is_match(path))
+    is_host(host) && path.is_none_or(is_path)
 }
 
-// Source: the grammar in the documentation of distribution/reference, which skopeo checks names with.
-static HOST: LazyLock<Regex> = LazyLock::new(|| {
-    let label = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?";
-    constant(&format!(r"^(?:{label}(?:\.{label})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?$"))
-});
-static PATH: LazyLock<Regex> = LazyLock::new(|| {
-    let part = "[a-z0-9]+(?:(?:[.]|__?|-+)[a-z0-9]+)*";
-    constant(&format!("^{part}(?:/{part})*$"))
-});
-
-fn constant(pattern: &str) -> Regex {
-    Regex::new(pattern).expect("a constant expression")
+/// Whether skopeo would take `text` in front of an image's name for a part of a name on Docker Hub.
+pub(super) fn is_on_docker_hub(text: &str) -> bool {
+    !is_explicit_host(text.split('/').next().unwrap_or(text))
 }
 
 #[cfg(test)]
@@ -162,15 +147,5 @@ mod tests {
         }
         let both = format!("docker://r.example/a:1@{}", Digest::of(b"x"));
         assert_eq!(repository.tag_of(&both.parse().unwrap()), None);
-    }
-
-    #[test]
-    fn a_tag_has_128_characters_at_most() {
-        for good in ["1", "_x", "v1.2-rc_1", &"a".repeat(128)] {
-            assert!(is_tag(good), "{good}");
-        }
-        for bad in ["", ".x", "-x", "a b", "a/b", "a:b", "é", "a\n", &"a".repeat(129)] {
-            assert!(!is_tag(bad), "{bad}");
-        }
     }
 }

@@ -4,8 +4,8 @@ use std::{fmt, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use regex::Regex;
 
-use super::{Constraint, Repository, repository::is_tag, version::Place};
-use crate::source::{Credentials, Platform, Reference};
+use super::{Constraint, Repository, version::Place};
+use crate::source::{Credentials, Platform, Reference, is_tag};
 
 /// One thing that a list asks for.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub enum Choice {
         repository: Repository,
         /// Which of its tags.
         pattern: Pattern,
+        /// Those in which this matches somewhere are not taken, whatever the pattern says.
+        exclude: Option<Regex>,
         /// Only so many of them, the newest.
         newest: Option<NonZeroUsize>,
     },
@@ -71,9 +73,9 @@ impl Rule {
     /// version, numbers in it by value, then versions (`v1`, `1.2`, `1.2.3-rc.1`), oldest first. "Newest" are the last
     /// ones, so tags that are no versions count only where versions are too few. What no tag may look like is ignored.
     pub fn choose(&self, tags: &[String]) -> Vec<String> {
-        let Choice::Tags { pattern, newest, .. } = &self.choice else { return Vec::new() };
+        let Choice::Tags { pattern, exclude, newest, .. } = &self.choice else { return Vec::new() };
         let mut chosen: Vec<&String> =
-            tags.iter().filter(|tag| is_tag(tag) && pattern.matches(tag)).collect();
+            tags.iter().filter(|tag| is_tag(tag) && pattern.takes(tag, exclude.as_ref())).collect();
         chosen.sort_by_cached_key(|tag| Place::of(tag));
         chosen.dedup();
         let old = newest.map_or(0, |newest| chosen.len().saturating_sub(newest.get()));
@@ -84,14 +86,18 @@ impl Rule {
     pub fn covers(&self, reference: &Reference) -> bool {
         match &self.choice {
             Choice::Image(image) => image == reference,
-            Choice::Tags { repository, pattern, .. } => {
-                repository.tag_of(reference).is_some_and(|tag| pattern.matches(tag))
+            Choice::Tags { repository, pattern, exclude, .. } => {
+                repository.tag_of(reference).is_some_and(|tag| pattern.takes(tag, exclude.as_ref()))
             }
         }
     }
 }
 
 impl Pattern {
+    fn takes(&self, tag: &str, exclude: Option<&Regex>) -> bool {
+        self.matches(tag) && !exclude.is_some_and(|exclude| exclude.is_match(tag))
+    }
+
     fn matches(&self, tag: &str) -> bool {
         match self {
             Self::All => true,
@@ -105,8 +111,9 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.choice {
             Choice::Image(reference) => write!(f, "{reference}"),
-            Choice::Tags { repository, pattern, newest } => {
+            Choice::Tags { repository, pattern, exclude, newest } => {
                 write!(f, "{repository}{pattern}")?;
+                exclude.iter().try_for_each(|exclude| write!(f, ", without {exclude}"))?;
                 newest.iter().try_for_each(|newest| write!(f, ", newest {newest}"))
             }
         }
@@ -132,7 +139,7 @@ mod tests {
 
     fn rule(pattern: Pattern, newest: usize) -> Rule {
         let repository = "r.example/app".parse().unwrap();
-        let choice = Choice::Tags { repository, pattern, newest: NonZeroUsize::new(newest) };
+        let choice = Choice::Tags { repository, pattern, exclude: None, newest: NonZeroUsize::new(newest) };
         Rule { line: 1, choice, name: None, platform: None, immutable_tags: false, registry: None }
     }
 
@@ -165,6 +172,26 @@ mod tests {
         ] {
             let rule = rule(pattern, newest);
             assert_eq!(rule.choose(&all), tags(want), "{rule}");
+        }
+    }
+
+    #[test]
+    fn what_is_excluded_does_not_count_among_the_newest() {
+        let all = tags("1.0 1.1 1.2-rc.1 1.2 1.3-rc.1 latest latest-rc");
+        for (pattern, newest, want) in [
+            (Pattern::All, 0, "latest 1.0 1.1 1.2"),
+            (Pattern::All, 2, "1.1 1.2"),
+            (matching("^1"), 1, "1.2"),
+            (by_version(">= 1.1-0"), 0, "1.1 1.2"),
+        ] {
+            let mut rule = rule(pattern, newest);
+            if let Choice::Tags { exclude, .. } = &mut rule.choice {
+                *exclude = Some(Regex::new("-rc").unwrap());
+            }
+            assert_eq!(rule.choose(&all), tags(want), "{rule}");
+            assert!(rule.to_string().contains(", without -rc"), "{rule}");
+            assert!(rule.covers(&"docker://r.example/app:1.2".parse().unwrap()));
+            assert!(!rule.covers(&"docker://r.example/app:1.3-rc.1".parse().unwrap()));
         }
     }
 

@@ -215,9 +215,9 @@ const WRONG: &[(&str, (usize, usize), &str)] = &[
     (
         "q.io:\n  images: {a: {tag: [x]}}",
         (2, 16),
-        "\"tag\" is not known here (known are tags, newest, platform,",
+        "\"tag\" is not known here (known are tags, newest, exclude, platform,",
     ),
-    ("q.io:\n  images-by-semver: {a: {regex: x}}", (2, 26), "known are semver, newest"),
+    ("q.io:\n  images-by-semver: {a: {regex: x}}", (2, 26), "known are semver, newest, exclude"),
     (
         "q.io:\n  images: {a: }\n  credentials: {username: u, pass: p}",
         (3, 30),
@@ -260,18 +260,47 @@ const WRONG: &[(&str, (usize, usize), &str)] = &[
     ("q.io:\n  images-by-semver: {Über: '1'}", (2, 22), "is not the name of an image"),
     ("docker://q.io:\n  images: {a: }", (1, 1), "\"docker://q.io\" is not a registry"),
     (
+        "myhost:\n  images: {a: }",
+        (1, 1),
+        "skopeo would ask Docker Hub for docker.io/myhost/…: write docker.io/myhost",
+    ),
+    ("library/x:\n  images: {a: }", (1, 1), "write docker.io/library/x"),
+    (
+        "me:secret@q.io:\n  images: {a: }",
+        (1, 1),
+        "\"***@q.io\" is not a registry: a user and a password go under",
+    ),
+    ("me:secret@q.io:\nme:secret@q.io:\n", (2, 1), "***@q.io is there twice"),
+    (
+        "q.io:\n  images-by-tag-regex: {a: '[a&&b]'}",
+        (2, 28),
+        "means something else to Go, and so to skopeo: &&",
+    ),
+    ("q.io:\n  images: {a: {exclude: '(?x) b'}}", (2, 25), "at its character 3"),
+    ("q.io:\n  images: {a: }\n  exclude: '('", (3, 12), "is not a regular expression"),
+    ("q.io:\n  images: {a: }\n  exclude: [a]", (3, 12), "exclude must be a text"),
+    ("q.io:\n  images: {a: {tags: [x1, x2], exclude: x}}", (2, 22), "exclude leaves none of the tags of a"),
+    (
         "q.io:\n  images-by-tag-regex: {a: '(x'}",
         (2, 28),
         "\"(x\" is not a regular expression: unclosed group",
     ),
-    ("q.io:\n  images-by-tag-regex: {a: '(\\w{999}){99}'}", (2, 28), "it is too large"),
+    ("q.io:\n  images-by-tag-regex: {a: '(\\w{99}){9}\\w{999}\\w{999}\\w{999}'}", (2, 28), "it is too large"),
     ("q.io:\n  images-by-semver: {a: '>= x.y'}", (2, 25), "\">= x.y\" is not a version constraint"),
     // Nothing to mirror.
     ("q.io:\n  tls-verify: true", (1, 1), "the registry q.io has no images"),
     ("# x\n\nq.io:\n  images: {}", (3, 1), "the registry q.io has no images"),
     ("q.io:", (1, 1), "the registry q.io has no images"),
     // YAML itself.
-    ("q.io:\n  images: {a: &x [v1], b: *x}", (2, 27), "aliases are not supported"),
+    ("q.io:\n  images: {a: &x [v1], b: *y}", (2, 27), "unknown anchor"),
+    ("q.io:\n  images: {a: &x [v1, *x]}", (2, 23), "this alias is inside of what it stands for"),
+    ("q.io:\n  images: &x {a: [v1]}\n  <<: *x\n  newest: few", (4, 11), "newest must be"),
+    ("q.io:\n  <<: [a]\n  images: {a: }", (2, 8), "what << merges must be a mapping"),
+    ("q.io:\n  <<:\n  images: {a: }", (2, 5), "what << merges must be a mapping"),
+    ("x-a: &a {newest: few}\nq.io:\n  <<: *a\n  images: {a: }", (1, 18), "newest must be"),
+    ("x-a: &a few\nq.io:\n  newest: *a\n  images: {a: }", (3, 11), "newest must be"),
+    ("x-a: &a {b: {c: [d]}}\nq.io:\n  images: {a: [[[*a]]]}", (3, 18), "nested too deep"),
+    ("[::1]:5000:\n  images: {a: }", (1, 1), "put it in quotes"),
     ("q.io:\n  images: {a: }\n---\nr.io:\n  images: {a: }", (3, 1), "a second document"),
     ("q.io:\n  images: {a: [!!binary eA==]}", (2, 16), "the tag of this value is not supported"),
     ("q.io:\n  images: {a: [x}", (2, 17), "this is not YAML"),
@@ -292,12 +321,90 @@ fn what_is_wrong_in_yaml_is_told_with_its_place() {
 }
 
 #[test]
-fn an_alias_bomb_does_nothing() {
-    let mut text = "a: &a [x, x, x, x, x, x, x, x]\n".to_owned();
-    for (name, before) in ('b'..='z').zip('a'..) {
-        writeln!(text, "{name}: &{name} [{}]", vec![format!("*{before}"); 8].join(", ")).unwrap();
+fn aliases_and_merge_keys_mean_what_they_mean_in_yaml() {
+    let text = "
+x-defaults: &defaults
+  tls-verify: false
+  newest: 2
+.more: &more {newest: 9, platform: linux/arm64, images: &images {web: &tags [v1, v2]}}
+q.io:
+  <<: [*defaults, *more]
+  images-by-tag-regex: {lib: &old '^v', base: {regex: *old, exclude: *old}}
+r.io:
+  newest: 1
+  images:
+    <<: *images
+    app: *tags
+    \"<<\":
+  <<: *defaults
+";
+    let error = List::parse(text).unwrap_err();
+    assert!(error.text.contains("<<"), "a quoted one is a key as any other: {error}");
+    let rules = list(&text.replace("    \"<<\":\n", "    all: {}\n")).rules;
+    let tls = |rule: &Rule| rule.registry.as_ref().and_then(|registry| registry.tls_verify);
+    let seen: Vec<_> = rules.iter().map(|rule| (rule.line, rule.to_string(), tls(rule))).collect();
+    let expected = [
+        (8, "docker://q.io/lib by tag ^v, newest 2"),
+        (8, "docker://q.io/base by tag ^v, without ^v, newest 2"),
+        (5, "docker://q.io/web:v1"),
+        (5, "docker://q.io/web:v2"),
+        (5, "docker://r.io/app:v1"),
+        (5, "docker://r.io/app:v2"),
+        (14, "docker://r.io/all, all tags, newest 1"),
+        (5, "docker://r.io/web:v1"),
+        (5, "docker://r.io/web:v2"),
+    ];
+    let expected: Vec<_> = expected.map(|(line, rule)| (line, rule.to_owned(), Some(false))).into();
+    assert_eq!(seen, expected);
+    assert_eq!(rules[0].platform.as_ref().unwrap().to_string(), "linux/arm64");
+    assert_eq!(rules[4].platform, None);
+}
+
+#[test]
+fn tags_can_be_excluded_beside_every_way_to_choose_them() {
+    let tags = "v1 v1-rc v2 v2-rc 3.0.0 3.0.0-rc";
+    for (list, want) in [
+        ("images: {a: {exclude: rc}}", "v1 v2 3.0.0"),
+        ("images: {a: {tags: [], exclude: rc, newest: 2}}", "v2 3.0.0"),
+        ("images: {a: {tags: [v1, v1-rc], exclude: rc}}", "v1"),
+        ("images: {a: }\n  exclude: rc", "v1 v2 3.0.0"),
+        ("images: {a: {exclude: '^v'}}\n  exclude: rc", "3.0.0-rc 3.0.0"),
+        ("images: {a: [v1, v1-rc]}\n  exclude: rc", "v1 v1-rc"),
+        ("images-by-tag-regex: {a: {regex: ^v, exclude: rc}}", "v1 v2"),
+        ("images-by-tag-regex: {a: ^v}\n  exclude: '[^c]$'", "v1-rc v2-rc"),
+        ("images-by-semver: {a: {semver: '>= 1-0', exclude: rc}}", "v1 v2 3.0.0"),
+        ("images-by-semver: {a: '>= 1-0'}\n  exclude: rc", "v1 v2 3.0.0"),
+    ] {
+        let text = format!("q.io:\n  {list}\n");
+        let want: Vec<String> = want.split(' ').map(|tag| format!("docker://q.io/a:{tag}")).collect();
+        assert_eq!(images(&text, tags), want, "{text}");
     }
-    assert!(List::parse(&text).unwrap_err().text.contains("aliases are not supported"));
+}
+
+#[test]
+fn aliases_stand_for_a_bounded_number_of_values() {
+    // Nine levels with nine aliases each: 9^9 values in 400 bytes.
+    let mut bomb = "x-a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for (name, before) in ('b'..='i').zip('a'..) {
+        writeln!(bomb, "x-{name}: &{name} [{}]", vec![format!("*{before}"); 9].join(", ")).unwrap();
+    }
+    let error = List::parse(&bomb).unwrap_err();
+    assert!(error.text.contains("aliases stand for more than 100000 values"), "{error}");
+    // What each level adds is counted, so the sixth one is too much.
+    assert_eq!(error.line, 6, "{error}");
+
+    // As many as are allowed, and one more: a tag and its alias are two.
+    let aliases = |count: usize| format!("x-a: &a v1\nq.io:\n  images:\n    a: [{}]\n", "*a,".repeat(count));
+    assert_eq!(list(&aliases(tree::MAX_ALIASED / 2)).rules.len(), tree::MAX_ALIASED / 2);
+    let error = List::parse(&aliases(tree::MAX_ALIASED / 2 + 1)).unwrap_err();
+    assert!(error.text.contains("aliases stand for more"), "{error}");
+    assert_eq!((error.line, error.column), (4, 9 + 3 * tree::MAX_ALIASED / 2));
+
+    // Merged mappings count like others.
+    let mut merged =
+        "x-a: &a {a: , b: , c: , d: , e: , f: , g: , h: , i: , j: }\nq.io:\n  images:\n".to_owned();
+    (0..10_000).for_each(|number| writeln!(merged, "    i{number}: {{<<: *a}}").unwrap());
+    assert!(List::parse(&merged).unwrap_err().text.contains("aliases stand for more"));
 }
 
 #[test]

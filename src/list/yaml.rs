@@ -1,8 +1,9 @@
 //! YAML lists, as `skopeo sync --src yaml` reads them and a little more. Knows their keys; ignores YAML's own rules.
 //!
-//! Source: skopeo-sync(1), "YAML file content". Ours are `newest`, `platform` and `immutable-tags`, of a registry or of
-//! one image, whose value is a mapping then: `nginx: {regex: '^1\.', newest: 3}`. What skopeo warns of and passes over
-//! is an error here: a mirror that lacks images without a word is found out too late.
+//! Source: skopeo-sync(1), "YAML file content". Ours are `newest`, `exclude`, `platform` and `immutable-tags`, of a
+//! registry or of one image, whose value is a mapping then: `nginx: {regex: '^1\.', newest: 3}`. What skopeo warns of and
+//! passes over is an error here: a mirror that lacks images without a word is found out too late. Passed over are keys
+//! that cannot be registries and are a place for anchors by custom: `x-defaults`, `.defaults`.
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -10,11 +11,12 @@ use regex::Regex;
 
 use super::{
     Choice, ListError, Pattern, Registry, Repository, Rule,
-    repository::{is_registry, is_tag},
+    expression::Expressions,
+    repository::{is_on_docker_hub, is_registry},
     tree::{self, Key, Node},
 };
 use crate::{
-    source::{Credentials, Platform},
+    source::{Credentials, Platform, TAG_GRAMMAR, is_tag, without_login},
     types::Digest,
 };
 
@@ -24,11 +26,17 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, ListError> {
     let Some(registries) = root.entries() else {
         return Err(root.error("a list begins with the name of a registry, as in quay.io:"));
     };
+    let mut expressions = Expressions::default();
     let mut rules = Vec::new();
-    for (name, node) in registries {
-        rules.extend(registry(name, node)?);
+    for (name, node) in registries.iter().filter(|(name, _)| !is_for_anchors(&name.text)) {
+        rules.extend(registry(name, node, &mut expressions)?);
     }
     Ok(rules)
+}
+
+/// Whether a key is there for the anchors in its value alone. To skopeo it is a registry without images.
+fn is_for_anchors(key: &str) -> bool {
+    key.starts_with('.') || (key.starts_with("x-") && is_on_docker_hub(key))
 }
 
 /// What chooses the tags of the images of a section.
@@ -43,6 +51,7 @@ enum By {
 #[derive(Clone, Default)]
 struct Settings {
     newest: Option<NonZeroUsize>,
+    exclude: Option<Regex>,
     platform: Option<Platform>,
     immutable_tags: Option<bool>,
 }
@@ -55,28 +64,40 @@ struct Pick {
 }
 
 const REGISTRY_KEYS: &str = "images, images-by-tag-regex, images-by-semver, credentials, tls-verify, cert-dir, newest, \
-                             platform, immutable-tags";
+                             exclude, platform, immutable-tags";
 
-fn registry(name: &Key, node: &Node) -> Result<Vec<Rule>, ListError> {
-    if !is_registry(&name.text) {
-        let text =
-            format!("{:?} is not a registry (expected a host, as in quay.io or localhost:5000)", name.text);
+fn registry(name: &Key, node: &Node, expressions: &mut Expressions) -> Result<Vec<Rule>, ListError> {
+    let shown = without_login(&name.text);
+    if shown != *name.text {
+        let text = format!("{shown:?} is not a registry: a user and a password go under credentials");
         return Err(name.error(text));
     }
-    let mut about = Registry { name: name.text.clone(), credentials: None, tls_verify: None, cert_dir: None };
+    if !is_registry(&name.text) {
+        let text = format!("{shown:?} is not a registry (expected a host, as in quay.io or localhost:5000)");
+        return Err(name.error(text));
+    }
+    if is_on_docker_hub(&name.text) {
+        let text = format!(
+            "{shown:?} is not a registry: skopeo would ask Docker Hub for docker.io/{shown}/…: write docker.io/{shown} \
+             if that is meant, or the host with its domain or port, as in {shown}:443"
+        );
+        return Err(name.error(text));
+    }
+    let mut about =
+        Registry { name: name.text.to_string(), credentials: None, tls_verify: None, cert_dir: None };
     let mut settings = Settings::default();
     let mut picks = Vec::new();
     for (key, node) in entries(name, node)? {
-        match key.text.as_str() {
-            "images" => picks.extend(images(name, key, node, By::Tags)?),
-            "images-by-tag-regex" => picks.extend(images(name, key, node, By::Regex)?),
-            "images-by-semver" => picks.extend(images(name, key, node, By::Semver)?),
+        match &*key.text {
+            "images" => picks.extend(images(name, key, node, By::Tags, expressions)?),
+            "images-by-tag-regex" => picks.extend(images(name, key, node, By::Regex, expressions)?),
+            "images-by-semver" => picks.extend(images(name, key, node, By::Semver, expressions)?),
             "credentials" => about.credentials = credentials(key, node)?,
             // As in skopeo: as if the key were not there.
             "tls-verify" | "cert-dir" if node.is_null() => {}
             "tls-verify" => about.tls_verify = Some(boolean(key, node)?),
             "cert-dir" => about.cert_dir = Some(text(key, node)?.into()),
-            _ if settings.read(key, node)? => {}
+            _ if settings.read(key, node, expressions)? => {}
             _ => return Err(key.unknown(REGISTRY_KEYS)),
         }
     }
@@ -88,15 +109,21 @@ fn registry(name: &Key, node: &Node) -> Result<Vec<Rule>, ListError> {
     Ok(picks.into_iter().map(|pick| pick.rule(&settings, &about)).collect())
 }
 
-fn images(registry: &Key, section: &Key, node: &Node, by: By) -> Result<Vec<Pick>, ListError> {
+fn images(
+    registry: &Key,
+    section: &Key,
+    node: &Node,
+    by: By,
+    expressions: &mut Expressions,
+) -> Result<Vec<Pick>, ListError> {
     let mut picks = Vec::new();
     for (name, node) in entries(section, node)? {
         let repository = format!("{}/{}", registry.text, name.text);
         let repository: Repository = repository.parse().map_err(|cause| name.error(cause))?;
-        let (chosen, settings) = chosen(node, by)?;
+        let (chosen, settings) = chosen(node, by, expressions)?;
         let choices = match by {
-            By::Tags => tags(name, chosen, &repository)?,
-            By::Regex => vec![(name.line, matching(regex(name, chosen)?, repository))],
+            By::Tags => tags(name, chosen, settings.exclude.as_ref(), &repository)?,
+            By::Regex => vec![(name.line, matching(regex(name, chosen, expressions)?, repository))],
             By::Semver => vec![(name.line, matching(constraint(name, chosen)?, repository))],
         };
         let pick = |(line, choice)| Pick { line, choice, settings: settings.clone() };
@@ -106,7 +133,11 @@ fn images(registry: &Key, section: &Key, node: &Node, by: By) -> Result<Vec<Pick
 }
 
 /// What is said of an image: what chooses its tags, and its own settings if it is a mapping.
-fn chosen(node: &Node, by: By) -> Result<(Option<&Node>, Settings), ListError> {
+fn chosen<'a>(
+    node: &'a Node,
+    by: By,
+    expressions: &mut Expressions,
+) -> Result<(Option<&'a Node>, Settings), ListError> {
     let mut settings = Settings::default();
     let entries = match node.entries() {
         Some(entries) if !node.is_null() => entries,
@@ -114,13 +145,13 @@ fn chosen(node: &Node, by: By) -> Result<(Option<&Node>, Settings), ListError> {
     };
     let mut chosen = None;
     for (key, node) in entries {
-        if key.text == by.key() {
+        if *key.text == *by.key() {
             chosen = Some(node);
-        } else if !settings.read(key, node)? {
-            return Err(key.unknown(&format!("{}, newest, platform, immutable-tags", by.key())));
+        } else if !settings.read(key, node, expressions)? {
+            return Err(key.unknown(&format!("{}, newest, exclude, platform, immutable-tags", by.key())));
         }
     }
-    let newest = entries.iter().find(|(key, _)| key.text == "newest");
+    let newest = entries.iter().find(|(key, _)| &*key.text == "newest");
     match (newest, chosen.and_then(Node::items)) {
         (Some((key, _)), Some([_, ..])) => {
             Err(key.error("newest chooses none of tags that are named: remove one of both"))
@@ -129,8 +160,14 @@ fn chosen(node: &Node, by: By) -> Result<(Option<&Node>, Settings), ListError> {
     }
 }
 
-/// The images of tags and digests that are listed, or all tags where none is.
-fn tags(name: &Key, node: Option<&Node>, repository: &Repository) -> Result<Vec<(usize, Choice)>, ListError> {
+/// The images of tags and digests that are listed, without the tags that the image's own `exclude` matches, or all tags
+/// where none is listed. What a registry excludes does not hold for tags that are named.
+fn tags(
+    name: &Key,
+    node: Option<&Node>,
+    exclude: Option<&Regex>,
+    repository: &Repository,
+) -> Result<Vec<(usize, Choice)>, ListError> {
     let wrong = |node: &Node| {
         node.error(format!("the tags of {} must be a list, as in [\"1.0\", latest]", name.text))
     };
@@ -145,33 +182,26 @@ fn tags(name: &Key, node: Option<&Node>, repository: &Repository) -> Result<Vec<
         } else if text.contains(':') {
             repository.digest(text.parse::<Digest>().map_err(|cause| node.error(cause))?)
         } else {
-            let grammar = "letters, digits, . _ and -, 128 at most, beginning with a letter, a digit or _";
-            return Err(node.error(format!("{text:?} is not a tag ({grammar})")));
+            return Err(node.error(format!("{text:?} is not a tag ({TAG_GRAMMAR})")));
         };
-        Ok((node.line(), Choice::Image(reference)))
+        let excluded = is_tag(text) && exclude.is_some_and(|exclude| exclude.is_match(text));
+        Ok((!excluded).then(|| (node.line(), Choice::Image(reference))))
     };
-    items.iter().map(image).collect()
+    let images: Vec<_> = items.iter().filter_map(|node| image(node).transpose()).collect::<Result<_, _>>()?;
+    match (images.is_empty(), node) {
+        (true, Some(node)) => Err(node.error(format!("exclude leaves none of the tags of {}", name.text))),
+        _ => Ok(images),
+    }
 }
 
 fn matching(pattern: Pattern, repository: Repository) -> Choice {
-    Choice::Tags { repository, pattern, newest: None }
+    Choice::Tags { repository, pattern, exclude: None, newest: None }
 }
 
-fn regex(name: &Key, node: Option<&Node>) -> Result<Pattern, ListError> {
+fn regex(name: &Key, node: Option<&Node>, expressions: &mut Expressions) -> Result<Pattern, ListError> {
     let node =
         node.ok_or_else(|| name.error(format!("{} needs an expression for its tags: add regex", name.text)))?;
-    let text = text(name, node)?;
-    let cause = match Regex::new(text) {
-        Ok(regex) => return Ok(Pattern::Matching(regex)),
-        Err(regex::Error::CompiledTooBig(_)) => "it is too large".to_owned(),
-        // The crate draws a picture over several lines; the last one says what is wrong.
-        Err(other) => {
-            let picture = other.to_string();
-            let last = picture.lines().last().unwrap_or_default();
-            last.strip_prefix("error: ").unwrap_or(last).to_owned()
-        }
-    };
-    Err(node.error(format!("{text:?} is not a regular expression: {cause}")))
+    expressions.compile(text(name, node)?).map(Pattern::Matching).map_err(|cause| node.error(cause))
 }
 
 fn constraint(name: &Key, node: Option<&Node>) -> Result<Pattern, ListError> {
@@ -186,7 +216,7 @@ fn constraint(name: &Key, node: Option<&Node>) -> Result<Pattern, ListError> {
 fn credentials(section: &Key, node: &Node) -> Result<Option<Credentials>, ListError> {
     let (mut username, mut password) = (None, None);
     for (key, node) in entries(section, node)? {
-        match key.text.as_str() {
+        match &*key.text {
             "username" => username = Some(text(key, node)?),
             "password" => password = Some(text(key, node)?),
             _ => return Err(key.error("this key is not known here (known are username, password)")),
@@ -233,12 +263,16 @@ impl By {
 
 impl Settings {
     /// Whether `key` is one of the settings; it has taken the value then.
-    fn read(&mut self, key: &Key, node: &Node) -> Result<bool, ListError> {
-        match key.text.as_str() {
+    fn read(&mut self, key: &Key, node: &Node, expressions: &mut Expressions) -> Result<bool, ListError> {
+        match &*key.text {
             "newest" => {
                 let number = node.text().and_then(|text| text.parse().ok());
                 self.newest =
                     Some(number.ok_or_else(|| node.error("newest must be a number of tags, 1 or more"))?);
+            }
+            "exclude" => {
+                let compiled = expressions.compile(text(key, node)?).map_err(|cause| node.error(cause))?;
+                self.exclude = Some(compiled);
             }
             "platform" => self.platform = Some(text(key, node)?.parse().map_err(|cause| node.error(cause))?),
             "immutable-tags" => self.immutable_tags = Some(boolean(key, node)?),
@@ -252,8 +286,9 @@ impl Pick {
     /// The rule of this choice: what is said of the image wins over what is said of its registry.
     fn rule(self, registry: &Settings, about: &Arc<Registry>) -> Rule {
         let Self { line, mut choice, settings } = self;
-        if let Choice::Tags { newest, .. } = &mut choice {
+        if let Choice::Tags { newest, exclude, .. } = &mut choice {
             *newest = settings.newest.or(registry.newest);
+            *exclude = settings.exclude.or_else(|| registry.exclude.clone());
         }
         Rule {
             line,

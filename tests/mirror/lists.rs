@@ -62,7 +62,45 @@ fn what_is_wrong_with_a_list_is_told_with_its_place_and_nothing_is_made() {
     for (text, words) in [
         ("docker://HOST/app:v1\n alpine:3", "line 2, column 2: alpine:3: does not begin with a transport"),
         ("docker://HOST/app:v1 web prod", "\"prod\" is too much"),
-        ("docker://HOST/app:v1 @web", "line 1: "),
+        ("docker://HOST/app:v1 @web", "starts with @, which marks digests"),
+        ("dir:x\r dir:y @web", "line 2, column 8: the name \"@web\" starts with @"),
+        ("dir:x DIGEST", "line 1, column 7: the name \"DIGEST\" looks like a digest"),
+        (
+            "dir:x\n\n  docker://HOST/App:v1",
+            "line 3, column 3: docker://HOST/App:v1: \"App\" is not in lower case",
+        ),
+        ("dir:x\ndocker://HOST/app:", "line 2, column 1: docker://HOST/app:: the tag is empty"),
+        ("docker://HOST/app#1:v1", "line 1, column 1: docker://HOST/app#1:v1: '#' cannot be part"),
+        ("dir:x docker://HOST/app:v1", "line 1, column 7: \"docker://HOST/app:v1\" is a second reference"),
+        ("dir:x\u{2028}dir:y", "line 1, column 6: the character U+2028 does not end a line"),
+        (
+            "docker://me:secret@HOST/app:v1",
+            "line 1, column 1: docker://***@HOST/app:v1: a reference holds no user",
+        ),
+        ("dir:x me:secret@HOST/app:v1", "line 1, column 7: \"***@HOST/app:v1\" is a second reference"),
+        ("me:secret@HOST:\n  images: {app: [v1]}", "line 1, column 1: \"***@HOST\" is not a registry"),
+        (
+            "myhost:\n  images: {app: [v1]}",
+            "line 1, column 1: \"myhost\" is not a registry: skopeo would ask Docker Hub",
+        ),
+        (
+            "docker://http://HOST/app:v1",
+            "leave out http://: write docker://HOST/app:v1, and --tls-verify=false",
+        ),
+        ("[::1]:5000:\n  images: {app: [v1]}", "line 1, column 1: a key must be a text: put it in quotes"),
+        (
+            "HOST:\n  images-by-tag-regex: {app: '^v[a&&b]'}",
+            "line 2, column 30: \"^v[a&&b]\" means something else to Go",
+        ),
+        ("HOST:\n  images-by-tag-regex: {app: '^v[a&&b]'}", "&&, -- or ~~ in a class"),
+        (
+            "HOST:\n  images: {app: {exclude: '(?x) v'}}",
+            "line 2, column 27: \"(?x) v\" means something else to Go",
+        ),
+        (
+            "HOST:\n  images: {app: &a [v1, *a]}",
+            "line 2, column 25: this alias is inside of what it stands for",
+        ),
         ("docker://HOST/app:v1 web\ndocker://HOST/lib:v1 web", "line 2"),
         ("docker://HOST/app:v1 web\ndocker://HOST/lib:v1 web", "would have the name of line 1, web"),
         ("# nothing\n\n", "line 1, column 1: the list names no image"),
@@ -76,10 +114,13 @@ fn what_is_wrong_with_a_list_is_told_with_its_place_and_nothing_is_made() {
         ("HOST:\n  tls-verify: false", "line 1, column 1: the registry"),
         ("HOST:\n  images: {app: [v1]}\n  platform: arm", "line 3, column 13: \"arm\" is not a platform"),
     ] {
-        let finished = world.mirror_of(text).expect_failure(2);
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let finished = world.mirror_of(&text.replace("DIGEST", &digest)).expect_failure(2);
         assert_eq!(finished.stderr.lines().count(), 1, "{finished}");
+        assert!(!finished.stderr.contains("secret"), "{finished}");
+        let words = words.replace("DIGEST", &digest);
         let place = format!("cfs-dag: {}: line ", world.path("list").display());
-        finished.says(&[&place, &world.told(words)]);
+        finished.says(&[&place, &world.told(&words)]);
     }
     fs::write(world.path("bytes"), b"docker://\xff").unwrap();
     for (file, words) in [("bytes", "UTF-8"), ("nobody", "No such file"), (".", "directory")] {
@@ -101,6 +142,9 @@ fn a_yaml_list_chooses_tags_as_it_says() {
         ("images", "", ", all tags", "edge 1.0 1.1 2.0 2.1-rc.1"),
         ("images", "{newest: 2}", ", all tags, newest 2", "2.0 2.1-rc.1"),
         ("images-by-tag-regex", r"'^1\.'", r" by tag ^1\.", "1.0 1.1"),
+        ("images", "{exclude: -rc, newest: 2}", ", all tags, without -rc, newest 2", "1.1 2.0"),
+        ("images-by-semver", "{semver: '>= 2-0', exclude: rc}", " by version >= 2-0, without rc", "2.0"),
+        ("images-by-tag-regex", "{regex: '^2', exclude: rc}", " by tag ^2, without rc", "2.0"),
         (
             "images-by-tag-regex",
             r"{regex: '^\d\.[01]$', newest: 2}",
@@ -198,4 +242,33 @@ fn a_rule_that_cannot_be_followed_fails_and_harms_no_other() {
     assert_eq!(finished.stderr.lines().count(), 3, "{finished}");
     let finished = finished.says(&[&world.name("app by tag ^w: "), "no tag that fits"]);
     finished.says(&[&world.name("gone, all tags: "), "listing tags: fetching tags list", "404"]);
+}
+
+#[test]
+fn aliases_and_merge_keys_of_existing_lists_are_read() {
+    let world = World::new();
+    world.images(["app:v1", "app:v2", "app:v3", "lib:v1", "lib:v3"]);
+    let list = "x-site: &site\n  newest: 1\n  exclude: '3$'\nHOST:\n  <<: *site\n  images:\n    app: &all\n    lib: *all\n";
+    let rules = ["app, all tags, without 3$, newest 1", "lib, all tags, without 3$, newest 1"];
+    let images = ["app:v2", "lib:v1"];
+    let expected: Vec<_> =
+        rules.into_iter().zip(images).map(|(r, i)| (r.to_owned(), vec![i.to_owned()])).collect();
+    assert_eq!(world.chosen(list), expected);
+    world.mirror_of(list).expect_success();
+    assert_eq!(world.names(), images);
+}
+
+#[test]
+fn a_list_that_expands_without_bound_is_refused() {
+    let world = World::new();
+    let mut bomb = "x-0: &x0 [v1, v2, v3, v4, v5, v6, v7, v8, v9]\n".to_owned();
+    for level in 1..9 {
+        let aliases = vec![format!("*x{}", level - 1); 9].join(", ");
+        bomb.push_str(&format!("x-{level}: &x{level} [{aliases}]\n"));
+    }
+    bomb.push_str("HOST:\n  images: {app: *x8}\n");
+    let finished =
+        world.mirror_of(&bomb).expect_failure(2).says(&["the aliases stand for more than 100000 values"]);
+    assert!(finished.peak_memory < 200 << 20, "{} bytes", finished.peak_memory);
+    assert!(!world.repo().exists());
 }
