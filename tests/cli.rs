@@ -324,6 +324,10 @@ fn what_makes_no_sense_is_refused_with_exit_code_2() {
         vec!["pull", "docker://a@sha256:12"],
         vec!["pull", "oci:a:b", "oci:a:c", "--name", "one"],
         vec!["pull", "oci:a:b", "--name", "@a"],
+        vec!["pull", "oci:a:b", "--name", "sha256:00ff"],
+        vec!["pull", "docker://quay.io/App"],
+        vec!["pull", "docker://http://quay.io/app"],
+        vec!["pull", "docker://user:password@quay.io/app"],
         vec!["pull", "oci:a:b", "--name", ""],
         vec!["pull", "oci:a:b", "--name", &long],
         vec!["pull", "oci:a:b", "--format=dot"],
@@ -566,6 +570,74 @@ fn tags_move_and_gc_takes_what_no_tag_reaches() {
     // And back again, as if it had never been there.
     pull([&one.reference]).repo(&repo).expect_success();
     oracle::assert_clean(&repo);
+}
+
+#[test]
+fn a_name_that_looks_like_a_digest_is_refused_and_never_means_another_image() {
+    let (scratch, layout) = (scratch(), layout());
+    let [one, two] =
+        ["one", "two"].map(|tag| small_image(&layout, tag, tag.len() as u64 + tag.as_bytes()[0] as u64));
+    let repo = scratch.path("repo");
+    pull([&one.reference, &two.reference]).repo(&repo).expect_success();
+    let gone = format!("sha256:{}", "0".repeat(64));
+    for name in [&two.manifest, &gone, "sha256:00ff", "sha512:00", "SHA256:00"] {
+        let tag = cfs_dag(["tag", &one.reference, name]).repo(&repo);
+        tag.expect_failure(1).says(&[name, "looks like a digest: choose another"]);
+        let named = pull([&one.reference]).args(["--name", name]).repo(&repo).expect_failure(2);
+        named.says(&[name, "looks like a digest"]);
+    }
+    cfs_dag(["tag", &one.reference, "app:00ff"]).repo(&repo).expect_success();
+
+    // A repository in which another program, or an earlier version, made such names.
+    let tags = repo.join("streams/refs/oci");
+    let target = fs::read_link(tags.join("app:00ff")).unwrap();
+    for name in [&two.manifest, &gone] {
+        std::os::unix::fs::symlink(&target, tags.join(name)).unwrap();
+    }
+    let inspect = |name: &str| cfs_dag(["inspect", name]).repo(&repo);
+    let images = cfs_dag(["images"]).repo(&repo).expect_success();
+    assert!(images.stdout.contains(&two.manifest) && images.stdout.contains(&gone), "{images}");
+    let shown = inspect(&two.manifest).expect_success();
+    assert!(shown.stdout.contains(&two.config) && !shown.stdout.contains(&one.config), "{shown}");
+    inspect(&gone).expect_failure(1).says(&[
+        &gone,
+        "is the name of the image",
+        &one.manifest,
+        "untag this name",
+    ]);
+    for name in [&two.manifest, &gone] {
+        cfs_dag(["untag", name]).repo(&repo).expect_success();
+    }
+    assert!(inspect(&two.manifest).expect_success().stdout.contains(&two.config));
+    inspect(&gone).expect_failure(1).says(&[&gone]);
+    cfs_dag(["untag", &two.manifest]).repo(&repo).expect_failure(1);
+    oracle::assert_clean(&repo);
+}
+
+#[test]
+fn a_password_in_a_reference_is_never_printed() {
+    let scratch = scratch();
+    for reference in [
+        "docker://me:secret@quay.io/app",
+        "docker://me:secret@quay.io/App:v1",
+        "docker://http://me:secret@quay.io/app",
+        "https://me:secret@quay.io/app",
+        "docker:me:secret@quay.io/app",
+        "me:secret@quay.io/app",
+        "docker://me:se/secret@quay.io/app",
+    ] {
+        let finished = cfs_dag(["pull", "--verbose", reference]).repo(scratch.path("repo")).expect_failure(2);
+        assert!(finished.stderr.contains("***@quay.io") && !finished.stderr.contains("secret"), "{finished}");
+    }
+    let reference = "docker://me:secret@quay.io/app";
+    let lock = format!("# cfs-dag lock 1\nsha256:{} {reference}\n", "0".repeat(64));
+    fs::write(scratch.path("lock"), lock).unwrap();
+    fs::write(scratch.path("list"), "dir:x\n").unwrap();
+    let run =
+        cfs_dag(["mirror", "--insecure"]).arg(scratch.path("list")).arg("--lock").arg(scratch.path("lock"));
+    let finished =
+        run.repo(scratch.path("repo")).expect_failure(2).says(&["lock: line 2, column 73: docker://***@"]);
+    assert!(!finished.stderr.contains("secret"), "{finished}");
 }
 
 #[test]

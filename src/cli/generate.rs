@@ -7,7 +7,7 @@ use clap::{Args, Command, CommandFactory, ValueHint};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{Cli, Exit, Problem, print, write_file};
+use super::{Cli, Exit, Problem, files::write_file, print};
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {

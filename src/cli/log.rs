@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, ValueHint};
 
-use super::{Exit, Problem, RepoArgs, history::heads, plan::PlanFormat, print, write_file};
+use super::{Exit, Problem, RepoArgs, files::write_file, history::heads, plan::PlanFormat, print};
 use crate::{
     render::{Colour, Outlook, words},
     report::{self, Head, HeadImage, Run},

@@ -7,7 +7,6 @@ mod locked;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -15,12 +14,12 @@ use clap::{Args, ValueHint};
 
 use super::{
     Exit, Problem, RepoArgs,
+    files::{self, Accept, Files, MAX_LIST, write_file},
     options::RunArgs,
     plan::PlanFormat,
     request::{Request, tell_not_pruned},
     results::Results,
     session::Session,
-    write_file,
 };
 use crate::{
     graph::{ImageIx, Selection},
@@ -35,9 +34,6 @@ use crate::{
 use asking::Asking;
 use chosen::Chooser;
 use locked::LockFile;
-
-/// No list is longer, in bytes: ten million images of 60 characters would be one.
-const LONGEST_LIST: u64 = 640 << 20;
 
 /// What is said of an image that was not begun because of a problem that is told besides.
 const NOT_DONE: &str = "not done: the mirror ended before";
@@ -67,6 +63,7 @@ pub(super) struct MirrorArgs {
 }
 
 pub(super) fn run(args: &MirrorArgs, repo: &RepoArgs, verbose: bool) -> Result<Exit, Problem> {
+    args.files().check()?;
     let list = args.list()?;
     let lock = args.lock.as_deref().map(|path| LockFile::open(path, args.locked)).transpose()?;
     let chooser = Chooser {
@@ -92,16 +89,23 @@ pub(super) fn run(args: &MirrorArgs, repo: &RepoArgs, verbose: bool) -> Result<E
 impl MirrorArgs {
     fn list(&self) -> Result<List, Problem> {
         let fault = |error: &dyn std::fmt::Display| Problem::usage(format!("{}: {error}", self.shown()));
-        let source: Box<dyn Read> = match self.is_stdin() {
-            true => Box::new(std::io::stdin()),
-            false => Box::new(std::fs::File::open(&self.list).map_err(|error| fault(&error))?),
+        let text = match self.is_stdin() {
+            true => files::text_of(std::io::stdin().lock(), MAX_LIST),
+            false => files::read_text(&self.list, Accept::FilesAndPipes, MAX_LIST),
         };
-        let mut text = String::new();
-        let read = source.take(LONGEST_LIST + 1).read_to_string(&mut text).map_err(|error| fault(&error))?;
-        if read as u64 > LONGEST_LIST {
-            return Err(fault(&format!("longer than {} MiB: split it", LONGEST_LIST >> 20)));
-        }
+        let text = text.map_err(|error| fault(&error))?;
         List::parse(&text).map_err(|error| fault(&error))
+    }
+
+    fn files(&self) -> Files<'_> {
+        let mut files = self.run.files();
+        files.read("the list", Some(&self.list));
+        match self.locked {
+            true => files.read("the lock", self.lock.as_ref()),
+            false => files.write("--lock", self.lock.as_ref()),
+        }
+        files.write("--digestfile", self.digestfile.as_ref());
+        files
     }
 
     fn is_stdin(&self) -> bool {
@@ -279,7 +283,7 @@ impl Mirror<'_> {
         // A tag that is damaged is there.
         let is_here = |name: &&String| {
             let tagged = |tag: Tag| with_store!(store, store => store.tagged(&tag));
-            Tag::new(name).is_ok_and(|tag| !matches!(tagged(tag), Ok(None)))
+            Tag::existing(name).is_ok_and(|tag| !matches!(tagged(tag), Ok(None)))
         };
         let (kept, lost): (Vec<_>, Vec<_>) =
             before.difference(names).filter(is_here).partition(|name| elsewhere.contains_key(*name));

@@ -3,6 +3,7 @@
 
 mod admin;
 mod allocator;
+mod files;
 mod generate;
 mod history;
 mod init;
@@ -263,33 +264,6 @@ fn tell_causes(error: &dyn Error, verbose: bool) {
 fn say(line: std::fmt::Arguments<'_>) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{}", words::printable(&line.to_string()));
-}
-
-/// Writes a file that was asked for, whole or not at all.
-fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Problem> {
-    use std::io::Write;
-    let fault = |error: std::io::Error| {
-        Problem::from(format!("{}: {what} cannot be written: {error}", path.display()))
-    };
-    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        // A pipe or /dev/stderr is written as it is.
-        return std::fs::write(path, text).map_err(fault);
-    }
-    // Beside it, so that it can take its place; a link stays one.
-    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let beside = PathBuf::from(name);
-    // Never through a link that somebody put there; what a killed run of our number left goes.
-    let _ = std::fs::remove_file(&beside);
-    let mut file = std::fs::File::create_new(&beside).map_err(fault)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    // Not before its bytes are on the disk: a power cut must not leave an empty file in the place of the one before.
-    let written = written.and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|error| {
-        let _ = std::fs::remove_file(&beside);
-        fault(error)
-    })
 }
 
 /// Prints to stdout. A reader that has gone away is no error; a result that is lost otherwise (a full disk) is.

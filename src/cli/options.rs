@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::{InitArgs, Problem, parse, plan::PlanFormat};
+use super::{InitArgs, Problem, files::Files, parse, plan::PlanFormat};
 use crate::{
     pull::{self, Settings},
     report::{self, Mode},
@@ -139,6 +139,15 @@ impl RunArgs {
             return Err(Problem::usage(format!("--memory: at least {least}MiB are needed to make progress")));
         }
         Ok(())
+    }
+
+    /// The files that all verbs with these options read and write.
+    pub(super) fn files(&self) -> Files<'_> {
+        let mut files = Files::default();
+        files.read("--authfile", self.access.authfile.as_ref());
+        files.read("--policy", self.access.policy.as_ref());
+        files.write("--summary", self.summary.as_ref());
+        files
     }
 
     /// How registries are reached unless something else is said of one.

@@ -5,7 +5,10 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use super::Problem;
+use super::{
+    Problem,
+    files::{self, Accept, MAX_PLAN},
+};
 use crate::{
     graph::Plan,
     render::{self, Colour, Marks, Outlook},
@@ -65,13 +68,14 @@ pub(super) fn colour() -> Colour {
 
 /// Saves a plan for `--plan`.
 pub(super) fn save(plan: &Plan, path: &Path) -> Result<(), Problem> {
-    super::write_file(path, "the plan", &render::json(plan, &Marks::default()))
+    files::write_file(path, "the plan", &render::json(plan, &Marks::default()))
 }
 
 /// Reads a plan that was saved.
 pub(super) fn read(path: &Path) -> Result<Plan, Problem> {
     let place = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| Problem::usage(format!("{place}: {error}")))?;
+    let text = files::read_text(path, Accept::FilesAndPipes, MAX_PLAN)
+        .map_err(|error| Problem::usage(format!("{place}: {error}")))?;
     let plan = Plan::from_json(&text);
     let plan = plan.map_err(|error| Problem::usage(format!("{place}: this is no plan: {error}")))?;
     if !plan.selections.is_empty() || !plan.untag.is_empty() {

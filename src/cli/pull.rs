@@ -4,7 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::{Args, ValueHint};
 
-use super::{Exit, Problem, RepoArgs, options::RunArgs, plan, request::Request, session::Session};
+use super::{
+    Exit, Problem, RepoArgs, files::Files, options::RunArgs, plan, request::Request, session::Session,
+};
 use crate::{
     graph::Plan,
     pull::Asked,
@@ -32,6 +34,7 @@ pub(super) struct PullArgs {
 }
 
 pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exit, Problem> {
+    args.files().check()?;
     let planned = args.plan.as_deref().map(plan::read).transpose()?;
     let site = args.site(planned.as_ref())?;
     let platform = site.platform.as_ref().map(|platform| platform.to_string());
@@ -58,6 +61,13 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
 }
 
 impl PullArgs {
+    fn files(&self) -> Files<'_> {
+        let mut files = self.run.files();
+        files.read("the plan", self.plan.as_ref());
+        files.write("--plan-out", self.plan_out.as_ref());
+        files
+    }
+
     fn site(&self, planned: Option<&Plan>) -> Result<Site, Problem> {
         let site = self.run.site();
         match planned.and_then(|plan| plan.platform.as_deref()) {

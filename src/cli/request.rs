@@ -55,11 +55,11 @@ impl Request<'_> {
             history.tell(&mut facts);
         }
         let plan = self.plan(&inputs, &facts)?;
-        self.save(&plan)?;
         let args = self.session.args;
         let outlook = history.outlook(&plan, args.settings().jobs, &self.session.path);
         let marks = Marks { critical: outlook.critical.clone(), ..Marks::default() };
         print(&format.draw(&plan, &marks, &outlook, plan::colour()))?;
+        self.save(&plan)?;
         Ok(match exit_code(self.resolution.images.len(), self.resolution.failed.len()) {
             Exit::Done if args.detailed_exitcode && plan.is_work() => Exit::WorkNeeded,
             exit => exit,

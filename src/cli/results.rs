@@ -1,7 +1,7 @@
 //! What became of the images of a request, and how it is told in the end. Knows places, sums and words; ignores how it
 //! came about.
 
-use super::{Exit, Problem, options::Format, print, session::Session, write_file};
+use super::{Exit, Problem, files::write_file, options::Format, print, session::Session};
 use crate::{
     graph::Plan,
     pull::{Ended, Resolution, Unresolved},
@@ -106,22 +106,26 @@ impl Results {
     /// The problem, or the result cannot be written.
     pub(super) fn tell(self, session: &Session<'_>, of_list: bool) -> Result<Exit, Problem> {
         let (args, summary) = (session.args, self.summary());
-        if let Some(path) = &args.summary {
-            write_file(path, "the summary", &summary.json())?;
-        }
-        match args.format {
-            Format::Json => print(&summary.json())?,
-            Format::Text if of_list => print(&summary.brief())?,
-            Format::Text if self.ran => print(&summary.text())?,
-            Format::Text => {}
-        }
+        let printed = match args.format {
+            Format::Json => print(&summary.json()),
+            Format::Text if of_list => print(&summary.brief()),
+            Format::Text if self.ran => print(&summary.text()),
+            Format::Text => Ok(()),
+        };
+        let written = match &args.summary {
+            Some(path) => write_file(path, "the summary", &summary.json()),
+            None => Ok(()),
+        };
         if let Mode::Tty | Mode::Plain = args.progress.resolve()
             && self.ran
         {
             super::say(format_args!("{}", summary.totals_line()));
         }
-        if let Some(problem) = self.problem {
-            return Err(problem);
+        // One of them is what the caller gets; the others are told here.
+        let mut problems = [self.problem, printed.err(), written.err()].into_iter().flatten();
+        if let Some(first) = problems.next() {
+            problems.for_each(|other| super::tell(&*other.error, session.verbose));
+            return Err(first);
         }
         if self.interrupted {
             super::say(format_args!(

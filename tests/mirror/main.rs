@@ -9,6 +9,7 @@ mod limits;
 mod lists;
 mod locks;
 mod many;
+mod named_files;
 mod prune;
 mod real;
 mod shop;

@@ -8,7 +8,10 @@ use std::{
 
 use super::chosen::Chooser;
 use crate::{
-    cli::{Problem, write_file},
+    cli::{
+        Problem,
+        files::{Accept, MAX_LIST, ReadError, read_text, write_file},
+    },
     list::{Choice, Lock, Rule},
     pull::{Resolution, ResolvedImage, Unresolved},
     source::{ErrorKind, Platform, Reference, SourceError},
@@ -25,10 +28,10 @@ impl LockFile {
     /// Reads the lock at `path`; unless it is `needed` there may be none.
     pub(super) fn open(path: &Path, needed: bool) -> Result<Self, Problem> {
         let shown = path.display();
-        let lock = match std::fs::read_to_string(path) {
+        let lock = match read_text(path, Accept::Files, MAX_LIST) {
             Ok(text) => Lock::parse(&text).map_err(|error| Problem::usage(format!("{shown}: {error}")))?,
-            Err(error) if error.kind() == IoErrorKind::NotFound && !needed => Lock::default(),
-            Err(error) if error.kind() == IoErrorKind::NotFound => {
+            Err(ReadError::Io(error)) if error.kind() == IoErrorKind::NotFound && !needed => Lock::default(),
+            Err(ReadError::Io(error)) if error.kind() == IoErrorKind::NotFound => {
                 return Err(Problem::usage(format!("{shown}: there is no lock: make one without --locked")));
             }
             Err(error) => return Err(Problem::usage(format!("{shown}: {error}"))),
