@@ -580,7 +580,7 @@ fn a_name_that_looks_like_a_digest_is_refused_and_never_means_another_image() {
     let repo = scratch.path("repo");
     pull([&one.reference, &two.reference]).repo(&repo).expect_success();
     let gone = format!("sha256:{}", "0".repeat(64));
-    for name in [&two.manifest, &gone, "sha256:00ff", "sha512:00", "SHA256:00"] {
+    for name in ["sha256:00ff", "sha512:00", "SHA256:00", &two.manifest, &gone] {
         let tag = cfs_dag(["tag", &one.reference, name]).repo(&repo);
         tag.expect_failure(1).says(&[name, "looks like a digest: choose another"]);
         let named = pull([&one.reference]).args(["--name", name]).repo(&repo).expect_failure(2);
