@@ -5,13 +5,13 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
     corpus,
     image::{Image, ImageBuilder, Layout, gzip, layout, this_platform},
+    mount::Mount,
     oracle,
     pulls::*,
     registry::{Fault, Registry},
@@ -371,32 +371,6 @@ fn skopeo_dies_in_the_middle_of_a_transfer() {
     assert_absent(&repo, &image, &[1]);
     oracle::assert_clean(&repo);
     healthy.assert_there(&repo);
-}
-
-/// A mount that is gone with the value; `None` where this process may not mount.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(at: PathBuf, args: &[&str]) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: only root can mount");
-            return None;
-        }
-        let mounted = Command::new("mount").args(args).arg(&at).status().unwrap();
-        assert!(mounted.success(), "mount {args:?}");
-        Some(Self(at))
-    }
-
-    fn change(&self, options: &str) {
-        let changed = Command::new("mount").args(["-o", options]).arg(&self.0).status().unwrap();
-        assert!(changed.success(), "mount -o {options}");
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

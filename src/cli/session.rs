@@ -11,6 +11,7 @@ use crate::{
     report::{self, Mode},
     source::Sources,
     store::{self, AnyStore, InitOptions, Meta, Target},
+    types::remedy,
     with_store,
 };
 
@@ -39,9 +40,10 @@ impl<'a> Session<'a> {
             Target::ToCreate => OnceCell::new(),
         };
         if let Some(store) = store.get().filter(|_| args.dry_run.is_none()) {
-            with_store!(store, store => store.require_writable())?;
+            with_store!(store, store => store.require_writable().and_then(|()| store.require_suitable()))?;
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.map_err(|error| format!("cannot begin: {error}{}", remedy(&error)))?;
         let interrupt = Interrupt::default();
         watch_signals(&runtime, interrupt.clone());
         let shown = args.progress != Mode::None;

@@ -233,6 +233,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let tag = Tag::new(tag)?;
         let manifest = self.resolve(name)?;
         self.require_writable()?;
+        self.require_suitable()?;
         let link = Link::tag(&tag, &manifest);
         if self.in_place(&link)? {
             // Whoever made it may not have got that far.

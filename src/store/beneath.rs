@@ -24,7 +24,11 @@ pub(super) const NO_FILE: Errno = Errno::NXIO;
 
 /// Opens what has this path below `root`, which holds no link; [`Errno::LOOP`] if it does.
 fn open<P: Arg>(root: BorrowedFd<'_>, path: P, flags: OFlags) -> Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    open_as(root, path, flags, ResolveFlags::empty())
+}
+
+fn open_as<P: Arg>(root: BorrowedFd<'_>, path: P, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd> {
+    let resolve = how | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     path.into_with_c_str(|path| {
         retry_on_intr(|| fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
     })
@@ -38,6 +42,24 @@ pub(super) fn dir<P: Arg>(root: BorrowedFd<'_>, path: P) -> Result<OwnedFd> {
 /// Opens a folder as a place alone.
 pub(super) fn place<P: Arg>(root: BorrowedFd<'_>, path: P) -> Result<OwnedFd> {
     open(root, path, OFlags::PATH | OFlags::DIRECTORY)
+}
+
+/// The first folder on the way to `folder` that is another mount than the root.
+pub(super) fn other_mount<'f>(root: BorrowedFd<'_>, folder: &'f str) -> Result<Option<&'f str>> {
+    let open = |folder| open_as(root, folder, OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::NO_XDEV);
+    // Usually it is there, and no mount: then one call says it of all folders on the way.
+    if open(folder).is_ok() {
+        return Ok(None);
+    }
+    let ends = folder.match_indices('/').map(|(at, _)| at).chain([folder.len()]);
+    for way in ends.map(|end| &folder[..end]) {
+        match open(way) {
+            Err(Errno::XDEV) => return Ok(Some(way)),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(None)
 }
 
 /// Opens a regular file for reading; [`NO_FILE`] if it is something else.

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::{
-    fs::{self, Dir, DirEntry, FlockOperation, Mode, OFlags, StatVfs},
+    fs::{self, Access, AtFlags, CWD, Dir, DirEntry, FlockOperation, Mode, OFlags, StatVfs},
     io::{Errno, Result, retry_on_intr},
     path::Arg,
 };
@@ -32,6 +32,18 @@ pub(super) fn lock(file: impl AsFd, waiting: impl FnOnce()) -> Result<()> {
         }
         locked => locked,
     }
+}
+
+/// Whether this process finds its open files by their numbers.
+pub(super) fn has_proc() -> bool {
+    fs::accessat(CWD, "/proc/self/fd", Access::EXISTS, AtFlags::empty()).is_ok()
+}
+
+/// The umask, if it can be told: asking the system would change it.
+pub(super) fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(umask.trim(), 8).ok()
 }
 
 pub(super) fn syncfs(on: impl AsFd) -> Result<()> {

@@ -108,8 +108,10 @@ impl<H: FsVerityHashValue> Commit<H> {
     /// A repository that cannot be written.
     pub fn start(store: &Arc<Store<H>>) -> Result<Self, StoreError> {
         store.require_writable()?;
+        store.require_suitable()?;
         scratch::sweep(store.root()).map_err(|errno| store.fault("cleaning cfs-dag/tmp", errno))?;
         claims::sweep(store.root());
+        store.try_filesystem()?;
         let queue = Arc::new(Queue::default());
         let thread = thread::Builder::new().name("commit".into()).spawn({
             let (store, queue) = (store.clone(), queue.clone());

@@ -1,7 +1,10 @@
 //! What can go wrong in a repository, in words for people. Knows errno values and upstream's errors; ignores
 //! which operation an image was in.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use rustix::io::Errno;
 
@@ -16,6 +19,13 @@ pub enum StoreError {
         .0.display()
     )]
     Full(PathBuf),
+    /// The filesystem has room, but no inodes left (ENOSPC too).
+    #[error(
+        "{}: no inodes left on the repository's filesystem, and each file takes one: remove files (df -i shows how many \
+         there are), or make the filesystem with more of them, then run again; what was committed stays",
+        .0.display()
+    )]
+    NoInodes(PathBuf),
     /// The user's quota is used up (EDQUOT).
     #[error(
         "{}: the disk quota is used up: raise it or free some space, then run again; what was committed stays",
@@ -32,6 +42,14 @@ pub enum StoreError {
         what: String,
         /// The system's reason.
         cause: io::Error,
+    },
+    /// What was written is not there any more when the run ends.
+    #[error("{}: {detail}: another program moved or removed it during this run: run again", .path.display())]
+    Gone {
+        /// The repository.
+        path: PathBuf,
+        /// What is gone.
+        detail: String,
     },
     /// A condition that we refuse to work under; a whole sentence with its remedy.
     #[error("{0}")]
@@ -66,6 +84,7 @@ impl StoreError {
     pub(super) fn again(&self) -> Self {
         match self {
             Self::Full(repo) => Self::Full(repo.clone()),
+            Self::NoInodes(repo) => Self::NoInodes(repo.clone()),
             Self::Quota(repo) => Self::Quota(repo.clone()),
             Self::ReadOnly(repo) => Self::ReadOnly(repo.clone()),
             Self::Io { what, cause } => {
@@ -85,7 +104,7 @@ impl StoreError {
     }
 
     /// A failed system call on something in the repository at `repo`.
-    pub(super) fn errno(repo: &std::path::Path, what: impl Into<String>, errno: Errno) -> Self {
+    pub(super) fn errno(repo: &Path, what: impl Into<String>, errno: Errno) -> Self {
         let shown = repo.display();
         match errno {
             // From `beneath` alone: nothing else of ours follows links.
@@ -98,12 +117,18 @@ impl StoreError {
                 "{shown}: {}: the system lacks a call that we need (openat2, Linux 5.6), or a sandbox forbids it",
                 what.into()
             )),
+            Errno::NOSPC if has_no_inodes(repo) => Self::NoInodes(repo.to_owned()),
             Errno::NOSPC => Self::Full(repo.to_owned()),
             Errno::DQUOT => Self::Quota(repo.to_owned()),
             Errno::ROFS => Self::ReadOnly(repo.to_owned()),
             other => Self::Io { what: format!("{shown}: {}", what.into()), cause: other.into() },
         }
     }
+}
+
+/// Whether a filesystem that has a fixed number of inodes has none left.
+fn has_no_inodes(repo: &Path) -> bool {
+    rustix::fs::statvfs(repo).is_ok_and(|found| found.f_files > 0 && found.f_favail == 0)
 }
 
 /// A shortage behind a failure of upstream's functions, which says nothing about what they read.

@@ -3,7 +3,7 @@
 //!
 //! Everything here is synchronous and callable from any thread, in four groups:
 //!
-//! - the repository and its paths: `open`, `repository`, `beneath`, `calls`;
+//! - the repository and its paths: `open`, `repository`, `filesystem_needs`, `beneath`, `calls`;
 //! - objects: `objects` completes them by `seal`, `staged` lets them wait, a `barrier` makes them durable, `commit` visible;
 //! - what is stored: `layers`, `documents`, `images`, `stream`;
 //! - our own folder: `scratch`, `cache`, `runs`, `claims`, `mirrored`, `doubt`, `ambiguities`.
@@ -22,6 +22,7 @@ mod documents;
 mod doubt;
 mod error;
 mod filesystem;
+mod filesystem_needs;
 mod holders;
 mod images;
 mod kept;

@@ -65,6 +65,10 @@ pub(super) struct Objects<H> {
     pub(super) no_verity: AtomicBool,
     /// Set once the filesystem said that it has no anonymous files.
     pub(super) no_tmpfile: AtomicBool,
+    /// Set once the filesystem said that it has no rename that replaces nothing.
+    pub(super) no_exclusive_rename: AtomicBool,
+    /// Set once it said that files have one name each.
+    pub(super) no_hard_links: AtomicBool,
     /// Set once linking by descriptor alone was refused: older kernels want CAP_DAC_READ_SEARCH for it.
     pub(super) link_by_proc: AtomicBool,
 }
@@ -79,6 +83,8 @@ impl<H> Default for Objects<H> {
             unsynced: AtomicBool::new(false),
             no_verity: AtomicBool::new(false),
             no_tmpfile: AtomicBool::new(false),
+            no_exclusive_rename: AtomicBool::new(false),
+            no_hard_links: AtomicBool::new(false),
             link_by_proc: AtomicBool::new(false),
         }
     }
@@ -237,7 +243,7 @@ impl<H: FsVerityHashValue> Store<H> {
                     return Ok(Put::Present);
                 }
                 Seen::Wrong => {
-                    self.replace(dir, name.as_c_str(), file)?;
+                    self.replace(dir, id, name.as_c_str(), file)?;
                     self.record(|| Op::Named(id.to_hex()));
                     return Ok(Put::Replaced);
                 }

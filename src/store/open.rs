@@ -26,16 +26,19 @@ use rustix::{
 
 use super::{
     AnyStore, Holder, Store, StoreError, beneath, calls,
+    error::errno_in,
     holders::holders,
     seal::{is_unsupported, reopen_read_only},
 };
+use crate::with_store;
 
 /// The path that `--repo`, `--user` or `--system` mean; without any, the system's repository for root and the
 /// user's for everyone else, as in `cfsctl` (its `resolve_repo_path`).
 pub fn locate(repo: Option<&Path>, user: bool, system: bool) -> Result<PathBuf, StoreError> {
     let for_user = || {
-        user_path()
-            .map_err(|_| StoreError::Refused("$HOME is not set: name the repository with --repo PATH".into()))
+        user_path().ok().filter(|path| path.is_absolute()).ok_or_else(|| {
+            StoreError::Refused("$HOME is not set: name the repository with --repo PATH".into())
+        })
     };
     match repo {
         Some(path) => Ok(path.to_owned()),
@@ -197,7 +200,11 @@ pub fn init(path: &Path, options: &InitOptions) -> Result<(AnyStore, bool), Stor
         return existing();
     }
     let missing = missing_dirs(path);
-    let result = create(path, &missing, &options);
+    let result = create(path, &missing, &options).and_then(|made| {
+        let suitable =
+            made.as_ref().map_or(Ok(()), |store| with_store!(store, store => store.require_suitable()));
+        suitable.map(|()| made).inspect_err(|_| drop(std::fs::remove_file(path.join(REPO_METADATA_FILENAME))))
+    });
     if result.is_err() {
         for dir in missing {
             // Only what is still empty goes.
@@ -250,7 +257,7 @@ fn create_typed<H: FsVerityHashValue>(
             attempts += 1;
             Repository::<H>::init_path(CWD, path, config.clone())
         });
-        let (repo, made) = made.map_err(|error| StoreError::upstream("creating the repository", &error))?;
+        let (repo, made) = made.map_err(|error| not_created(path, &error))?;
         if !made && attempts == 1 {
             return Ok(None);
         }
@@ -262,6 +269,27 @@ fn create_typed<H: FsVerityHashValue>(
     }
     Err(refused(path, "fs-verity could not be enabled on meta.json: try again"))
 }
+
+/// Why no repository was made. Upstream reaches what it writes by `/proc`, and what it makes by its own permissions.
+fn not_created(path: &Path, error: &anyhow::Error) -> StoreError {
+    let known = match errno_in(error) {
+        Some(Errno::NOENT) if !calls::has_proc() => Some(refused(path, NO_PROC)),
+        Some(Errno::ACCESS) => denied_by_umask(path),
+        _ => None,
+    };
+    known.unwrap_or_else(|| StoreError::upstream("creating the repository", error))
+}
+
+/// Why what was made a moment ago cannot be used: the umask can deny that to its owner.
+pub(super) fn denied_by_umask(path: &Path) -> Option<StoreError> {
+    let umask = calls::umask().filter(|umask| umask & 0o700 != 0)?;
+    let why = format!("the umask ({umask:04o}) denies its owner what is new here: set another (umask 022)");
+    Some(refused(path, &why))
+}
+
+/// Why nothing can be made without `/proc`.
+const NO_PROC: &str =
+    "/proc is not mounted, by which a new file gets its name: mount it (mount -t proc proc /proc)";
 
 fn open_typed<H: FsVerityHashValue>(path: &Path) -> Result<std::sync::Arc<Store<H>>, StoreError> {
     let repo = calls::until_it_ends(|| Ok(Repository::<H>::open_path(CWD, path)?))
@@ -402,6 +430,7 @@ fn refuse_unusable(dir: &OwnedFd, path: &Path, options: &InitOptions) -> Result<
             "this filesystem has no fs-verity: choose another place, or accept an unprotected repository with \
              --insecure",
         )),
+        Err(Errno::NOENT) if !calls::has_proc() => Err(refused(path, NO_PROC)),
         Err(errno) => Err(StoreError::errno(path, "trying fs-verity", errno)),
     }
 }

@@ -21,10 +21,11 @@ use rustix::{
 };
 
 use super::{
-    StoreError, beneath, calls,
+    StoreError, StreamName, beneath, calls,
     law::{Op, Recorder},
+    links::STREAMS,
     objects::Objects,
-    open::unprotected,
+    open::{denied_by_umask, unprotected},
     scratch::{self, Scratch},
 };
 
@@ -37,6 +38,8 @@ pub struct Store<H: FsVerityHashValue> {
     pub(super) reached: Mutex<Option<HashSet<H>>>,
     /// Whether nothing is believed that was not read.
     pub(super) doubted: OnceLock<bool>,
+    /// Set once the filesystem was seen to be fit for a repository.
+    pub(super) suitable: OnceLock<()>,
     path: PathBuf,
     scratch: Mutex<Option<Arc<Scratch>>>,
     /// The folder of claims, once it is needed.
@@ -85,6 +88,7 @@ impl<H: FsVerityHashValue> Store<H> {
             objects: Objects::default(),
             reached: Mutex::new(None),
             doubted: OnceLock::new(),
+            suitable: OnceLock::new(),
             path: path.to_owned(),
             scratch: Mutex::new(None),
             claims: OnceLock::new(),
@@ -145,15 +149,58 @@ impl<H: FsVerityHashValue> Store<H> {
         if let Some(own) = own.map_err(|errno| self.fault(scratch::OWN_DIR, errno))? {
             return Err(StoreError::Refused(format!("{shown}/{own} is not a folder: remove it")));
         }
-        for part in [".", "objects", "streams", "streams/refs/oci", "images", scratch::OWN_DIR] {
+        let own = [scratch::OWN_DIR, scratch::TMP_DIR];
+        for part in
+            [".", "objects", "streams", "streams/refs", "streams/refs/oci", "images"].into_iter().chain(own)
+        {
             match fs::accessat(root, part, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ACCESS | Errno::PERM) => {
+                Err(Errno::ACCESS) => {
                     return Err(StoreError::Refused(format!(
                         "{shown}: no permission to write {part}: run as its owner, or choose another repository"
                     )));
                 }
+                Err(Errno::PERM) => {
+                    return Err(StoreError::Refused(format!(
+                        "{shown}: {part} is not to be changed (immutable, see lsattr, or forbidden by a sandbox): allow it \
+                         (chattr -i), or choose another repository"
+                    )));
+                }
                 Err(errno) => return Err(self.fault(part, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses to call a run done whose repository is not where it was, or has lost one of the `links` that the run made
+    /// or found.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`], and the system's.
+    pub fn require_still_here(&self, links: impl IntoIterator<Item = StreamName>) -> Result<(), StoreError> {
+        let gone = |detail: String| StoreError::Gone { path: self.path.clone(), detail };
+        let fault = |errno| self.fault("looking at what was written", errno);
+        let ours = fs::fstat(self.root()).map_err(fault)?;
+        match fs::stat(&self.path) {
+            Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => {}
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => {
+                return Err(gone("the repository is not here any more".into()));
+            }
+            Err(errno) => return Err(fault(errno)),
+        }
+        let mut folder = None;
+        for link in links {
+            let folder = match &folder {
+                Some(folder) => folder,
+                None => match beneath::place(self.root(), STREAMS) {
+                    Err(Errno::NOENT) => return Err(gone(format!("{STREAMS} is gone"))),
+                    found => folder.insert(found.map_err(fault)?),
+                },
+            };
+            match fs::statat(folder, link.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => return Err(gone(format!("{STREAMS}/{link} is gone"))),
+                Err(errno) => return Err(fault(errno)),
             }
         }
         Ok(())
@@ -209,8 +256,10 @@ impl<H: FsVerityHashValue> Store<H> {
         if let Some(scratch) = &*slot {
             return Ok(scratch.clone());
         }
-        let scratch = Scratch::create(self.root().as_fd())
-            .map_err(|errno| self.fault("making a folder in cfs-dag/tmp", errno))?;
+        let scratch = Scratch::create(self.root().as_fd()).map_err(|errno| {
+            let denied = if errno == Errno::ACCESS { denied_by_umask(&self.path) } else { None };
+            denied.unwrap_or_else(|| self.fault("making a folder in cfs-dag/tmp", errno))
+        })?;
         Ok(slot.insert(Arc::new(scratch)).clone())
     }
 

@@ -9,6 +9,7 @@ use rustix::{fs::Mode, io::Errno};
 use super::{
     Store, StoreError, beneath,
     scratch::{OWN_DIR, RUNS_DIR, Scratch},
+    seal::lacks_call,
 };
 
 /// How many records are kept.
@@ -70,6 +71,11 @@ impl<H: FsVerityHashValue> Store<H> {
     pub(super) fn keep_run_as(&self, number: u64, scratch: &Scratch, name: &str) -> Result<bool, Errno> {
         match beneath::link(scratch.dir(), name, self.root(), &path(number)) {
             Err(Errno::EXIST) => return Ok(false),
+            // Without hard links two runs that end at the same moment may leave one record.
+            Err(errno) if lacks_call(errno) => match beneath::stat(self.root(), &path(number)) {
+                Ok(_) => return Ok(false),
+                Err(_) => beneath::replace(scratch.dir(), name, self.root(), &path(number))?,
+            },
             linked => linked?,
         }
         let runs = self.runs();

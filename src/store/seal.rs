@@ -19,7 +19,11 @@ use rustix::{
     path::Arg,
 };
 
-use super::{Store, StoreError, calls, objects::object_path, scratch::Scratch};
+use super::{
+    Store, StoreError, calls,
+    objects::{Objects, object_path},
+    scratch::Scratch,
+};
 
 /// Upstream's mode, less the umask, as upstream has it.
 const OBJECT_MODE: Mode = Mode::from_raw_mode(0o644);
@@ -79,11 +83,11 @@ impl<H: FsVerityHashValue> Store<H> {
     ) -> Result<Sealed, StoreError> {
         let fault = |cause: io::Error| self.explain(object_path(id), cause);
         for _ in 0..SEAL_ATTEMPTS {
-            let (sealed, rest) = self.write(dir, source)?;
+            let (sealed, rest) = self.write(dir, id, source)?;
             if !self.has_verity() {
                 return Ok(sealed);
             }
-            let sealed = self.read_only(sealed)?;
+            let sealed = self.read_only(id, sealed)?;
             match enable_verity_with_retry::<H>(sealed.fd()) {
                 Ok(()) | Err(EnableVerityError::AlreadyEnabled) => {
                     self.confirm(id, sealed.fd())?;
@@ -109,9 +113,9 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Swaps the writable descriptor for a read-only one: the kernel enables fs-verity on nothing else. And the file gets
     /// a name for the time being: ext4 would no longer know that it has none, and lose its blocks in a power cut.
-    fn read_only(&self, mut sealed: Sealed) -> Result<Sealed, StoreError> {
-        let fault = |errno| self.fault("writing an object", errno);
-        let readable = reopen_read_only(sealed.fd()).map_err(fault)?;
+    fn read_only(&self, id: &H, mut sealed: Sealed) -> Result<Sealed, StoreError> {
+        let fault = |errno| self.fault(writing(id), errno);
+        let readable = sealed.reopen().map_err(fault)?;
         match &mut sealed {
             Sealed::Anonymous(fd) => {
                 let scratch = self.scratch()?;
@@ -152,10 +156,11 @@ impl<H: FsVerityHashValue> Store<H> {
     fn write<'a>(
         &self,
         dir: BorrowedFd<'_>,
+        id: &H,
         source: Source<'a>,
     ) -> Result<(Sealed, Option<&'a [IoSlice<'a>]>), StoreError> {
-        let fault = |errno| self.fault("writing an object", errno);
-        let io_fault = |cause| self.explain("writing an object", cause);
+        let fault = |errno| self.fault(writing(id), errno);
+        let io_fault = |cause| self.explain(writing(id), cause);
         let source = match source {
             Source::File(file) if !self.objects.no_tmpfile.load(Ordering::Relaxed) => {
                 return Ok((Sealed::Anonymous(file.into()), None));
@@ -202,14 +207,55 @@ impl<H: FsVerityHashValue> Store<H> {
     pub(super) fn link(&self, dir: BorrowedFd<'_>, name: &CStr, file: &Sealed) -> Result<(), Errno> {
         match file {
             Sealed::Anonymous(fd) => self.link_anonymous(fd, dir, name),
-            Sealed::Named { scratch, name: from, .. } => {
-                fs::renameat_with(scratch.dir(), &**from, dir, name, RenameFlags::NOREPLACE)
+            Sealed::Named { scratch, name: from, .. } => self.move_to_unused(scratch, from, dir, name),
+        }
+    }
+
+    /// Moves a complete file out of `scratch` to a name that nothing has, in the best way that the filesystem knows. In
+    /// each of them the name is there at once and names all of the file, also after a power cut.
+    fn move_to_unused(
+        &self,
+        scratch: &Scratch,
+        from: &str,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Result<(), Errno> {
+        let Objects { no_exclusive_rename, no_hard_links, .. } = &self.objects;
+        // NFS, SMB and older FUSE know no flags of a rename.
+        if !no_exclusive_rename.load(Ordering::Relaxed) {
+            match fs::renameat_with(scratch.dir(), from, dir, name, RenameFlags::NOREPLACE) {
+                Err(errno) if lacks_call(errno) => no_exclusive_rename.store(true, Ordering::Relaxed),
+                moved => return moved,
             }
+        }
+        if !no_hard_links.load(Ordering::Relaxed) {
+            match fs::linkat(scratch.dir(), from, dir, name, AtFlags::empty()) {
+                Err(errno) if lacks_call(errno) => no_hard_links.store(true, Ordering::Relaxed),
+                // A second name that stays, in a power cut say, is swept like any leftover of a run.
+                Ok(()) => {
+                    let _ = fs::unlinkat(scratch.dir(), from, AtFlags::empty());
+                    return Ok(());
+                }
+                refused => return refused,
+            }
+        }
+        // Another program may name the object between the two calls. Then ours takes its place, with the same bytes: an
+        // object's name says what they are, and both were checked.
+        match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Err(Errno::EXIST),
+            Err(Errno::NOENT) => fs::renameat(scratch.dir(), from, dir, name),
+            Err(errno) => Err(errno),
         }
     }
 
     /// Puts the file in the place of what has its name, at once.
-    pub(super) fn replace(&self, dir: BorrowedFd<'_>, name: &CStr, file: &Sealed) -> Result<(), StoreError> {
+    pub(super) fn replace(
+        &self,
+        dir: BorrowedFd<'_>,
+        id: &H,
+        name: &CStr,
+        file: &Sealed,
+    ) -> Result<(), StoreError> {
         let scratch = self.scratch()?;
         let renamed = match file {
             Sealed::Anonymous(fd) => {
@@ -219,10 +265,15 @@ impl<H: FsVerityHashValue> Store<H> {
             }
             Sealed::Named { scratch, name: from, .. } => fs::renameat(scratch.dir(), &**from, dir, name),
         };
-        renamed.map_err(|errno| self.fault("replacing an object", errno))
+        renamed.map_err(|errno| self.fault(format!("replacing {}", object_path(id)), errno))
     }
 
-    fn link_anonymous<P: Arg + Copy>(&self, fd: &OwnedFd, dir: BorrowedFd<'_>, name: P) -> Result<(), Errno> {
+    pub(super) fn link_anonymous<P: Arg + Copy>(
+        &self,
+        fd: &OwnedFd,
+        dir: BorrowedFd<'_>,
+        name: P,
+    ) -> Result<(), Errno> {
         if !self.objects.link_by_proc.load(Ordering::Relaxed) {
             match fs::linkat(fd, c"", dir, name, AtFlags::EMPTY_PATH) {
                 Err(Errno::NOENT) => self.objects.link_by_proc.store(true, Ordering::Relaxed),
@@ -240,10 +291,31 @@ impl Sealed {
         }
     }
 
+    /// Whether it has one of those names that are not final.
+    pub(super) fn has_a_name(&self) -> bool {
+        matches!(self, Self::Named { .. })
+    }
+
     /// A descriptor to read the file by.
     pub(super) fn reopen(&self) -> Result<OwnedFd, Errno> {
-        reopen_read_only(self.fd())
+        match self {
+            Self::Anonymous(fd) => reopen_read_only(fd.as_fd()),
+            // Without `/proc`, which not every sandbox has.
+            Self::Named { scratch, name, .. } => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                calls::openat(scratch.dir(), &**name, flags, Mode::empty())
+            }
+        }
     }
+}
+
+/// Whether a call failed because the filesystem, or a sandbox, has none of its kind.
+pub(super) fn lacks_call(errno: Errno) -> bool {
+    matches!(errno, Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL)
+}
+
+fn writing<H: FsVerityHashValue>(id: &H) -> String {
+    format!("writing {}", object_path(id))
 }
 
 /// Whether the filesystem has no fs-verity, or none for our blocks: it says EINVAL if its own are smaller than 4096 bytes.

@@ -17,7 +17,10 @@ use std::{
 };
 
 use composefs::fsverity::FsVerityHashValue;
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
 
 use super::{Store, StoreError, objects::object_path, seal::Sealed};
 
@@ -154,7 +157,11 @@ impl<H: FsVerityHashValue> Store<H> {
     /// A descriptor of an object that has no name yet.
     pub(super) fn open_staged(&self, id: &H) -> Result<Option<File>, StoreError> {
         let Some(unnamed) = self.objects.staged.get(id) else { return Ok(None) };
-        let reopened = unnamed.file.reopen().map_err(|errno| self.fault(object_path(id), errno))?;
-        Ok(Some(File::from(reopened)))
+        match unnamed.file.reopen() {
+            Ok(reopened) => Ok(Some(File::from(reopened))),
+            // It has got its own meanwhile.
+            Err(Errno::NOENT) if unnamed.file.has_a_name() => Ok(None),
+            Err(errno) => Err(self.fault(object_path(id), errno)),
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
 
 /// What whoever sees this failure can do, as the end of a sentence that begins with `: `; empty if nobody can say.
 pub fn remedy(cause: &io::Error) -> &'static str {
@@ -12,6 +15,17 @@ pub fn remedy(cause: &io::Error) -> &'static str {
         Some(Errno::NOSPC) => ": free some, then run again",
         Some(Errno::DQUOT) => ": raise it or free some space, then run again",
         Some(Errno::IO) => ": check the disk and the system's log, then run again",
+        Some(Errno::FBIG) if getrlimit(Resource::Fsize).current.is_some() => {
+            ": raise the limit of a file's size (ulimit -f), then run again"
+        }
+        Some(Errno::FBIG) => ": this filesystem takes no file of this size: choose another",
+        Some(Errno::PERM) => {
+            ": something here is immutable or append-only (see lsattr), or a sandbox forbids the call: allow it, then run \
+             again"
+        }
+        Some(Errno::XDEV) => {
+            ": these are on different filesystems or mounts: put both on one, then run again"
+        }
         Some(Errno::NOMEM) => ": memory is short: end some programs, or allow this one more, then run again",
         _ => "",
     }

@@ -5,11 +5,13 @@ use std::path::Path;
 
 pub mod browser;
 pub mod corpus;
+pub mod fuse;
 pub mod image;
 pub mod inject;
 pub mod layout;
 pub mod mirrors;
 pub mod moments;
+pub mod mount;
 pub mod oracle;
 pub mod plans;
 pub mod pulls;
