@@ -14,6 +14,7 @@ use std::{
 use rustix::fs::{Access, AtFlags, CWD};
 
 use super::Problem;
+use crate::types::remedy;
 
 /// Bytes of a list or a lock: a million images of 60 characters, which is more than one run could mirror. Reading takes
 /// up to ten times as much memory.
@@ -260,7 +261,7 @@ fn inode_of(file: impl AsFd) -> Option<(u64, u64)> {
 /// Writes a file that was asked for, whole or not at all.
 pub(super) fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Problem> {
     let fault = |error: std::io::Error| {
-        Problem::from(format!("{}: {what} cannot be written: {error}", path.display()))
+        Problem::from(format!("{}: {what} cannot be written: {error}{}", path.display(), remedy(&error)))
     };
     if let Ok(found) = std::fs::metadata(path) {
         if !found.is_file() {

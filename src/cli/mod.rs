@@ -7,6 +7,7 @@ mod files;
 mod generate;
 mod history;
 mod init;
+mod limits;
 mod log;
 mod mirror;
 mod options;
@@ -17,6 +18,8 @@ mod pull;
 mod request;
 mod results;
 mod session;
+
+pub use allocator::Allocator;
 
 use std::{
     error::Error,
@@ -30,6 +33,7 @@ use crate::{
     render::words,
     report::diagnosis,
     store::{self, AnyStore, InitOptions},
+    types::remedy,
     with_store,
 };
 
@@ -211,7 +215,7 @@ pub fn main() -> ExitCode {
         tell(&*Problem::usage(text).error, cli.verbose);
         return Exit::Usage.into();
     }
-    raise_file_limit();
+    limits::set_up();
     let result = match &cli.verb {
         Verb::Pull(args) => pull::run(args, &cli.repo, cli.verbose),
         Verb::Mirror(args) => mirror::run(args, &cli.repo, cli.verbose),
@@ -234,14 +238,6 @@ pub fn main() -> ExitCode {
             problem.exit.into()
         }
     }
-}
-
-/// Asks for as many open files as we may have: a repository alone takes 256 directories.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // Without it a run works too, as long as few images are pulled at once.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Tells an error on one line, and with `verbose` what caused it, one cause a line.
@@ -272,7 +268,7 @@ fn print(text: &str) -> Result<(), Problem> {
     let mut out = std::io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(format!("the result could not be written to stdout: {error}").into())
+            Err(format!("the result could not be written to stdout: {error}{}", remedy(&error)).into())
         }
         _ => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! What filesystems, limits and signals do to a run.
 
 mod filesystems;
+mod limits;
 
 use std::path::Path;
 
