@@ -193,11 +193,12 @@ impl Request<'_> {
             None => report::RunEnd::Whole,
         };
         let run = report::Run::new(plan, record, &results.summary(), began, args.limits(), end);
-        // The record helps to understand the run; the run is as good without it.
-        if let Err(error) =
-            run.to_bytes().map_err(Problem::from).and_then(|bytes| Ok(store.keep_run(&bytes)?))
+        // The record helps to understand the run; the run is as good without it, and one that failed has its own error.
+        let kept = run.to_bytes().map_err(Problem::from).and_then(|bytes| Ok(store.keep_run(&bytes)?));
+        if let Err(error) = kept.map_err(|error| error.error)
+            && failure.is_none()
         {
-            super::say(format_args!("cfs-dag: no record of this run was kept: {}", error.error));
+            super::say(format_args!("cfs-dag: no record of this run was kept: {error}"));
         }
         if let Some(failure) = failure {
             return Err(failure.into());

@@ -30,7 +30,7 @@ use crate::{
     exec::{self, Cancel, Initial, Observer, Pool, Run},
     graph::{ImageIx, Inputs, Kind, LayerInput, NodeId, Plan, State},
     source::{Patience, Retries},
-    store::{Commit, Store, StoreError, StoredDocument, Tag},
+    store::{Commit, Store, StoreError, StoredDocument, StreamName, Tag},
     types::{Budget, Digest, LayerKind, Limits},
 };
 
@@ -220,7 +220,10 @@ pub fn run<H: FsVerityHashValue>(
         memory_peak: budget.peak(),
     };
     drop((built.layers, built.trees));
-    let linked = context.commit.finish();
+    let is_done = ended.images.iter().map(|image| image.failure.is_none());
+    let done = plan.images.iter().zip(is_done).filter(|(_, is_done)| *is_done);
+    let manifests = done.map(|(image, _)| StreamName::Manifest(image.manifest));
+    let linked = context.commit.finish().and_then(|()| context.store.require_still_here(manifests));
     context.store.end_of_writing();
     linked?;
     match outcome.defect {

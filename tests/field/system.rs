@@ -2,6 +2,7 @@
 
 mod filesystems;
 mod limits;
+mod vanished;
 
 use std::path::Path;
 
