@@ -163,3 +163,64 @@ fn force_makes_everything_again_and_mends_what_a_tagged_image_lacks() {
     assert!(object.exists());
     assert_eq!(repo_manifest(&repo), whole);
 }
+
+/// Changes the JSON of a saved plan.
+fn edit(plan: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut json = serde_json::from_str(&fs::read_to_string(plan).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(plan, json.to_string()).unwrap();
+}
+
+#[test]
+fn plan_whose_layers_were_edited_is_refused() {
+    let (scratch, layout) = (scratch(), layout());
+    let reference = image(&layout, "a", &[1, 2]);
+    let other = image(&layout, "b", &[3]);
+    let (repo, plan) = (scratch.path("repo"), scratch.path("plan.json"));
+    let nodes = |json: &mut serde_json::Value, kind: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let nodes = json["nodes"].as_array_mut().unwrap();
+        nodes.iter_mut().filter(|node| node["kind"] == kind).take(1).for_each(change);
+    };
+    let digest = format!("sha256:{}", "a".repeat(64));
+    type Change<'a> = &'a dyn Fn(&mut serde_json::Value);
+    let changes: [(&str, Change); 9] = [
+        ("another order", &|json| json["images"][0]["layers"].as_array_mut().unwrap().reverse()),
+        ("a layer less", &|json| drop(json["images"][0]["layers"].as_array_mut().unwrap().pop())),
+        ("a layer twice", &|json| {
+            let layers = json["images"][0]["layers"].as_array_mut().unwrap();
+            layers.push(layers[0].clone());
+        }),
+        ("another diff_id", &|json| {
+            nodes(json, "finalize", &|node| node["subject"]["layer"] = digest.clone().into())
+        }),
+        ("another diff_id of a split", &|json| {
+            nodes(json, "split", &|node| node["subject"]["layer"] = digest.clone().into())
+        }),
+        ("another blob", &|json| {
+            nodes(json, "fetch", &|node| node["subject"]["blob"] = digest.clone().into())
+        }),
+        ("another size", &|json| nodes(json, "fetch", &|node| node["cost_bytes"] = 7.into())),
+        ("another config", &|json| json["images"][0]["config"] = digest.clone().into()),
+        ("another storage", &|json| nodes(json, "finalize", &|node| node["storage"] = "raw".into())),
+    ];
+    for (what, change) in changes {
+        saved(&repo, &reference, &plan);
+        edit(&plan, change);
+        let refused = pull(&repo).arg("--plan").arg(&plan).expect_failure(1);
+        assert_eq!(refused.stderr.lines().count(), 1, "{what}: {refused}");
+        refused.says(&["the plan cannot be run as it is", "make a new one"]);
+        assert!(!repo.exists(), "{what}");
+    }
+    // Layers of an image that it has not, also where all of it is stored.
+    pull(&repo).arg(&reference).expect_success();
+    saved(&repo, &reference, &plan);
+    let theirs = scratch.path("theirs.json");
+    saved(&repo, &other, &theirs);
+    let theirs: serde_json::Value = serde_json::from_str(&fs::read_to_string(theirs).unwrap()).unwrap();
+    edit(&plan, |json| json["nodes"][0]["subject"] = theirs["nodes"][0]["subject"].clone());
+    pull(&repo).arg("--plan").arg(&plan).expect_failure(1).says(&["the plan cannot be run as it is"]);
+    // Written anew without a change it runs.
+    saved(&repo, &reference, &plan);
+    edit(&plan, |_| ());
+    pull(&repo).arg("--plan").arg(&plan).expect_success();
+}

@@ -1,9 +1,14 @@
 //! Whether a plan that was made before is still what would be done. Knows what matters to whoever agreed to it; ignores
 //! what became less work meanwhile.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
 
-use super::{Key, Node, Plan, Reason, State, Subject};
+use petgraph::visit::EdgeRef;
+
+use super::{Edge, ImageIx, Key, Node, NodeId, Plan, PlannedImage, Reason, State, Subject};
 
 /// Something that is not as it was planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +55,9 @@ impl Plan {
         if let Some((_, image)) = taken {
             return Some(Moved(format!("the name {:?} has been given to another image", image.name)));
         }
+        if let Some(edited) = self.edited(now) {
+            return Some(edited);
+        }
         let planned: HashMap<Key, &Node> = self.graph.node_weights().map(|node| (node.key, node)).collect();
         now.graph.node_weights().filter(|node| node.state == State::Needed).find_map(|node| {
             let then = planned.get(&node.key);
@@ -61,6 +69,82 @@ impl Plan {
                 None => Some(Moved(format!("{} is not in the plan", about(node)))),
             }
         })
+    }
+}
+
+impl Plan {
+    /// What this plan says of its images that their manifests, which are those of `now`, do not: it was changed since it
+    /// was made, by hand perhaps, and would not be what is run.
+    fn edited(&self, now: &Plan) -> Option<Moved> {
+        for (ix, (then, new)) in self.images.iter().zip(&now.images).enumerate() {
+            let (ix, reference) = (ImageIx(ix), &new.reference);
+            let (planned, real) = (self.layers_of(then, ix), now.layers_of(new, ix));
+            if planned.len() != real.len() {
+                let (planned, real) = (planned.len(), real.len());
+                return Some(Moved(format!("{reference} has {real} layers, the plan has {planned}")));
+            }
+            if let Some((at, (planned, real))) =
+                planned.iter().zip(&real).enumerate().find(|(_, (planned, real))| planned != real)
+            {
+                let at = at + 1;
+                return Some(Moved(format!("layer {at} of {reference} is {real}, the plan has {planned}")));
+            }
+            if then.config != new.config {
+                return Some(Moved(format!(
+                    "{reference} has the config {}, the plan {}",
+                    new.config, then.config
+                )));
+            }
+        }
+        let real: HashMap<Key, &Node> = now.graph.node_weights().map(|node| (node.key, node)).collect();
+        let is_real = |node: &Node| real.get(&node.key).is_some_and(|real| self.work(node) == now.work(real));
+        if let Some(node) = self.graph.node_weights().find(|node| !is_real(node)) {
+            return Some(Moved(format!("{} in the plan is not what its images ask for", about(node))));
+        }
+        let ways = |plan: &Plan| -> BTreeSet<(Key, Key, Edge)> {
+            let edges = plan.graph.edge_references().filter(|edge| *edge.weight() != Edge::Needs);
+            edges
+                .map(|edge| (plan.graph[edge.source()].key, plan.graph[edge.target()].key, *edge.weight()))
+                .collect()
+        };
+        (ways(self) != ways(now))
+            .then(|| Moved("its steps depend on each other in another way than its images ask for".into()))
+    }
+
+    /// What a step is and for which images, whatever is left to do of it.
+    fn work<'a>(&'a self, node: &'a Node) -> impl PartialEq {
+        // By their names, as in its file.
+        let images = node.wanted_by.iter().map(|ix| self.images.get(ix.0).map(|image| &image.name));
+        let Node { kind, subject, layer_kind, cost_bytes, dynamic, .. } = node;
+        (kind, subject, layer_kind, cost_bytes, dynamic, images.collect::<BTreeSet<_>>())
+    }
+
+    /// An image's layers as the plan has them, bottom first.
+    fn layers_of(&self, image: &PlannedImage, ix: ImageIx) -> Vec<PlannedBlob> {
+        let layer = |finalize: &NodeId| {
+            let blob = self.blob_of(&self.layer(*finalize), ix);
+            let blob = blob.map(|blob| (about(&self.graph[blob]), self.graph[blob].cost_bytes));
+            PlannedBlob { layer: about(&self.graph[*finalize]), blob }
+        };
+        image.layers.iter().map(layer).collect()
+    }
+}
+
+/// A layer and how it comes.
+#[derive(PartialEq, Eq)]
+struct PlannedBlob {
+    layer: String,
+    /// The blob, and its size in bytes.
+    blob: Option<(String, u64)>,
+}
+
+impl fmt::Display for PlannedBlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.layer)?;
+        match &self.blob {
+            Some((blob, size)) => write!(f, " ({blob}, {size} bytes)"),
+            None => f.write_str(" (no blob)"),
+        }
     }
 }
 
