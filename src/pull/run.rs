@@ -220,7 +220,9 @@ pub fn run<H: FsVerityHashValue>(
         memory_peak: budget.peak(),
     };
     drop((built.layers, built.trees));
-    let is_done = ended.images.iter().map(|image| image.failure.is_none());
+    // In a run that was cut short an image without a failure need not be done.
+    let is_whole = !outcome.interrupted && outcome.defect.is_none();
+    let is_done = ended.images.iter().map(|image| is_whole && image.failure.is_none());
     let done = plan.images.iter().zip(is_done).filter(|(_, is_done)| *is_done);
     let manifests = done.map(|(image, _)| StreamName::Manifest(image.manifest));
     let linked = context.commit.finish().and_then(|()| context.store.require_still_here(manifests));
