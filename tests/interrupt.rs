@@ -7,8 +7,8 @@ use support::{
     image::layout,
     oracle,
     pulls::*,
-    registry::{Fault, Registry},
-    repo::{Finished, Running, Scratch, scratch},
+    registry::{Fault, Kind, Registry},
+    repo::{Finished, Running, Scratch, cfs_dag, command, program, scratch},
     tar::*,
 };
 
@@ -161,6 +161,66 @@ fn a_pull_of_which_nothing_has_come_ends_when_it_is_interrupted() {
     running.wait().assert_code(130);
     assert_no_leftovers(&repo);
     oracle::assert_clean(&repo);
+}
+
+/// A registry with one image of which nothing comes, not even its manifest.
+fn silent() -> (Registry, String, support::image::Layout) {
+    let (registry, layout) = (Registry::start(), layout());
+    let image = layout.image("app").layer(large(1)).plain().write();
+    let reference = serve(&registry, &layout, &image, "app");
+    registry.fault_kind_always(Kind::Manifest, Fault::Silence);
+    (registry, reference, layout)
+}
+
+#[test]
+fn a_pull_that_is_told_to_end_while_it_resolves_says_so() {
+    for signal in [Running::interrupt, Running::terminate, Running::hang_up] {
+        for format in ["json", "text"] {
+            let (registry, reference, _layout) = silent();
+            let (scratch, limit) = (scratch(), Duration::from_secs(60));
+            let flags =
+                ["pull", "--insecure", "--tls-verify=false", "--stall-timeout=1h", "--format", format];
+            let (repo, summary) = (scratch.path("repo"), scratch.path("summary"));
+            let pull = cfs_dag(flags).arg(&reference).arg("--summary").arg(&summary).repo(&repo);
+            let running = pull.time_limit(limit).start();
+            registry.wait_for("app/manifests");
+            signal(&running);
+            let finished = running.wait().assert_code(130).says(&["cfs-dag: interrupted", "run this again"]);
+            assert!(finished.stdout.contains(&reference), "{finished}");
+            assert!(finished.stdout.contains("interrupted: run this again"), "{finished}");
+            let written: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(&summary).unwrap()).unwrap();
+            assert_eq!(written["images"][0]["outcome"], "failed");
+            assert!(!repo.exists(), "nothing was begun");
+        }
+    }
+}
+
+#[test]
+fn a_terminal_that_hangs_up_ends_a_pull_as_sigterm_does() {
+    let halted = Halted::new();
+    let mut running = halted.start();
+    running.hang_up();
+    until_something_is_given_up(&mut running);
+    halted.released.release();
+    let finished = running.wait().assert_code(130).says(&["interrupted", "run this again"]);
+    assert_eq!(outcomes(&finished), ["failed", "ok", "failed"]);
+    let log = cfs_dag(["log"]).repo(halted.scratch.path("repo")).expect_success();
+    assert!(log.stdout.contains("interrupted"), "{log}");
+}
+
+#[test]
+fn a_pull_under_nohup_outlives_its_terminal() {
+    let (registry, reference, _layout) = silent();
+    let scratch = scratch();
+    let pull =
+        command("nohup", [program(), "pull", "--insecure", "--tls-verify=false", "--stall-timeout=1h"]);
+    let running = pull.arg(&reference).repo(scratch.path("repo")).time_limit(Duration::from_secs(60)).start();
+    registry.wait_for("app/manifests");
+    running.hang_up();
+    registry.heal();
+    registry.release();
+    running.wait().assert_code(0);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::{
     files::{self, Accept, Files, MAX_LIST, write_file},
     options::RunArgs,
     plan::PlanFormat,
-    request::{Request, tell_not_pruned},
+    request::{Request, tell_no_plan, tell_not_pruned},
     results::Results,
     session::Session,
 };
@@ -157,7 +157,7 @@ impl Mirror<'_> {
     fn show(&self, format: PlanFormat) -> Result<Exit, Problem> {
         let mut asking = self.asking()?;
         let mut sofar = Sofar { before: self.names_before()?, ..Sofar::default() };
-        let Some(wave) = self.session.wait(asking.wave(true)) else { return Ok(Exit::Interrupted) };
+        let Some(wave) = self.session.wait(asking.wave(true)) else { return Ok(tell_no_plan()) };
         let exit = self.request(wave?, &asking, &mut sofar)?.show(format)?;
         self.write_digests(&sofar.digests, None)?;
         tell_kept(exit, &sofar.lost);
@@ -181,15 +181,19 @@ impl Mirror<'_> {
             }
         }
         let Sofar { before, digests, mut results, lost, .. } = sofar;
-        if !results.of_a_run() && results.are_cut_short() {
-            return results.problem.map_or(Ok(Exit::Interrupted), Err);
+        if !results.of_a_run()
+            && let Some(problem) = results.problem.take()
+        {
+            return Err(problem);
         }
+        let is_begun = results.of_a_run() || !results.are_cut_short();
         let why = if results.problem.is_some() { NOT_DONE } else { INTERRUPTED };
         let late = asking.give_up(&SourceError::new(ErrorKind::Other, why));
         results.join(Results::unresolved(&late));
         let summary = results.summary();
         let told = results.tell(self.session, true);
-        let written = self.write_digests(&digests, Some(&summary));
+        // Interrupted before that, nobody knows what is here.
+        let written = if is_begun { self.write_digests(&digests, Some(&summary)) } else { Ok(()) };
         let exit = told?;
         written?;
         tell_kept(exit, &lost);

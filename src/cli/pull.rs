@@ -5,7 +5,12 @@ use std::{path::PathBuf, sync::Arc};
 use clap::{Args, ValueHint};
 
 use super::{
-    Exit, Problem, RepoArgs, files::Files, options::RunArgs, plan, request::Request, session::Session,
+    Exit, Problem, RepoArgs,
+    files::Files,
+    options::RunArgs,
+    plan,
+    request::{Request, tell_no_plan},
+    session::Session,
 };
 use crate::{
     graph::Plan,
@@ -52,9 +57,10 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
         is_later: false,
     });
     let result = match (request, args.run.dry_run) {
-        (None, _) => Ok(Exit::Interrupted),
-        (Some(request), Some(format)) => request.show(format),
-        (Some(request), None) => request.run(|_| Ok(())).and_then(|results| results.tell(&session, false)),
+        (Err(_), Some(_)) => Ok(tell_no_plan()),
+        (Err(results), None) => results.tell(&session, false),
+        (Ok(request), Some(format)) => request.show(format),
+        (Ok(request), None) => request.run(|_| Ok(())).and_then(|results| results.tell(&session, false)),
     };
     session.close();
     result

@@ -240,6 +240,12 @@ impl Request<'_> {
     }
 }
 
+/// Says that a dry run was interrupted.
+pub(super) fn tell_no_plan() -> Exit {
+    super::say(format_args!("cfs-dag: interrupted: there is no plan yet"));
+    Exit::Interrupted
+}
+
 /// Says that `name` stays because `list` has it, too.
 pub(super) fn tell_not_pruned(name: &str, list: &str) {
     super::say(format_args!("cfs-dag: {name} is not pruned: the list {list} has it too"));

@@ -109,7 +109,7 @@ impl Results {
         let printed = match args.format {
             Format::Json => print(&summary.json()),
             Format::Text if of_list => print(&summary.brief()),
-            Format::Text if self.ran => print(&summary.text()),
+            Format::Text if self.ran || self.interrupted => print(&summary.text()),
             Format::Text => Ok(()),
         };
         let written = match &args.summary {

@@ -5,11 +5,11 @@ use std::{cell::OnceCell, future::Future, path::PathBuf, sync::Arc, time::Durati
 
 use tokio::runtime::Runtime;
 
-use super::{Exit, Problem, RepoArgs, options::RunArgs};
+use super::{Exit, Problem, RepoArgs, options::RunArgs, request::tell_failed, results::Results};
 use crate::{
-    pull::{self, Asked, Interrupt, Resolution, Stored},
-    report::{self, Mode},
-    source::Sources,
+    pull::{self, Asked, GivenUp, Interrupt, Resolution, Stored},
+    report::{self, INTERRUPTED, Mode},
+    source::{ErrorKind, SourceError, Sources},
     store::{self, AnyStore, InitOptions, Meta, Target},
     types::remedy,
     with_store,
@@ -83,17 +83,27 @@ impl<'a> Session<'a> {
         Ok(self.store.get_or_init(|| store))
     }
 
-    /// Resolves what is asked for; `None` if a signal came first.
-    pub(super) fn resolve(&self, asked: Vec<Asked>) -> Option<Resolution> {
+    /// Resolves what is asked for; if a signal comes first, what became of it.
+    pub(super) fn resolve(&self, asked: Vec<Asked>) -> Result<Resolution, Results> {
         let mut progress = report::ResolveCount::new(self.args.progress);
         progress.asked(asked.len());
         let mut resolving = self.resolving();
-        self.wait(async {
+        let resolution = self.wait(async {
             resolving.ask((0..).zip(asked).collect(), |_| ());
             while resolving.next().await.is_some() {
                 progress.one_more();
             }
             resolving.take()
+        });
+        progress.pause();
+        resolution.ok_or_else(|| {
+            let GivenUp { failed, others } =
+                resolving.give_up(&SourceError::new(ErrorKind::Other, INTERRUPTED));
+            tell_failed(self, &failed);
+            let mut results = Results::interrupted();
+            results.join(Results::unresolved(&failed));
+            results.join(Results::unresolved(&others));
+            results
         })
     }
 
@@ -125,18 +135,25 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The first SIGINT or SIGTERM ends the run in good order, the second at once.
+/// The first SIGINT, SIGTERM or SIGHUP ends the run in good order, the second at once.
 fn watch_signals(runtime: &Runtime, interrupt: Interrupt) {
+    let outlives_terminal = is_hangup_ignored();
     runtime.spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
         let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
             return;
         };
+        let mut hangup = (!outlives_terminal).then(|| signal(SignalKind::hangup()).ok()).flatten();
+        let mut hung_up = async move || match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => std::future::pending().await,
+        };
         loop {
             tokio::select! {
                 _ = int.recv() => (),
                 _ = term.recv() => (),
+                _ = hung_up() => (),
             }
             if interrupt.is_raised() {
                 std::process::exit(Exit::Interrupted as i32);
@@ -144,4 +161,12 @@ fn watch_signals(runtime: &Runtime, interrupt: Interrupt) {
             interrupt.raise();
         }
     });
+}
+
+/// Whether this process was started with SIGHUP ignored, as nohup(1) does it.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // SIGHUP is number 1, the first bit.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }

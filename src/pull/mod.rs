@@ -31,6 +31,6 @@ mod write;
 
 pub use look::{Known, look};
 pub use report::ImageEnd;
-pub use resolve::{Asked, Resolution, ResolvedImage, Resolving, Stored, Unresolved};
+pub use resolve::{Asked, GivenUp, Resolution, ResolvedImage, Resolving, Stored, Unresolved};
 pub use run::{Ended, GRACE, Interrupt, MEMORY_MIN, NotDone, RunError, Settings, Task, run};
 pub use waiting::Waiting;

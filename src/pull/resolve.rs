@@ -67,6 +67,14 @@ pub struct Resolution {
     pub failed: Vec<Unresolved>,
 }
 
+/// What became of images that were given up before a run.
+pub struct GivenUp {
+    /// Those that had failed by themselves.
+    pub failed: Vec<Unresolved>,
+    /// All others.
+    pub others: Vec<Unresolved>,
+}
+
 /// What the repository of a run can tell, if there is one.
 pub struct Stored(Option<AnyStore>);
 
@@ -171,6 +179,16 @@ impl<'a> Resolving<'a> {
             tracing::info!("{} is {}", image.asked.text, image.resolved.manifest_digest);
         }
         here
+    }
+
+    /// Gives up what was not handed out: what failed by itself is told with its own error, and all else, here or on its
+    /// way, with `error`.
+    pub fn give_up(&mut self, error: &SourceError) -> GivenUp {
+        let Resolution { images, failed } = self.take();
+        let late = self.late().map(|(place, asked)| Unresolved::new(*place, asked, error.clone()));
+        let late: Vec<Unresolved> = late.collect();
+        let others = images.iter().map(|image| image.given_up(error.clone())).chain(late).collect();
+        GivenUp { failed, others }
     }
 
     /// What has not been heard of, with its place.

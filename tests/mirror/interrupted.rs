@@ -9,7 +9,7 @@ use support::{
     oracle,
     pulls::*,
     registry::{Fault, Kind, Registry},
-    repo::{Invocation, Running, Scratch, scratch},
+    repo::{Finished, Invocation, Running, Scratch, cfs_dag, scratch},
     tar::*,
 };
 
@@ -54,6 +54,25 @@ impl Held {
     /// The blob of a layer that does not come.
     fn large(&self, image: usize) -> &str {
         &self.images[image].layers[1].blob
+    }
+
+    /// Asserts that it was told what became of the images that were asked for: they were interrupted. And nothing was
+    /// begun.
+    #[track_caller]
+    fn assert_told(&self, finished: &Finished, names: &[&str]) {
+        let result = finished.json();
+        let images = result["images"].as_array().unwrap();
+        assert_eq!(images.len(), names.len(), "{finished}");
+        for (image, name) in images.iter().zip(names) {
+            let (reference, error) = (image["reference"].as_str().unwrap(), image["error"].as_str().unwrap());
+            assert!(reference.contains(name), "{finished}");
+            assert!(error.ends_with("interrupted: run this again to go on from here"), "{finished}");
+        }
+        let last = finished.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("cfs-dag: interrupted: "), "{finished}");
+        assert_eq!(fs::read_to_string(self.scratch.path("summary")).unwrap(), finished.stdout);
+        self.assert_gone();
+        assert!(!self.repo().exists(), "nothing was begun");
     }
 
     fn hold(&self, name: &str, image: usize, sent: usize) {
@@ -135,6 +154,20 @@ fn images_that_are_done_stay_and_layers_that_are_done_are_not_fetched_again() {
 }
 
 #[test]
+fn a_terminal_that_hangs_up_ends_a_mirror_in_good_order() {
+    let held = Held::new();
+    held.hold("one", 1, 1000);
+    held.hold("two", 2, 1000);
+    let running = held.start();
+    running.hang_up();
+    running.wait().assert_code(130).says(&["interrupted"]);
+    held.assert_gone();
+    let log = cfs_dag(["log"]).repo(held.repo()).expect_success();
+    assert!(log.stdout.contains("interrupted"), "{log}");
+    held.assert_goes_on(&[1, 2]);
+}
+
+#[test]
 fn a_second_signal_ends_a_mirror_at_once() {
     let held = Held::new();
     // Nearly whole, so that the first signal lets it go on.
@@ -153,33 +186,46 @@ fn a_second_signal_ends_a_mirror_at_once() {
 }
 
 #[test]
-fn a_mirror_ends_while_tags_are_listed() {
+fn a_mirror_that_is_told_to_end_while_tags_are_listed_says_so() {
     let held = Held::new();
     held.registry.fault_kind_always(Kind::Tags, Fault::Silence);
     let host = held.registry.host();
-    let mut running = held.mirror_of(&format!("{host}:\n  images:\n    done: []\n    one: []\n")).start();
+    let list = format!("{host}:\n  images:\n    done: []\n    one: []\n");
+    let mut running = held.mirror_of(&list).arg("--summary").arg(held.scratch.path("summary")).start();
     for name in ["done", "one"] {
         until(&mut running, || held.registry.requests_for(format!("{name}/tags/list")) > 0);
     }
     assert!(!started_with(&held.mark).is_empty());
     running.terminate();
-    running.wait().assert_code(130);
-    held.assert_gone();
-    assert!(!held.repo().exists(), "nothing was begun");
+    held.assert_told(&running.wait().assert_code(130), &["done", "one"]);
 }
 
 #[test]
-fn a_mirror_ends_while_images_are_resolved() {
+fn a_mirror_that_is_told_to_end_while_images_are_resolved_says_so() {
+    for signal in [Running::interrupt, Running::terminate, Running::hang_up] {
+        let held = Held::new();
+        held.registry.fault_kind_always(Kind::Manifest, Fault::Silence);
+        let mut running = held.mirror().arg("--summary").arg(held.scratch.path("summary")).start();
+        for name in ["done", "one", "two"] {
+            until(&mut running, || held.registry.requests_for(format!("{name}/manifests/v1")) > 0);
+        }
+        signal(&running);
+        held.assert_told(&running.wait().assert_code(130), &["done", "one", "two"]);
+    }
+}
+
+#[test]
+fn a_dry_run_that_is_told_to_end_says_so() {
     let held = Held::new();
     held.registry.fault_kind_always(Kind::Manifest, Fault::Silence);
-    let mut running = held.mirror().start();
-    for name in ["done", "one", "two"] {
-        until(&mut running, || held.registry.requests_for(format!("{name}/manifests/v1")) > 0);
-    }
-    running.interrupt();
-    running.wait().assert_code(130);
-    held.assert_gone();
-    assert!(!held.repo().exists(), "nothing was begun");
+    let list = held.scratch.path("list");
+    fs::write(&list, held.references.join("\n")).unwrap();
+    let flags = ["mirror", "--insecure", "--tls-verify=false", "--stall-timeout=1h", "--dry-run"];
+    let mut running = cfs_dag(flags).arg(&list).repo(held.repo()).start();
+    until(&mut running, || held.registry.requests_for("one/manifests/v1") > 0);
+    running.terminate();
+    let finished = running.wait().assert_code(130).says(&["interrupted: there is no plan yet"]);
+    assert_eq!(finished.stdout, "");
 }
 
 #[test]

@@ -218,6 +218,11 @@ impl Running {
         rustix::process::kill_process(self.pid(), Signal::TERM).unwrap();
     }
 
+    /// Sends SIGHUP to the program alone.
+    pub fn hang_up(&self) {
+        rustix::process::kill_process(self.pid(), Signal::HUP).unwrap();
+    }
+
     /// Whether it runs still.
     pub fn is_running(&mut self) -> bool {
         self.poll().is_none()

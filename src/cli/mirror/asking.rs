@@ -7,7 +7,7 @@ use super::chosen::{Chooser, Choosing, place, rule_of};
 use crate::{
     cli::{Problem, request::tell_failed, session::Session},
     list::{Choice, Lock},
-    pull::{Resolution, Resolving, Unresolved, Waiting},
+    pull::{GivenUp, Resolution, Resolving, Unresolved, Waiting},
     render::words::count,
     report::{self, Mode, ResolveCount},
     source::{Answers, ErrorKind, SourceError},
@@ -166,11 +166,10 @@ impl<'a> Asking<'a> {
     /// itself is told.
     pub(super) fn give_up(&mut self, error: &SourceError) -> Vec<Unresolved> {
         self.count.pause();
-        let Resolution { images, mut failed } = self.take();
+        let GivenUp { mut failed, others } = self.resolving.give_up(error);
+        failed.append(&mut self.failed);
         tell_failed(self.session, &failed);
-        failed.extend(images.iter().map(|image| image.given_up(error.clone())));
-        let late = self.resolving.late();
-        failed.extend(late.map(|(place, asked)| Unresolved::new(*place, asked, error.clone())));
+        failed.extend(others);
         let rules = self.listing.unanswered().flat_map(|listing| &listing.rules);
         failed.extend(rules.map(|at| self.unfollowed(*at, error.clone())));
         failed
