@@ -175,6 +175,7 @@ async fn a_skopeo_that_ends_at_once_says_why() {
     let source = scene.sources(STALL).open(&"docker://registry.example/app:v1".parse().unwrap());
     let error = source.resolve(&Held::default()).await.unwrap_err();
     assert!(error.to_string().contains("skopeo"), "{error}");
+    assert!(error.to_string().contains("unknown command"), "{error}");
 }
 
 #[tokio::test]
@@ -201,7 +202,8 @@ async fn options_reach_skopeo_and_a_policy_only_one_that_enforces_it() {
         let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
         let _ = source.resolve(&Held::default()).await;
     }
-    let rest = format!("experimental-image-proxy --authfile {auth} --cert-dir {certs} --tls-verify=false");
+    let rest =
+        format!("experimental-image-proxy --debug --authfile {auth} --cert-dir {certs} --tls-verify=false");
     let plain = format!("--policy {policy} {rest}");
     let arm = format!("--override-os linux --override-arch arm --override-variant v6 {plain}");
     assert_eq!(modern.skopeo.command_lines(), [plain.clone(), plain, arm]);

@@ -86,7 +86,10 @@ impl<H: FsVerityHashValue> Fetch<H> {
                     pauses += 1;
                     match context.retries.pause(pauses) {
                         Some(pause) => pause,
-                        None => return Err(error.after_tries(failed).into()),
+                        None => {
+                            place.host().gave_up(&place.describe(), &error);
+                            return Err(error.after_tries(failed).into());
+                        }
                     }
                 }
                 Next::Never => return Err(error.into()),
@@ -130,13 +133,14 @@ impl<H: FsVerityHashValue> Fetch<H> {
         place: &dyn Source,
         context: &'a Context<H>,
         ticket: &Ticket,
-    ) -> Result<Option<(HostSlot, SemaphorePermit<'a>)>, Failure> {
+    ) -> Result<Option<(HostSlot, SemaphorePermit<'a>)>, TryError> {
         let mut told = false;
         let mut last: Option<(Pulse, Instant)> = None;
         loop {
             // A claim comes last: what waits for a slot is not at work.
-            let slots = (place.host().slot().await, context.downloads.acquire().await?);
-            match self.layer.claim(&context.store, context.force)? {
+            let slot = place.host().slot().await?;
+            let slots = (slot, context.downloads.acquire().await.map_err(Failure::from)?);
+            match self.layer.claim(&context.store, context.force).map_err(Failure::from)? {
                 Claimed::Ours => return Ok(Some(slots)),
                 Claimed::Adopted => return Ok(None),
                 Claimed::Theirs(holder, pulse) => {

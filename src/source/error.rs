@@ -65,9 +65,19 @@ impl SourceError {
     }
 
     /// Whether the registry asked for less, or cannot take what it gets (429, 503): who tries again should be slower
-    /// and fewer. Such an error is retryable. How long to wait is not known: skopeo keeps `Retry-After` to itself.
+    /// and fewer. Such an error is retryable.
     pub fn is_throttled(&self) -> bool {
         self.throttled
+    }
+
+    /// Whether the registry throttles or is silent: asking for more makes it no better.
+    pub fn is_overload(&self) -> bool {
+        self.throttled || self.kind == ErrorKind::Stalled
+    }
+
+    /// The same error, with a remark after it.
+    pub(super) fn followed_by(self, remark: impl std::fmt::Display) -> Self {
+        Self { message: format!("{}{remark}", self.message), ..self }
     }
 
     /// The same error, with what was being done in front: `context: message`.

@@ -1,5 +1,5 @@
-//! How much is asked of one registry at once. Knows slots, and that a registry in trouble gets fewer; ignores what
-//! they are used for.
+//! How much is asked of one registry at once. Knows slots, and that a registry in trouble gets fewer, and none once it is
+//! given up; ignores what they are used for.
 //!
 //! The limit falls by half when a registry says that it is asked too much, or goes silent, and grows by one only
 //! after as many successes as it is large: TCP's own rule. Many transfers that fail of one cause count once: those
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{ErrorKind, Reference, SourceError};
+use super::{Reference, SourceError, breaker::Breaker};
 
 /// The registries of a run.
 pub(super) struct Hosts {
@@ -51,19 +51,24 @@ struct Gate {
     successes: usize,
     /// How often the limit fell.
     fallen: u64,
+    breaker: Breaker,
+}
+
+impl Gate {
+    fn new(most: usize) -> Self {
+        Self { most, limit: most, in_use: 0, successes: 0, fallen: 0, breaker: Breaker::default() }
+    }
 }
 
 impl Host {
     /// A registry that takes `most` requests at once.
     pub(super) fn new(name: &str, most: usize) -> Self {
-        let gate = Gate { most, limit: most, in_use: 0, successes: 0, fallen: 0 };
-        Self { name: Some(name.to_owned()), gate: Mutex::new(gate), freed: Notify::new() }
+        Self { name: Some(name.to_owned()), gate: Mutex::new(Gate::new(most)), freed: Notify::new() }
     }
 
     /// A place that needs no limit.
     pub(super) fn unlimited() -> Self {
-        let gate = Gate { most: usize::MAX, limit: usize::MAX, in_use: 0, successes: 0, fallen: 0 };
-        Self { name: None, gate: Mutex::new(gate), freed: Notify::new() }
+        Self { name: None, gate: Mutex::new(Gate::new(usize::MAX)), freed: Notify::new() }
     }
 
     /// Its name, with its port if it has one; `None` for what is on this machine.
@@ -72,15 +77,31 @@ impl Host {
     }
 
     /// Waits for a slot. Dropping the future gives up the place in the queue.
-    pub async fn slot(self: &Arc<Self>) -> HostSlot {
+    ///
+    /// # Errors
+    /// The registry has been given up, see [`Self::gave_up`].
+    pub async fn slot(self: &Arc<Self>) -> Result<HostSlot, SourceError> {
         loop {
             let mut freed = pin!(self.freed.notified());
             // In the queue before we look: of two slots that are freed meanwhile, both are to be heard of.
             freed.as_mut().enable();
+            if let Some(name) = &self.name {
+                self.gate().breaker.check(name)?;
+            }
             if let Some(slot) = self.try_slot() {
-                return slot;
+                return Ok(slot);
             }
             freed.await;
+        }
+    }
+
+    /// Learns that `image` has failed with `error` after all its tries. When several in a row were throttled or met
+    /// silence, nothing more is asked of the registry: each further image would cost as much patience.
+    pub fn gave_up(&self, image: &str, error: &SourceError) {
+        let Some(name) = &self.name else { return };
+        if self.gate().breaker.gave_up(image, error) {
+            tracing::info!("{name} is given up");
+            self.freed.notify_waiters();
         }
     }
 
@@ -110,13 +131,16 @@ impl HostSlot {
     pub fn learn<T>(&self, result: &Result<T, SourceError>) {
         match result {
             Ok(_) => self.succeeded(),
-            Err(error) if error.is_throttled() || error.kind() == ErrorKind::Stalled => self.troubled(),
+            Err(error) if error.is_overload() => self.troubled(),
+            // It has answered.
+            Err(error) if !error.is_retryable() => self.host.gate().breaker.answered(),
             Err(_) => {}
         }
     }
 
     fn succeeded(&self) {
         let mut gate = self.host.gate();
+        gate.breaker.answered();
         if gate.limit >= gate.most {
             return;
         }
@@ -158,6 +182,7 @@ impl Drop for HostSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::ErrorKind;
 
     fn host(most: usize) -> Arc<Host> {
         Arc::new(Host::new("r.example", most))
@@ -222,7 +247,7 @@ mod tests {
     async fn whoever_waits_gets_the_next_slot_also_when_the_limit_grows() {
         let host = host(2);
         host.try_slot().unwrap().learn(&throttled());
-        let slot = host.slot().await;
+        let slot = host.slot().await.unwrap();
         let waiting: Vec<_> = (0..2)
             .map(|_| {
                 let host = host.clone();
@@ -233,21 +258,42 @@ mod tests {
         slot.learn(&Ok(()));
         drop(slot);
         for waiting in waiting {
-            drop(waiting.await.unwrap());
+            drop(waiting.await.unwrap().unwrap());
         }
     }
 
     #[tokio::test]
     async fn whoever_gives_up_takes_nobodys_turn() {
         let host = host(1);
-        let slot = host.slot().await;
+        let slot = host.slot().await.unwrap();
         let mut given_up = Box::pin(host.slot());
         assert!(futures_ready(&mut given_up).is_none());
         let mut waiting = Box::pin(host.slot());
         assert!(futures_ready(&mut waiting).is_none());
         drop(slot);
         drop(given_up);
-        waiting.await;
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_is_given_up_sends_those_that_wait_for_it_away() {
+        let host = host(1);
+        let slot = host.slot().await.unwrap();
+        let mut waiting = Box::pin(host.slot());
+        assert!(futures_ready(&mut waiting).is_none());
+        ["a", "b", "c"].iter().for_each(|image| host.gave_up(image, &throttled().unwrap_err()));
+        assert!(waiting.await.is_err());
+        // What is under way may still bring an answer.
+        slot.learn(&Ok(()));
+        drop(slot);
+        host.slot().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_on_this_machine_is_given_up() {
+        let host = Arc::new(Host::unlimited());
+        ["a", "b", "c"].iter().for_each(|image| host.gave_up(image, &throttled().unwrap_err()));
+        host.slot().await.unwrap();
     }
 
     fn futures_ready<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

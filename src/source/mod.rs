@@ -5,6 +5,7 @@
 
 mod access;
 mod answers;
+mod breaker;
 mod error;
 mod held;
 mod host;
@@ -17,6 +18,7 @@ mod reference;
 mod registry_name;
 mod resolved;
 mod retry;
+mod skopeo_log;
 mod sources;
 mod tags;
 

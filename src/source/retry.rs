@@ -76,8 +76,7 @@ impl SourceError {
         if tries <= 1 {
             return self;
         }
-        let kind = self.kind();
-        Self::new(kind, format!("{self} (tried {tries} times)"))
+        self.followed_by(format_args!(" (tried {tries} times)"))
     }
 }
 

@@ -142,9 +142,9 @@ impl Sources {
         site: Site,
     ) -> impl Future<Output = Result<Vec<String>>> + Send + use<> {
         let attempts = self.attempts(&self.hosts.of(&reference), &self.listing);
-        let limit = self.options.patience.answer();
+        let patience = self.options.patience;
         async move {
-            let list = || tags::list(&reference, &site.access, limit);
+            let list = || tags::list(&reference, &site.access, patience);
             attempts.make(&reference.to_string(), list).await
         }
     }
@@ -178,12 +178,16 @@ impl Attempts {
         F: Future<Output = Result<T>>,
     {
         let attempt = || async {
-            let slot = self.host.slot().await;
+            let slot = self.host.slot().await?;
             let _permit = self.permits.acquire().await;
             let answer = request().await;
             slot.learn(&answer);
             answer
         };
-        self.retries.run(what, &*self.tell, attempt).await
+        let result = self.retries.run(what, &*self.tell, attempt).await;
+        if let Err(error) = &result {
+            self.host.gave_up(what, error);
+        }
+        result
     }
 }

@@ -127,7 +127,7 @@ fn many_registries_are_served_by_few_processes_though_some_are_silent() {
     let (mirror, skopeo) = (Mirror::of(&references), Skopeo::new());
     let mut running = mirror.command().env("PATH", skopeo.path()).start();
     let mut most = BTreeSet::new();
-    let mut look = || most.insert(skopeo.alive().len());
+    let mut look = || most.insert(skopeo.living());
     until(&mut running, || {
         look();
         quick.iter().all(|shop| shop.registry.counts().requests(Kind::Config) >= 4)

@@ -191,6 +191,11 @@ impl Skopeo {
         pids.lines().map(|pid| pid.parse().unwrap()).collect()
     }
 
+    /// Those that live, also those that were killed and do not know yet.
+    pub fn living(&self) -> usize {
+        self.pids().into_iter().filter(|pid| is_alive(*pid)).count()
+    }
+
     /// Those that live, less those that were killed and do not know yet.
     pub fn alive(&self) -> Vec<i32> {
         self.pids().into_iter().filter(|pid| is_alive(*pid) && !is_killed(*pid)).collect()

@@ -9,7 +9,8 @@
 //! - A manifest that is answered with a 4xx and an error body of the distribution-spec gives the `code` and the
 //!   message of that body alone. With code `UNKNOWN`, a 408 looks like a 400, and we take it for the latter.
 //! - A manifest that is asked for by digest and ends early, with a `Content-Length` that says so, is a wrong digest.
-//! - `Retry-After` is obeyed on 429, five times at most, and not shown.
+//! - `Retry-After` is obeyed on 429, five times at most, and shown in skopeo's log alone, see `skopeo_log`.
+//! - Of a blob that is refused, the status is told and not by whom: the registry, or a store that it redirects to.
 
 use super::ErrorKind;
 

@@ -7,6 +7,8 @@
 
 use std::{
     collections::HashMap,
+    os::fd::OwnedFd,
+    pin::pin,
     sync::{
         Arc, Mutex as StdMutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,14 +18,14 @@ use std::{
 
 use containers_image_proxy::{Error as ProxyError, ImageProxy, OpenedImage};
 use tokio::{
-    sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{AcquireError, Mutex, Notify, OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
 
 use super::{
     super::{BoxFuture, Patience, Reference, Result, Site, SourceError, Transport},
     below,
-    process::{Fault, Launch, Process, Turn, Use},
+    process::{Fault, Launch, Process, Turn, Use, exited},
 };
 
 /// Processes for one registry at most: four requests at once hide its latency.
@@ -50,13 +52,47 @@ pub(in crate::source) struct Pools {
 
 /// What all pools of a run share.
 struct Shared {
-    /// One for each process that lives.
+    /// One for each process that lives: one that was killed has its own until it is gone.
     permits: Arc<Semaphore>,
     pools: StdMutex<HashMap<Key, Arc<Pool>>>,
     /// Told when a process has nothing more to do.
     idle: Arc<Notify>,
     /// One for each process that fetches a document as it is.
     raw: Semaphore,
+}
+
+/// The right of one process to live.
+pub(super) struct Place {
+    // Given back before those hear of it who wait.
+    _permit: OwnedSemaphorePermit,
+    gone: watch::Sender<()>,
+}
+
+impl Place {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: permit, gone: watch::channel(()).0 }
+    }
+
+    /// Ends when the place has been given back.
+    pub(super) fn gone(&self) -> Gone {
+        Gone(self.gone.subscribe())
+    }
+
+    /// Keeps the place until the process has ended.
+    pub(super) async fn kept_until_exit(self, pidfd: OwnedFd) {
+        // If it cannot be watched, it may be one too many for a moment.
+        let _ = exited(&pidfd).await;
+    }
+}
+
+/// Hears when a process has given its place back.
+#[derive(Clone)]
+pub(super) struct Gone(watch::Receiver<()>);
+
+impl Gone {
+    async fn heard(mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 impl Shared {
@@ -66,27 +102,48 @@ impl Shared {
 
     /// The right to start one more process for a registry that has some, if enough is left for all others to have their
     /// first: those that are silent must not take everything.
-    fn spare_permit(&self) -> Option<OwnedSemaphorePermit> {
+    fn spare_place(&self) -> Option<Place> {
         let others = self.pools().iter().filter(|pool| !pool.has_one.load(Ordering::Relaxed)).count();
         let permit = self.permits.clone().try_acquire_owned().ok();
-        permit.filter(|_| self.permits.available_permits() >= others)
+        permit.filter(|_| self.permits.available_permits() >= others).map(Place::new)
     }
 
-    /// The right to start the first process for a registry. Where there are too many, one that is idle has to go.
-    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
+    /// The right to start the first process for a registry. Where there are too many, one that is idle has to go, and
+    /// to be gone.
+    async fn first_place(&self) -> Result<Place> {
+        // In the queue from the beginning, whatever else is waited for.
+        let mut permit = pin!(self.permits.clone().acquire_owned());
         loop {
-            let idle = self.idle.notified();
-            if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-                return Ok(permit);
+            let mut idle = pin!(self.idle.notified());
+            idle.as_mut().enable();
+            let now = std::future::ready(());
+            if let Some(place) = self.place_before(permit.as_mut(), now).await? {
+                return Ok(place);
             }
-            if !self.pools().iter().any(|pool| pool.give_one_up()) {
-                tokio::select! {
-                    permit = self.permits.clone().acquire_owned() => {
-                        return permit.map_err(|_| SourceError::local("no skopeo could be started"));
-                    }
-                    () = idle => {}
-                }
+            let given_up = self.pools().iter().find_map(|pool| pool.give_one_up());
+            let place = match given_up {
+                Some(gone) => self.place_before(permit.as_mut(), gone.heard()).await?,
+                None => self.place_before(permit.as_mut(), idle).await?,
+            };
+            if let Some(place) = place {
+                return Ok(place);
             }
+        }
+    }
+
+    /// The place that `permit` gives, unless `other` comes first.
+    async fn place_before(
+        &self,
+        permit: impl Future<Output = std::result::Result<OwnedSemaphorePermit, AcquireError>>,
+        other: impl Future<Output = ()>,
+    ) -> Result<Option<Place>> {
+        tokio::select! {
+            biased;
+            permit = permit => {
+                let permit = permit.map_err(|_| SourceError::local("no skopeo could be started"))?;
+                Ok(Some(Place::new(permit)))
+            }
+            () = other => Ok(None),
         }
     }
 }
@@ -188,15 +245,15 @@ impl Pool {
         {
             return Ok(free);
         }
-        let permit = match processes.iter().filter(|process| !process.is_retired()).count() {
-            0 => Some(self.shared.permit().await?),
-            asked if asked < self.most => self.shared.spare_permit(),
+        let place = match processes.iter().filter(|process| !process.is_retired()).count() {
+            0 => Some(self.shared.first_place().await?),
+            asked if asked < self.most => self.shared.spare_place(),
             _ => None,
         };
-        if let Some(permit) = permit {
+        if let Some(place) = place {
             self.has_one.store(true, Ordering::Relaxed);
             let idle = self.shared.idle.clone();
-            let process = Process::start(&self.launch, self.patience.answer(), permit, idle).await?;
+            let process = Process::start(&self.launch, self.patience.answer(), place, idle).await?;
             let process = Arc::new(process);
             processes.push(process.clone());
             let turn = process.try_turn();
@@ -212,15 +269,12 @@ impl Pool {
 
     /// Ends a process that has nothing to do, if there is one; images that it has open are opened again when they are
     /// needed. An archive's stay: it was unpacked for them.
-    fn give_one_up(&self) -> bool {
-        let Ok(mut processes) = self.processes.try_lock() else { return false };
-        if !self.is_remote {
-            return false;
-        }
-        let idle = processes.iter().position(|process| process.is_idle() && process.dismiss());
-        let given_up = idle.map(|at| processes.swap_remove(at)).is_some();
+    fn give_one_up(&self) -> Option<Gone> {
+        let mut processes = self.processes.try_lock().ok().filter(|_| self.is_remote)?;
+        let idle = processes.iter().position(|process| process.is_idle() && process.dismiss())?;
+        let given_up = processes.swap_remove(idle);
         self.has_one.store(!processes.is_empty(), Ordering::Relaxed);
-        given_up
+        Some(given_up.gone())
     }
 }
 

@@ -11,6 +11,8 @@
 //!   nobody asks it any more, and it is killed when the last user lets go.
 //! - After the client has noticed that the child is dead, the next request panics. So a process whose
 //!   conversation broke is retired as well.
+//! - The client keeps standard error until the child has ended. We read it as it comes, see `skopeo_log`: with the
+//!   client's `debug` set it is ours to redirect.
 
 use std::{
     future::Future,
@@ -18,9 +20,9 @@ use std::{
     os::{fd::OwnedFd, unix::process::CommandExt},
     path::Path,
     pin::Pin,
-    process::Command,
+    process::{Command, Stdio},
     sync::{
-        Arc, LazyLock, Mutex as StdMutex, PoisonError,
+        Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -34,12 +36,20 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal},
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::{Mutex, Notify, OwnedMutexGuard, OwnedSemaphorePermit, oneshot, watch},
-    time::{sleep, timeout},
+    io::{AsyncReadExt, Interest, unix::AsyncFd},
+    net::unix::pipe,
+    sync::{Mutex, Notify, OwnedMutexGuard, oneshot, watch},
+    time::{Instant, sleep, timeout},
 };
 
-use super::super::{BoxFuture, ErrorKind, Platform, Result, Site, SourceError, access::tie};
+use super::{
+    super::{
+        BoxFuture, ErrorKind, Platform, Result, Site, SourceError,
+        access::tie,
+        skopeo_log::{LogWriter, SkopeoLog, asked_to_wait, skopeo_log, throttled_for},
+    },
+    pool::{Gone, Place},
+};
 
 /// A version of the proxy protocol.
 pub(super) type Version = (u64, u64, u64);
@@ -54,7 +64,7 @@ pub(super) struct Launch {
 
 impl Launch {
     /// The command and its options; the client adds `experimental-image-proxy` and `access`'s.
-    fn config(&self, pid_out: OwnedFd) -> Result<ImageProxyConfig> {
+    fn config(&self, pid_out: OwnedFd, log_out: OwnedFd) -> Result<ImageProxyConfig> {
         let Site { platform, access } = &self.site;
         let skopeo = &access.skopeo;
         let mut command = Command::new(if self.unshare { "podman".as_ref() } else { skopeo.as_path() });
@@ -68,7 +78,9 @@ impl Launch {
         if let Some(policy) = &access.policy {
             command.arg("--policy").arg(policy);
         }
+        command.stderr(Stdio::from(log_out));
         let mut config = ImageProxyConfig::default();
+        config.debug = true;
         // Not as the client's `auth_data`: it copies that to a file in /tmp.
         let (authfile, credentials) = access.authfile()?;
         config.authfile = authfile;
@@ -238,27 +250,38 @@ pub(super) struct Process {
     /// Shared with every [`Use`].
     users: Arc<()>,
     idle: Arc<Notify>,
-    /// Given back when the process has gone, or was told to.
-    permit: StdMutex<Option<OwnedSemaphorePermit>>,
+    log: SkopeoLog,
+    gone: Gone,
 }
 
 impl Process {
-    /// Starts skopeo and learns its version. Keeps `permit` while it lives, and tells `idle` when it has nothing to do.
+    /// Starts skopeo and learns its version. It has `place` until it has ended, and tells `idle` when it has nothing to
+    /// do.
     pub(super) async fn start(
         launch: &Launch,
         limit: Duration,
-        permit: OwnedSemaphorePermit,
+        place: Place,
         idle: Arc<Notify>,
     ) -> Result<Self> {
         launch.site.access.check_paths()?;
+        let pipe_error = |error| SourceError::local(format!("no pipe for skopeo: {error}"));
         let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
-        let (pid_in, pid_out) = rustix::pipe::pipe_with(flags)
-            .map_err(|error| SourceError::local(format!("no pipe for skopeo: {error}")))?;
-        let (starting, child) = start_in_thread(launch.config(pid_out)?, pid_in).await?;
+        let (pid_in, pid_out) = rustix::pipe::pipe_with(flags).map_err(|errno| pipe_error(errno.into()))?;
+        let (log_in, log_out) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| pipe_error(errno.into()))?;
+        let log_in = pipe::Receiver::from_owned_fd(log_in).map_err(pipe_error)?;
+        let (starting, child) = start_in_thread(launch.config(pid_out, log_out)?, pid_in).await?;
+        let gone = place.gone();
+        if let Some(child) = &child {
+            let pidfd = child.pidfd.try_clone().map_err(pipe_error)?;
+            tokio::spawn(place.kept_until_exit(pidfd));
+        }
+        let (writer, log) = skopeo_log();
+        tokio::spawn(read_log(log_in, writer));
         let proxy = match timeout(limit, starting).await {
             Ok(Ok(proxy)) => proxy,
             Ok(Err(ProxyError::SkopeoSpawnError(error))) => return Err(launch.spawn_error(&error)),
-            Ok(Err(error)) => return Err(broken(error)),
+            Ok(Err(error)) => return Err(broken(error, &log).await),
             Err(_) => return Err(stalled("to be started", limit)),
         };
         let (retired, _) = watch::channel(false);
@@ -270,7 +293,8 @@ impl Process {
             asked: AtomicBool::new(false),
             users: Arc::default(),
             idle,
-            permit: StdMutex::new(Some(permit)),
+            log,
+            gone,
         };
         if launch.site.access.policy.is_some() {
             process.require((0, 2, 6), "enforcing --policy")?;
@@ -331,8 +355,12 @@ impl Process {
         if let Some(child) = &self.child {
             child.kill();
         }
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
         true
+    }
+
+    /// Tells when it has ended.
+    pub(super) fn gone(&self) -> Gone {
+        self.gone.clone()
     }
 
     /// Keeps it from being taken for idle.
@@ -392,11 +420,21 @@ impl Process {
         limit: Duration,
         answer: impl Future<Output = std::result::Result<T, ProxyError>>,
     ) -> Result<T> {
-        match timeout(limit, self.asked(answer)).await {
+        let began = Instant::now();
+        let answer = timeout(limit, self.asked(answer)).await;
+        let throttled = self.log.now().throttled_since(began);
+        match answer {
+            Ok(Err(error)) if error.is_throttled() => {
+                let remark = throttled.and_then(asked_to_wait).map(|wait| format!(": {wait}"));
+                Err(error.followed_by(remark.unwrap_or_default()))
+            }
             Ok(answer) => answer,
             Err(_) => {
                 self.retire();
-                Err(stalled(&format!("to answer {what}"), limit))
+                Err(match throttled {
+                    Some(wait) => SourceError::new(ErrorKind::Transient, throttled_for(limit, wait)),
+                    None => stalled(&format!("to answer {what}"), limit),
+                })
             }
         }
     }
@@ -409,11 +447,14 @@ impl Process {
         self.asked.store(true, Ordering::Relaxed);
         let answer = answer.await;
         self.asked.store(false, Ordering::Relaxed);
-        answer.map_err(|error| self.failure(error))
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.failure(error).await),
+        }
     }
 
     /// Sorts the client's errors: an answer that says no, or the end of the conversation.
-    pub(super) fn failure(&self, error: ProxyError) -> SourceError {
+    pub(super) async fn failure(&self, error: ProxyError) -> SourceError {
         match error {
             ProxyError::RequestInitiationFailure { error, .. } => SourceError::from_skopeo(&error),
             ProxyError::RetryableRequestFailure { error, .. } => retryable(&error),
@@ -421,7 +462,7 @@ impl Process {
             ProxyError::BlobError(GetBlobError::Other(error)) => SourceError::from_skopeo(&error),
             error => {
                 self.retire();
-                broken(error)
+                broken(error, &self.log).await
             }
         }
     }
@@ -463,6 +504,19 @@ impl Drop for Process {
     }
 }
 
+/// Reads what a skopeo logs to its end.
+async fn read_log(mut pipe: pipe::Receiver, mut writer: LogWriter) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        writer.push(&buffer[..count]);
+    }
+}
+
+/// Waits until a process has ended.
+pub(super) async fn exited(pidfd: &OwnedFd) -> io::Result<()> {
+    Child::exited(pidfd).await
+}
+
 fn retryable(text: &str) -> SourceError {
     SourceError::new(ErrorKind::Transient, SourceError::from_skopeo(text).to_string())
 }
@@ -470,12 +524,14 @@ fn retryable(text: &str) -> SourceError {
 fn stalled(what: &str, limit: Duration) -> SourceError {
     SourceError::new(
         ErrorKind::Stalled,
-        format!("skopeo took longer than {limit:?} {what}: is the registry up?"),
+        format!(
+            "skopeo took longer than {limit:?} {what}: the registry is down, silent, or makes skopeo wait"
+        ),
     )
 }
 
 /// The conversation is over: skopeo died, or says what is not in the protocol.
-fn broken(error: ProxyError) -> SourceError {
+async fn broken(error: ProxyError, log: &SkopeoLog) -> SourceError {
     match error {
         ProxyError::ProxyTooOld { requested_version, found_version } => SourceError::new(
             ErrorKind::TooOld,
@@ -484,9 +540,17 @@ fn broken(error: ProxyError) -> SourceError {
             ),
         ),
         // An empty answer: its end of the socket is closed.
-        ProxyError::SerDe(error) if error.is_eof() => SourceError::new(ErrorKind::Transient, "skopeo died"),
+        ProxyError::SerDe(error) if error.is_eof() => {
+            let words = SourceError::from_skopeo(&log.last_words().await).to_string();
+            let words = if words.is_empty() { words } else { format!(": {words}") };
+            SourceError::new(ErrorKind::Transient, format!("skopeo died{words}"))
+        }
         error => {
-            let text = SourceError::from_skopeo(&error.to_string()).to_string();
+            let mut text = error.to_string();
+            if text.contains("unexpectedly exited") {
+                text = format!("{text} {}", log.last_words().await);
+            }
+            let text = SourceError::from_skopeo(&text).to_string();
             SourceError::new(ErrorKind::Transient, format!("the conversation with skopeo broke: {text}"))
         }
     }

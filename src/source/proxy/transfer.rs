@@ -288,8 +288,10 @@ impl Drive {
             finished = driver => finished,
             () = answer.closed() => return,
         };
-        let failure = |error| Verdict::Bad(process.failure(ProxyError::BlobError(error)));
-        let _ = answer.send(finished.map_or_else(failure, |()| Verdict::Good));
+        let _ = answer.send(match finished {
+            Ok(()) => Verdict::Good,
+            Err(error) => Verdict::Bad(process.failure(ProxyError::BlobError(error)).await),
+        });
     }
 
     /// `GetBlob`, which ends with a `FinishPipe`.
