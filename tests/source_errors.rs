@@ -283,3 +283,121 @@ async fn a_fault_that_passes_is_forgotten() {
     }
     sources.close().await;
 }
+
+/// An answer with a body of this kind.
+fn answer(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Fault {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Fault::Answer { status, headers, body: body.into() }
+}
+
+/// Asserts that the error of `stage` says these words and none of the others.
+async fn assert_words(sources: &AlikeSources, stage: Stage, fault: &Fault, words: &[&str], others: &[&str]) {
+    let error = outcome(sources, stage, fault).await.expect_err(&format!("{stage:?}")).to_string();
+    assert!(words.iter().all(|word| error.contains(word)), "{stage:?}, {words:?}: {error}");
+    assert!(!others.iter().any(|word| error.contains(word)), "{stage:?}, not {others:?}: {error}");
+}
+
+const LOG_IN: &str = "skopeo login";
+
+/// What a store in the manner of S3 says of an address that has expired.
+const EXPIRED: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code>\
+                       <Message>Request has expired</Message></Error>";
+
+#[tokio::test]
+async fn a_refusal_by_the_store_behind_a_registry_is_none_of_credentials() {
+    let (sources, store) = (sources(false, PATIENT), Registry::start());
+    store.fault_kind_always(
+        Kind::Other,
+        answer(403, &[("Content-Type", "application/xml")], EXPIRED.as_bytes()),
+    );
+    let location = format!("http://{}/store/blob?X-Amz-Expires=1", store.host());
+    let redirect = answer(307, &[("Location", &location)], b"");
+    for stage in [Config, Layer, ByTag] {
+        let words = ["403", "has expired, or the store behind the registry refuses it", "run this again"];
+        assert_words(&sources, stage, &redirect, &words, &[LOG_IN]).await;
+    }
+    assert!(store.counts().requests(Kind::Other) >= 3);
+    // The registry itself.
+    assert_words(&sources, ByTag, &Fault::at_once(403), &[LOG_IN], &["store"]).await;
+    assert_words(&sources, Layer, &Fault::at_once(401), &[LOG_IN], &["store"]).await;
+    sources.close().await;
+}
+
+#[tokio::test]
+async fn a_web_page_in_place_of_an_answer_is_called_one() {
+    let (sources, portal) = (sources(false, PATIENT), Registry::start());
+    let page = answer(200, &[("Content-Type", "text/html")], PAGE.as_bytes());
+    portal.fault_kind_always(Kind::Other, page.clone());
+    let location = format!("http://{}/login", portal.host());
+    let redirect = answer(302, &[("Location", &location)], b"");
+    for fault in [&page, &redirect] {
+        for stage in [Token, ByTag] {
+            assert_words(
+                &sources,
+                stage,
+                fault,
+                &["a web page, not a registry: ", "login in a browser"],
+                &[LOG_IN],
+            )
+            .await;
+        }
+        for stage in [Config, Layer] {
+            assert_words(&sources, stage, fault, &["a web page came in place of the blob"], &[]).await;
+        }
+    }
+    sources.close().await;
+}
+
+#[tokio::test]
+async fn an_encoding_that_is_wrong_is_named() {
+    let sources = sources(false, PATIENT);
+    let wrong = answer(200, &[("Content-Encoding", "gzip")], b"this is not gzip");
+    for stage in [ByTag, ByDigest, Config, Layer] {
+        assert_words(&sources, stage, &wrong, &["Content-Encoding: gzip"], &[]).await;
+    }
+    // A compressed layer whose encoding is undone on the way.
+    let registry = Registry::start();
+    let tar = support::tar::tar([support::tar::file("usr/file", noise(1, LAYER_SIZE))]);
+    let packed = support::image::gzip(&tar);
+    let blob = registry.blob(REPOSITORY, &packed);
+    let config = support::layout::config(&host(), &[&tar]);
+    registry.blob(REPOSITORY, &config);
+    let descriptor = |media_type: &str, bytes: &[u8]| support::layout::descriptor(media_type, bytes);
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": support::layout::OCI_MANIFEST,
+        "config": descriptor(support::layout::OCI_CONFIG, &config),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &packed)],
+    });
+    registry.manifest(REPOSITORY, Some(TAG), support::layout::OCI_MANIFEST, manifest.to_string().as_bytes());
+    registry.fault(REPOSITORY, blob, answer(200, &[("Content-Encoding", "gzip")], &packed));
+    let reference = registry.reference(REPOSITORY, TAG);
+    let error = pull(&sources, &reference).await.unwrap_err().to_string();
+    assert!(error.contains("the blob came unpacked") && error.contains("Content-Encoding: gzip"), "{error}");
+    pull(&sources, &reference).await.unwrap();
+    sources.close().await;
+}
+
+#[tokio::test]
+async fn what_speaks_no_tls_is_told_with_the_flag() {
+    let words = "for a registry without TLS, say --tls-verify=false";
+    for raw in [&b"HTTP/1.0 400 Bad Request\r\n\r\n"[..], b"220 mail.example ESMTP\r\n"] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // One that says this to everyone, until the test ends.
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(std::io::Result::ok) {
+                let _ = std::io::Write::write_all(&mut stream, raw);
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            }
+        });
+        let sources = sources(true, PATIENT);
+        let error = pull(&sources, &format!("docker://{address}/app:v1")).await.unwrap_err();
+        assert_eq!(error.kind(), Other, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        sources.close().await;
+    }
+    // A port that speaks TLS only, asked in plain HTTP because TLS failed.
+    let sources = sources(false, PATIENT);
+    assert_words(&sources, Ping, &Fault::at_once(400), &["if this port speaks TLS", "--cert-dir"], &[]).await;
+    sources.close().await;
+}

@@ -108,6 +108,10 @@ impl SourceError {
         let line = texts::one_line(text);
         let kind = texts::kind(&line);
         let message = texts::shortened(&line);
+        let message = match texts::meaning(&line) {
+            Some(meaning) => format!("{meaning}: {message}"),
+            None => message,
+        };
         let message = match texts::remedy(kind, &line) {
             Some(remedy) => format!("{message}: {remedy}"),
             None => message,

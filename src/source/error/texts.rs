@@ -86,13 +86,43 @@ pub(super) fn is_short(line: &str) -> bool {
     ends || counted
 }
 
+/// What has happened, where the line says it only to programmers.
+pub(super) fn meaning(line: &str) -> Option<&'static str> {
+    if line.contains("invalid character '<' looking for beginning of value") {
+        return Some("a web page, not a registry");
+    }
+    if line.contains("gzip: invalid header") {
+        return Some(
+            "the registry, or a proxy in front of it, marks an answer that is not gzip with Content-Encoding: gzip",
+        );
+    }
+    None
+}
+
 /// What to do about it, where we know.
 pub(super) fn remedy(kind: ErrorKind, line: &str) -> Option<&'static str> {
-    if line.contains("server gave HTTP response to HTTPS client") {
+    let says = |mark: &str| line.contains(mark);
+    if says("server gave HTTP response to HTTPS client")
+        || says("first record does not look like a TLS handshake")
+    {
         return Some("for a registry without TLS, say --tls-verify=false");
     }
-    if line.contains("x509:") {
+    if says("x509:") {
         return Some("give the registry's CA with --cert-dir, or say --tls-verify=false");
+    }
+    if says("invalid character '<' looking for beginning of value") {
+        return Some("check the registry's name, and whether this network wants a login in a browser first");
+    }
+    if says("pinging ") && says("status code from registry 400") {
+        return Some(
+            "if this port speaks TLS, plain HTTP was tried after TLS had failed: check the port, and --cert-dir",
+        );
+    }
+    if kind == ErrorKind::Unauthorized && is_from_store(line) {
+        return Some(
+            "the address that the registry gave for it has expired, or the store behind the registry refuses it: run \
+             this again, then check this machine's clock and the registry's store",
+        );
     }
     match kind {
         ErrorKind::Unauthorized => {
@@ -100,6 +130,13 @@ pub(super) fn remedy(kind: ErrorKind, line: &str) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// Whether a 403 is that of a store to which the registry redirects. skopeo does not say where an answer came from; but a
+/// blob is asked for with the rights that its manifest was read with, and registries do not answer in XML.
+fn is_from_store(line: &str) -> bool {
+    let is_blob = line.to_lowercase().contains("fetching blob: ");
+    status(&line.to_lowercase()) == Some(403) && (is_blob || line.contains("<?xml"))
 }
 
 fn kind_of_status(status: u64) -> ErrorKind {

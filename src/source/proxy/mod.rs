@@ -4,6 +4,7 @@
 mod below;
 mod pool;
 mod process;
+mod start;
 mod transfer;
 
 use std::{

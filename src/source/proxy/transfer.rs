@@ -22,6 +22,7 @@ use super::{
     super::{BlobReader, BoxFuture, ErrorKind, Patience, Result, SourceError},
     pool::Image,
     process::{Fault, Process, Turn},
+    start::Start,
 };
 use crate::types::{Buffer, Descriptor};
 
@@ -43,6 +44,7 @@ pub(super) struct Transfer {
     pipe: pipe::Receiver,
     size: u64,
     received: u64,
+    start: Start,
     lately: Lately,
     patience: Patience,
     driver: Driver,
@@ -103,6 +105,7 @@ impl Transfer {
             pipe,
             size: blob.size,
             received: 0,
+            start: Start::of(&blob.media_type),
             lately: Lately::default(),
             patience: image.patience,
             driver: Driver { ask: Some(ask), verdict },
@@ -133,6 +136,7 @@ impl Transfer {
         if self.received == 0 || self.lately.came >= self.least() {
             self.lately = Lately::default();
         }
+        self.start.add(&out[..count]);
         self.received += count as u64;
         Ok(count)
     }
@@ -192,7 +196,7 @@ impl Transfer {
             verdict = self.driver.verdict() => verdict,
         };
         if let Verdict::Bad(error) = verdict {
-            return Err(error);
+            return Err(self.start.explain(error));
         }
         // Without `FinishPipe` the verdict can overtake the bytes. Read past tokio, which may not know of them yet.
         match rustix::io::read(&self.pipe, &mut one) {
@@ -215,23 +219,25 @@ impl Transfer {
                     format!("skopeo died after {} of {} bytes", self.received, self.size),
                 )
             }
-            Ok(_) => SourceError::new(
+            Ok(_) => self.start.explain(SourceError::new(
                 ErrorKind::Transient,
                 format!("the blob ends after {} of {} bytes", self.received, self.size),
-            ),
+            )),
         }
     }
 
     /// An error with what came before it. By now skopeo sends no more, and what it sent was read.
     fn ended(&self, error: SourceError) -> SourceError {
-        error.within(format_args!("the blob ends after {} of {} bytes", self.received, self.size))
+        let error =
+            error.within(format_args!("the blob ends after {} of {} bytes", self.received, self.size));
+        self.start.explain(error)
     }
 
     fn too_long(&self) -> SourceError {
-        SourceError::corrupt(format!(
+        self.start.explain(SourceError::corrupt(format!(
             "the blob goes on after the {} bytes that its descriptor says",
             self.size
-        ))
+        )))
     }
 
     fn stalled(&self) -> SourceError {
