@@ -1,8 +1,12 @@
 //! Law 5: memory is bounded by the budget, not by the input.
 
+use std::fs;
+
 use support::{
     corpus::MEMORY_MIN,
     image::{Layout, layout},
+    mirrors,
+    registry::Registry,
     repo::{cfs_dag, scratch},
     tar::*,
 };
@@ -75,6 +79,59 @@ fn ten_times_the_batch_takes_the_same_memory() {
     let many = peak_of_pull(&layout, &tags, "-j4");
     assert_within(few, MEMORY_MIN + BESIDE_THE_BUDGET, "few");
     assert_within(many, few + 8 * MIB, "many");
+}
+
+/// Manifests and configs are as large as registries want them to be, and a list has many.
+#[test]
+fn documents_are_in_memory_once_in_every_kind_of_run() {
+    const IMAGES: u64 = 24;
+    const CONFIG: u64 = 3_900_000;
+    let limit = IMAGES * (CONFIG + 10_000);
+    let layout = layout();
+    let tags: Vec<String> = (0..IMAGES).map(|n| format!("image{n}")).collect();
+    for tag in &tags {
+        let files = tar([dir("usr"), file("usr/f", tag.clone())]);
+        layout.image(tag).layer(files).env(&format!("{tag}={}", "x".repeat(CONFIG as usize))).write();
+    }
+    let (scratch, registry) = (scratch(), Registry::start());
+    registry.serve_layout("app", &layout.path());
+    let references: Vec<String> = tags.iter().map(|tag| layout.reference(tag)).collect();
+    let list = mirrors::list(&scratch, "list", &references.iter().collect::<Vec<_>>());
+    let never_moving = scratch.path("never-moving");
+    let text = format!("{}:\n  immutable-tags: true\n  images:\n    app: []\n", registry.host());
+    fs::write(&never_moving, text).unwrap();
+    let [plan, lock] = ["plan", "lock"].map(|name| scratch.path(name).display().to_string());
+    let run = |what: &str, arguments: &[&str]| {
+        let (memory, documents) = (format!("--memory={MEMORY_MIN}"), format!("--limit=documents={limit}"));
+        let settings = [&*memory, &*documents, "--insecure", "--tls-verify=false", "--progress=none"];
+        let command = cfs_dag(arguments.iter().copied().chain(settings)).repo(scratch.path("repo"));
+        let peak = command.expect_success().peak_memory;
+        assert!(peak > limit, "{what}: its memory was not seen");
+        assert_within(peak, limit + MEMORY_MIN + BESIDE_THE_BUDGET, what);
+    };
+    let list = list.display().to_string();
+    let never_moving = never_moving.display().to_string();
+    let pull: Vec<&str> = ["pull"].into_iter().chain(references.iter().map(String::as_str)).collect();
+    let pull_with = |flags: &[&'static str]| [&pull[..], flags].concat();
+    run("dry run of a cold pull", &pull_with(&["--dry-run=json"]));
+    run("cold pull", &pull);
+    run("warm pull", &pull);
+    run("dry run", &[&pull[..], &["--dry-run", "--plan-out", plan.as_str()]].concat());
+    run("pull of a plan", &["pull", "--plan", &plan]);
+    run("forced pull", &pull_with(&["--force"]));
+    run("mirror", &["mirror", &list, "--lock", &lock]);
+    run("dry run of a mirror", &["mirror", &list, "--dry-run"]);
+    run("locked mirror", &["mirror", &list, "--lock", &lock, "--locked"]);
+    run("mirror from a registry", &["mirror", &never_moving]);
+    run("mirror of tags that are not asked for", &["mirror", &never_moving]);
+    // Everything is outdated when its layer is gone.
+    let streams = fs::read_dir(scratch.path("repo").join("streams")).unwrap();
+    for link in streams.map(|entry| entry.unwrap()) {
+        if link.file_name().to_string_lossy().starts_with("oci-layer-") {
+            fs::remove_file(link.path()).unwrap();
+        }
+    }
+    run("pull of damaged images", &pull);
 }
 
 /// The most memory that a pull of these images had, in bytes.

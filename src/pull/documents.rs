@@ -132,7 +132,10 @@ impl<H: FsVerityHashValue> Config<H> {
             // Images of one config have the same layers. Artifacts share it with anybody.
             let current = |(name, id)| (name, own.get(&name).unwrap_or(&id).clone());
             let layers: Vec<_> = manifest.layers().into_iter().map(current).collect();
-            let id = store.put_manifest(&manifest.json, (&self.digest, &link.id), &layers)?;
+            let StreamName::Manifest(digest) = manifest.name else { continue };
+            // It was whole a moment ago; what is not has no use of a new link.
+            let Some(json) = store.manifest_bytes(&digest)? else { continue };
+            let id = store.put_manifest(&json, (&self.digest, &link.id), &layers)?;
             links.push(DocumentLink { name: manifest.name, id, seen: Some(manifest.id) });
         }
         Ok(links)

@@ -14,7 +14,7 @@ use crate::types::{Digest, Limit, Limits};
 
 /// Documents that are here already.
 pub trait Documents: Send + Sync {
-    /// The config of this digest. The bytes are checked by whoever asks.
+    /// The config of this digest, whose bytes have it.
     fn config(&self, digest: &Digest) -> Option<Vec<u8>>;
 }
 
@@ -52,8 +52,12 @@ impl Held {
         digest: &Digest,
         fetch: impl Future<Output = std::result::Result<Vec<u8>, E>>,
     ) -> std::result::Result<Arc<[u8]>, E> {
+        if let Some(held) = self.lock().documents.get(digest) {
+            return Ok(held.clone());
+        }
         if let Some(stored) = self.stored.as_ref().and_then(|stored| stored.config(digest)) {
-            return Ok(stored.into());
+            let stored = stored.into();
+            return Ok(self.keep(&mut self.lock(), digest, &stored).unwrap_or(stored));
         }
         let key = (host.map(str::to_owned), *digest);
         let cell = {

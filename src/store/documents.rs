@@ -67,15 +67,14 @@ impl<H> FsImages<H> {
     }
 }
 
-/// A stored config or manifest whose JSON has its digest.
+/// A stored config or manifest whose JSON has its digest. Without its bytes: a list's images together may have half a
+/// gigabyte of them, and they are in memory already. [`Store::config_bytes`] and [`Store::manifest_bytes`] read them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document<H> {
     /// Its link.
     pub name: StreamName,
     /// Its stream, which the link points to.
     pub id: H,
-    /// Its exact bytes.
-    pub json: Vec<u8>,
     /// What the stream names: layers, filesystem images, for a manifest its config.
     pub refs: BTreeMap<String, H>,
 }
@@ -144,7 +143,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Failures that say nothing about it.
     pub fn config(&self, digest: &Digest) -> Result<StoredDocument<H>, StoreError> {
-        self.document(StreamName::Config(*digest), Content::Config, digest)
+        Ok(self.config_with_bytes(digest)?.0)
     }
 
     /// The stored manifest `digest`.
@@ -152,6 +151,22 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Failures that say nothing about it.
     pub fn manifest(&self, digest: &Digest) -> Result<StoredDocument<H>, StoreError> {
+        Ok(self.manifest_with_bytes(digest)?.0)
+    }
+
+    /// The stored config `digest` with its bytes; none unless it is whole.
+    pub(super) fn config_with_bytes(
+        &self,
+        digest: &Digest,
+    ) -> Result<(StoredDocument<H>, Vec<u8>), StoreError> {
+        self.document(StreamName::Config(*digest), Content::Config, digest)
+    }
+
+    /// The stored manifest `digest` with its bytes; none unless it is whole.
+    pub(super) fn manifest_with_bytes(
+        &self,
+        digest: &Digest,
+    ) -> Result<(StoredDocument<H>, Vec<u8>), StoreError> {
         self.document(StreamName::Manifest(*digest), Content::Manifest, digest)
     }
 
@@ -160,7 +175,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Failures that say nothing about it.
     pub fn config_bytes(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        bytes_of(self.config(digest), digest)
+        bytes_of(self.config_with_bytes(digest), digest)
     }
 
     /// The very bytes of the stored manifest `digest`: they have it. `None` if there is none that is right.
@@ -168,7 +183,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Failures that say nothing about it.
     pub fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        bytes_of(self.manifest(digest), digest)
+        bytes_of(self.manifest_with_bytes(digest), digest)
     }
 
     /// Completes a config's object and stream; gives the stream's id. `layers` in the order of the config's
@@ -247,11 +262,11 @@ impl<H: FsVerityHashValue> Store<H> {
         name: StreamName,
         content: Content,
         digest: &Digest,
-    ) -> Result<StoredDocument<H>, StoreError> {
-        let Some(id) = self.linked(&name)? else { return Ok(StoredDocument::Missing) };
+    ) -> Result<(StoredDocument<H>, Vec<u8>), StoreError> {
+        let Some(id) = self.linked(&name)? else { return Ok((StoredDocument::Missing, Vec::new())) };
         Ok(match self.read_document(&id, content, digest)? {
-            Ok((json, refs)) => StoredDocument::Whole(Document { name, id, json, refs }),
-            Err(why) => StoredDocument::Broken { id, why },
+            Ok((json, refs)) => (StoredDocument::Whole(Document { name, id, refs }), json),
+            Err(why) => (StoredDocument::Broken { id, why }, Vec::new()),
         })
     }
 
@@ -295,13 +310,13 @@ impl<H: FsVerityHashValue> Store<H> {
 
 /// What a reader who can fetch the document as well needs to know.
 fn bytes_of<H>(
-    stored: Result<StoredDocument<H>, StoreError>,
+    stored: Result<(StoredDocument<H>, Vec<u8>), StoreError>,
     digest: &Digest,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let why = match stored {
-        Ok(StoredDocument::Whole(document)) => return Ok(Some(document.json)),
-        Ok(StoredDocument::Missing) => return Ok(None),
-        Ok(StoredDocument::Broken { why, .. }) => why,
+        Ok((StoredDocument::Whole(_), json)) => return Ok(Some(json)),
+        Ok((StoredDocument::Missing, _)) => return Ok(None),
+        Ok((StoredDocument::Broken { why, .. }, _)) => why,
         Err(error @ StoreError::Damaged { .. }) => error.to_string(),
         Err(error) => return Err(error),
     };

@@ -100,6 +100,13 @@ impl fmt::Display for Outdated {
     }
 }
 
+/// The bytes of an image's documents; none of an image that is not whole.
+#[derive(Default)]
+struct Bytes {
+    manifest: Vec<u8>,
+    config: Vec<u8>,
+}
+
 /// What we read in a manifest.
 #[derive(Deserialize)]
 struct ManifestJson {
@@ -151,26 +158,32 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Failures that say nothing about the image.
     pub fn image(&self, manifest: &Digest) -> Result<StoredImage<H>, StoreError> {
-        let outdated =
-            |why, manifest, config| Ok(StoredImage::Outdated(OutdatedImage { why, manifest, config }));
-        let manifest = match self.manifest(manifest)? {
-            StoredDocument::Missing => return Ok(StoredImage::Missing),
-            StoredDocument::Broken { id, why } => {
+        Ok(self.image_with_bytes(manifest)?.0)
+    }
+
+    /// The same with the documents' bytes, if it is whole.
+    fn image_with_bytes(&self, manifest: &Digest) -> Result<(StoredImage<H>, Bytes), StoreError> {
+        let outdated = |why, manifest, config| {
+            Ok((StoredImage::Outdated(OutdatedImage { why, manifest, config }), Bytes::default()))
+        };
+        let (manifest, manifest_json) = match self.manifest_with_bytes(manifest)? {
+            (StoredDocument::Missing, _) => return Ok((StoredImage::Missing, Bytes::default())),
+            (StoredDocument::Broken { id, why }, _) => {
                 let reason = Outdated::ManifestBroken(why.clone());
                 return outdated(reason, StoredDocument::Broken { id, why }, StoredDocument::Missing);
             }
-            StoredDocument::Whole(document) => document,
+            (StoredDocument::Whole(document), json) => (document, json),
         };
-        let parsed: ManifestJson = match serde_json::from_slice(&manifest.json) {
+        let parsed: ManifestJson = match serde_json::from_slice(&manifest_json) {
             Ok(parsed) => parsed,
             Err(error) => {
                 let why = Outdated::ManifestBroken(error.to_string());
                 return outdated(why, StoredDocument::Whole(manifest), StoredDocument::Missing);
             }
         };
-        let config = match self.config(&parsed.config.digest)? {
-            StoredDocument::Whole(document) => document,
-            other => {
+        let (config, config_json) = match self.config_with_bytes(&parsed.config.digest)? {
+            (StoredDocument::Whole(document), json) => (document, json),
+            (other, _) => {
                 let why = match &other {
                     StoredDocument::Broken { why, .. } => Outdated::ConfigBroken(why.clone()),
                     _ => Outdated::ConfigMissing,
@@ -178,10 +191,11 @@ impl<H: FsVerityHashValue> Store<H> {
                 return outdated(why, StoredDocument::Whole(manifest), other);
             }
         };
-        match self.check_image(&parsed, &manifest, &config)? {
+        match self.check_image(&parsed, &manifest, (&config, &config_json))? {
             Ok((layers, images)) => {
                 let config_digest = parsed.config.digest;
-                Ok(StoredImage::Whole(Image { manifest, config, config_digest, layers, images }))
+                let image = Image { manifest, config, config_digest, layers, images };
+                Ok((StoredImage::Whole(image), Bytes { manifest: manifest_json, config: config_json }))
             }
             Err(why) => outdated(why, StoredDocument::Whole(manifest), StoredDocument::Whole(config)),
         }
@@ -195,17 +209,16 @@ impl<H: FsVerityHashValue> Store<H> {
     pub fn tagged_image(&self, tag: &Tag) -> Result<Option<TaggedImage>, StoreError> {
         let stored = || {
             let Some(manifest_digest) = self.tagged(tag)? else { return Ok(None) };
-            Ok(Some((manifest_digest, self.image(&manifest_digest)?)))
+            Ok(Some((manifest_digest, self.image_with_bytes(&manifest_digest)?)))
         };
         let why = match stored() {
             Ok(None) => return Ok(None),
-            Ok(Some((manifest_digest, StoredImage::Whole(image)))) => {
-                let Image { manifest, config, config_digest, .. } = image;
-                let (manifest, config) = (manifest.json, config.json);
+            Ok(Some((manifest_digest, (StoredImage::Whole(image), Bytes { manifest, config })))) => {
+                let config_digest = image.config_digest;
                 return Ok(Some(TaggedImage { manifest_digest, manifest, config_digest, config }));
             }
-            Ok(Some((_, StoredImage::Missing))) => "its manifest is missing".to_owned(),
-            Ok(Some((_, StoredImage::Outdated(image)))) => image.why.to_string(),
+            Ok(Some((_, (StoredImage::Missing, _)))) => "its manifest is missing".to_owned(),
+            Ok(Some((_, (StoredImage::Outdated(image), _)))) => image.why.to_string(),
             Err(error @ StoreError::Damaged { .. }) => error.to_string(),
             Err(error) => return Err(error),
         };
@@ -254,8 +267,8 @@ impl<H: FsVerityHashValue> Store<H> {
         let digests: HashSet<Digest> = self.tags()?.into_iter().map(|(_, digest)| digest).collect();
         let mut found = Vec::new();
         for digest in digests {
-            if let StoredDocument::Whole(manifest) = self.manifest(&digest)?
-                && serde_json::from_slice(&manifest.json)
+            if let (StoredDocument::Whole(manifest), json) = self.manifest_with_bytes(&digest)?
+                && serde_json::from_slice(&json)
                     .is_ok_and(|parsed: ManifestJson| parsed.config.digest == *config)
             {
                 found.push(manifest);
@@ -282,7 +295,7 @@ impl<H: FsVerityHashValue> Store<H> {
         &self,
         parsed: &ManifestJson,
         manifest: &Document<H>,
-        config: &Document<H>,
+        (config, config_json): (&Document<H>, &[u8]),
     ) -> Result<Result<(Vec<(Digest, H)>, FsImages<H>), Outdated>, StoreError> {
         if manifest.config(&parsed.config.digest) != Some(&config.id) {
             return Ok(Err(Outdated::ConfigReplaced));
@@ -303,7 +316,7 @@ impl<H: FsVerityHashValue> Store<H> {
             let layers = self.check_layers(layers, &[manifest], LayerKind::ArtifactTar)?;
             return Ok(layers.map(|layers| (layers, FsImages::default())));
         }
-        let layers = match serde_json::from_slice::<ConfigJson>(&config.json) {
+        let layers = match serde_json::from_slice::<ConfigJson>(config_json) {
             Ok(parsed) => parsed.rootfs.diff_ids,
             Err(error) => return Ok(Err(Outdated::ConfigBroken(error.to_string()))),
         };

@@ -281,7 +281,8 @@ fn a_config_stays_that_something_with_a_name_needs_as_it_is() {
     let scene = reopen(scene);
     let StoredImage::Whole(image) = scene.store.image(&manifest).unwrap() else { panic!() };
     let (name, seen) = (StreamName::Config(image.config_digest), image.config.id);
-    let id = scene.store.put_config(&image.config.json, &[], &FsImages::default(), &BTreeMap::new()).unwrap();
+    let json = scene.store.config_bytes(&image.config_digest).unwrap().unwrap();
+    let id = scene.store.put_config(&json, &[], &FsImages::default(), &BTreeMap::new()).unwrap();
     let documents = vec![DocumentLink { name, id, seen: Some(seen.clone()) }];
     let set = LinkSet { documents, ..LinkSet::default() };
     assert_eq!(scene.commit(set), Outcome::Adopted { name, id: seen });

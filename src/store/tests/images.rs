@@ -134,11 +134,13 @@ fn an_upgraded_config_keeps_boot_images_and_old_manifests_alive_all_the_while() 
     assert_eq!(image.why, Outdated::FsImageMissing(FormatVersion::V1));
     let StoredDocument::Whole(config) = image.config else { panic!() };
     assert_eq!(config.boot_images().values().collect::<Vec<_>>(), [&boot]);
+    let StreamName::Config(config_digest) = config.name else { panic!() };
+    let config_json = scene.store.config_bytes(&config_digest).unwrap().unwrap();
 
     // The config is replaced, and the manifest is not, as if the run had died in between.
     let images = scene.fs_images(std::slice::from_ref(&layer));
     let pairs = [(layer.diff_id, layer.id.clone())];
-    let id = scene.store.put_config(&config.json, &pairs, &images, &config.boot_images()).unwrap();
+    let id = scene.store.put_config(&config_json, &pairs, &images, &config.boot_images()).unwrap();
     let upgrade = DocumentLink { name: config.name, id: id.clone(), seen: Some(config.id.clone()) };
     let StoredDocument::Whole(old) = image.manifest else { panic!() };
     let unseen = DocumentLink { name: old.name, id: id.clone(), seen: None };
@@ -149,14 +151,14 @@ fn an_upgraded_config_keeps_boot_images_and_old_manifests_alive_all_the_while() 
     assert_eq!(outdated(&scene, &manifest), Outdated::ConfigReplaced);
     scene.store.gc(GcMode::Remove, |_| ()).unwrap();
     let theirs = composefs_oci::OciImage::open_ref(scene.store.upstream(), "app").unwrap();
-    assert_eq!(theirs.read_config_json(scene.store.upstream()).unwrap(), config.json, "still readable");
+    assert_eq!(theirs.read_config_json(scene.store.upstream()).unwrap(), config_json, "still readable");
 
     // The next run starts over and ends as if nothing had happened.
     let images = scene.fs_images(std::slice::from_ref(&layer));
-    let id = scene.store.put_config(&config.json, &pairs, &images, &config.boot_images()).unwrap();
+    let id = scene.store.put_config(&config_json, &pairs, &images, &config.boot_images()).unwrap();
     let StoredDocument::Whole(old) = scene.store.manifest(&manifest).unwrap() else { panic!() };
-    let config_digest = Digest::of(&config.json);
-    let new = scene.store.put_manifest(&old.json, (&config_digest, &id), &pairs).unwrap();
+    let old_json = scene.store.manifest_bytes(&manifest).unwrap().unwrap();
+    let new = scene.store.put_manifest(&old_json, (&config_digest, &id), &pairs).unwrap();
     let seen = scene.store.linked(&config.name).unwrap();
     let set = LinkSet {
         images: images.iter().cloned().collect(),
@@ -329,9 +331,9 @@ fn a_name_gives_its_documents_only_while_its_image_is_whole() {
     let image = is_whole(&scene, &manifest);
     let expected = TaggedImage {
         manifest_digest: manifest,
-        manifest: image.manifest.json.clone(),
+        manifest: scene.store.manifest_bytes(&manifest).unwrap().unwrap(),
         config_digest: image.config_digest,
-        config: image.config.json.clone(),
+        config: scene.store.config_bytes(&image.config_digest).unwrap().unwrap(),
     };
     assert_eq!(documents(&scene), Some(expected.clone()));
     assert_eq!(scene.store.tagged_image(&tag("other")).unwrap(), None);
@@ -352,7 +354,7 @@ fn a_name_gives_its_documents_only_while_its_image_is_whole() {
         scene.object(&layer.id),
         scene.object(&image.config.id),
         scene.object(&image.manifest.id),
-        scene.object(&compute_verity(&image.config.json)),
+        scene.object(&compute_verity(&expected.config)),
         scene.object(erofs),
     ];
     for part in parts {
