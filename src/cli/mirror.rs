@@ -6,7 +6,7 @@ mod chosen;
 mod locked;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -17,18 +17,18 @@ use super::{
     files::{self, Accept, Files, MAX_LIST, write_file},
     options::RunArgs,
     plan::PlanFormat,
-    request::{Request, tell_no_plan, tell_not_pruned},
+    request::{OfList, Request, tell_no_plan, tell_not_pruned},
     results::Results,
     session::Session,
 };
 use crate::{
     graph::{ImageIx, Selection},
-    list::{List, Lock},
+    list::{List, Lock, Rule},
     pull::{Resolution, Unresolved},
     render::words::count,
     report::{INTERRUPTED, Outcome, Summary},
-    source::{ErrorKind, SourceError},
-    store::{AnyStore, Tag},
+    source::{ErrorKind, Reference, SourceError},
+    store::{AnyStore, MirroredNames, Tag},
     with_store,
 };
 use asking::Asking;
@@ -58,6 +58,10 @@ pub(super) struct MirrorArgs {
     /// stdin count as one
     #[arg(long)]
     prune: bool,
+    /// The most names that --prune takes away: where there are more, none goes and the exit code is 3 [default: half of
+    /// the names of the list's last mirror, at least 10]
+    #[arg(long, value_name = "N", requires = "prune")]
+    prune_max: Option<usize>,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -141,16 +145,29 @@ struct Mirror<'a> {
 /// What has come of a list so far.
 #[derive(Default)]
 struct Sofar {
-    /// The names that earlier mirrors of this list made.
-    before: BTreeSet<String>,
+    /// The names that earlier mirrors of this list had.
+    before: MirroredNames,
     digests: Digests,
     locked: Lock,
     /// Images and rules that have failed before there was a plan.
     unreachable: HashSet<String>,
     results: Results,
     /// The names that the list has lost, if they shall go.
-    lost: Vec<String>,
+    lost: Lost,
 }
+
+/// Names that an earlier mirror of a list made, and that it has no more.
+#[derive(Default)]
+struct Lost {
+    names: Vec<String>,
+    /// How many names the list had.
+    of: usize,
+    /// The most that may go at once.
+    most: usize,
+}
+
+/// Unless the user says otherwise, so many names may go at once however few there are.
+const PRUNED_AT_ONCE: usize = 10;
 
 impl Mirror<'_> {
     /// Shows the plan for all that can be resolved.
@@ -160,8 +177,7 @@ impl Mirror<'_> {
         let Some(wave) = self.session.wait(asking.wave(true)) else { return Ok(tell_no_plan()) };
         let exit = self.request(wave?, &asking, &mut sofar)?.show(format)?;
         self.write_digests(&sofar.digests, None)?;
-        tell_kept(exit, &sofar.lost);
-        Ok(exit)
+        Ok(sofar.lost.tell_kept(exit))
     }
 
     /// Runs wave after wave: what has come goes ahead while slow registries take their time.
@@ -196,15 +212,15 @@ impl Mirror<'_> {
         let written = if is_begun { self.write_digests(&digests, Some(&summary)) } else { Ok(()) };
         let exit = told?;
         written?;
-        tell_kept(exit, &lost);
+        let exit = lost.tell_kept(exit);
         if self.args.prune
             && exit == Exit::Done
             && let Some(store) = self.session.store()
         {
             // What another mirror of this list has added meanwhile is that one's.
-            self.remember(store, |record| {
-                record.retain(|name| !before.contains(name));
-                record.extend(asking.names());
+            let names = asking.names();
+            self.change_record(store, |record| {
+                record.retain(|name, _| names.contains_key(name) || !before.contains_key(name));
             })?;
         }
         Ok(exit)
@@ -219,10 +235,7 @@ impl Mirror<'_> {
         let error = SourceError::new(ErrorKind::Other, NOT_DONE);
         let given_up: Vec<Unresolved> =
             wave.images.iter().map(|image| image.given_up(error.clone())).collect();
-        let ran = self.request(wave, asking, sofar).and_then(|request| {
-            // Before any of them can be seen, so that none is ever here that no list knows of.
-            request.run(|store| self.remember(store, |record| record.extend(asking.names())))
-        });
+        let ran = self.request(wave, asking, sofar).and_then(Request::run);
         ran.unwrap_or_else(|problem| {
             let mut results = Results::unresolved(&given_up);
             results.problem = Some(problem);
@@ -249,7 +262,7 @@ impl Mirror<'_> {
             lock.renew(&sofar.locked, is_unreachable, self.chooser)?;
         }
         if asking.is_complete() {
-            sofar.lost = self.lost(&sofar.before, &asking.names())?;
+            sofar.lost = self.lost(sofar, &asking.names())?;
         }
         let is_whole = wave.failed.is_empty() && sofar.results.are_good();
         let mut selections = self.selections(&wave, asking.by_rule());
@@ -260,8 +273,8 @@ impl Mirror<'_> {
         Ok(Request {
             session: self.session,
             selections,
-            untag: if is_whole { sofar.lost.clone() } else { Vec::new() },
-            list: self.args.identity(),
+            untag: if is_whole && !sofar.lost.is_too_much() { sofar.lost.names.clone() } else { Vec::new() },
+            of_list: Some(OfList { list: self.args.identity(), names: asking.names() }),
             resolution: wave,
             planned: None,
             plan_out: None,
@@ -270,18 +283,30 @@ impl Mirror<'_> {
         })
     }
 
-    /// The names that earlier mirrors of this list made.
-    fn names_before(&self) -> Result<BTreeSet<String>, Problem> {
+    /// The names that earlier mirrors of this list had.
+    fn names_before(&self) -> Result<MirroredNames, Problem> {
         match self.session.store() {
             Some(store) => Ok(with_store!(store, store => store.mirrored(&self.args.identity()))?),
-            None => Ok(BTreeSet::new()),
+            None => Ok(MirroredNames::new()),
         }
     }
 
-    /// The names that shall go: the list has lost them, they are still there, and no other list has them.
-    fn lost(&self, before: &BTreeSet<String>, names: &BTreeSet<String>) -> Result<Vec<String>, Problem> {
+    /// The names that shall go: mirrors made them, the list has lost them, they are still there, and no other list has
+    /// them. What a rule that failed could have chosen is not lost.
+    fn lost(&self, sofar: &Sofar, names: &BTreeMap<String, Option<String>>) -> Result<Lost, Problem> {
         let Some(store) = self.session.store().filter(|_| self.args.prune) else {
-            return Ok(Vec::new());
+            return Ok(Lost::default());
+        };
+        let failed: Vec<&Rule> = self
+            .chooser
+            .list
+            .rules
+            .iter()
+            .filter(|rule| sofar.unreachable.contains(&rule.to_string()))
+            .collect();
+        let is_unknown = |name: &str| {
+            let reference = name.parse::<Reference>();
+            reference.is_ok_and(|reference| failed.iter().any(|rule| rule.covers(&reference)))
         };
         let elsewhere = with_store!(store, store => store.mirrored_elsewhere(&self.args.identity()))?;
         // A tag that is damaged is there.
@@ -289,14 +314,23 @@ impl Mirror<'_> {
             let tagged = |tag: Tag| with_store!(store, store => store.tagged(&tag));
             Tag::existing(name).is_ok_and(|tag| !matches!(tagged(tag), Ok(None)))
         };
-        let (kept, lost): (Vec<_>, Vec<_>) =
-            before.difference(names).filter(is_here).partition(|name| elsewhere.contains_key(*name));
-        kept.into_iter().for_each(|name| tell_not_pruned(name, &elsewhere[name]));
-        Ok(lost.into_iter().cloned().collect())
+        let made = sofar.before.iter().filter(|(_, known)| known.made).map(|(name, _)| name);
+        let (kept, lost): (Vec<_>, Vec<_>) = made
+            .filter(|name| !names.contains_key(*name) && !is_unknown(name))
+            .filter(is_here)
+            .partition(|name| elsewhere.contains_key(*name));
+        kept.into_iter().for_each(|name| tell_not_pruned(name, &elsewhere[name].list));
+        let of = sofar.before.len();
+        let most = self.args.prune_max.unwrap_or(PRUNED_AT_ONCE.max(of / 2));
+        Ok(Lost { names: lost.into_iter().cloned().collect(), of, most })
     }
 
-    /// Changes what is recorded of the names that mirrors of this list have made.
-    fn remember(&self, store: &AnyStore, change: impl FnOnce(&mut BTreeSet<String>)) -> Result<(), Problem> {
+    /// Changes what is recorded of the names of this list.
+    fn change_record(
+        &self,
+        store: &AnyStore,
+        change: impl FnOnce(&mut MirroredNames),
+    ) -> Result<(), Problem> {
         Ok(with_store!(store, store => store.change_mirrored(&self.args.identity(), change))?)
     }
 
@@ -321,14 +355,32 @@ impl Mirror<'_> {
     }
 }
 
-/// Says that `lost` names stay, if they do because something failed.
-fn tell_kept(exit: Exit, lost: &[String]) {
-    if let Exit::Failed | Exit::SomeFailed = exit
-        && !lost.is_empty()
-    {
-        let names =
-            count(lost.len(), "name that the list has lost stays", "names that the list has lost stay");
-        super::say(format_args!("cfs-dag: not pruned: {names} until all of its images can be had"));
+impl Lost {
+    /// A registry that lists only some of its tags must not cost the others their names.
+    fn is_too_much(&self) -> bool {
+        self.names.len() > self.most
+    }
+
+    /// Says that they stay, if they do because something failed or because they are too many; gives the exit code.
+    fn tell_kept(&self, exit: Exit) -> Exit {
+        let lost = self.names.len();
+        match exit {
+            Exit::Done | Exit::WorkNeeded if self.is_too_much() => {
+                let (of, most) = (self.of, self.most);
+                super::say(format_args!(
+                    "cfs-dag: not pruned: the list has lost {lost} of {of} names, and {most} may go at once: see that \
+                     its registries list all their tags, or allow it with --prune-max={lost}"
+                ));
+                Exit::SomeFailed
+            }
+            Exit::Failed | Exit::SomeFailed if lost > 0 => {
+                let names =
+                    count(lost, "name that the list has lost stays", "names that the list has lost stay");
+                super::say(format_args!("cfs-dag: not pruned: {names} until all of its images can be had"));
+                exit
+            }
+            _ => exit,
+        }
     }
 }
 

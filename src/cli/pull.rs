@@ -53,14 +53,14 @@ pub(super) fn run(args: &PullArgs, repo: &RepoArgs, verbose: bool) -> Result<Exi
         platform,
         selections: Vec::new(),
         untag: Vec::new(),
-        list: String::new(),
+        of_list: None,
         is_later: false,
     });
     let result = match (request, args.run.dry_run) {
         (Err(_), Some(_)) => Ok(tell_no_plan()),
         (Err(results), None) => results.tell(&session, false),
         (Ok(request), Some(format)) => request.show(format),
-        (Ok(request), None) => request.run(|_| Ok(())).and_then(|results| results.tell(&session, false)),
+        (Ok(request), None) => request.run().and_then(|results| results.tell(&session, false)),
     };
     session.close();
     result

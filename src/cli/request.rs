@@ -1,7 +1,12 @@
 //! A request whose images are resolved, on its way to results: plan, then show or run. Knows the order; the work is the
 //! library's, and results are told elsewhere.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use super::{
     Exit, Problem,
@@ -13,12 +18,12 @@ use super::{
 };
 use crate::{
     exec::Observer,
-    graph::{self, Facts, Inputs, Plan, Selection},
+    graph::{self, Facts, Inputs, Plan, PlannedImage, Selection},
     pull::{self, Ended, Known, Resolution, Task, Unresolved},
     render::{Marks, words::count},
-    report::{self, Mode, Progress, Recorder, Tee, diagnosis::Logged},
+    report::{self, Mode, Outcome, Progress, Recorder, Tee, diagnosis::Logged},
     source::{ErrorKind, SourceError},
-    store::{AnyStore, FsVerityHashValue, Pruned, Store, StoreError},
+    store::{Begun, FsVerityHashValue, Pruned, Store, StoreError, Tag},
     with_store,
 };
 
@@ -36,11 +41,19 @@ pub(super) struct Request<'a> {
     pub(super) selections: Vec<Selection>,
     /// Names to take away when all images have succeeded, unless another list has them by then.
     pub(super) untag: Vec<String>,
-    /// What tells the list that has lost them from others.
-    pub(super) list: String,
+    /// The list that it is part of; `None` for a pull.
+    pub(super) of_list: Option<OfList>,
     /// Whether other images of what was asked for have had their run: then failures alone are one as well, so that they
     /// are in a record.
     pub(super) is_later: bool,
+}
+
+/// The list that a request is part of.
+pub(super) struct OfList {
+    /// What tells it from others.
+    pub(super) list: String,
+    /// All names that it has so far, each with its image in words where the name does not say it.
+    pub(super) names: BTreeMap<String, Option<String>>,
 }
 
 impl Request<'_> {
@@ -66,12 +79,8 @@ impl Request<'_> {
         })
     }
 
-    /// Plans and runs the plan; `before` is called when it is sure that something will be run. Reasons of failures are
-    /// told, results are not.
-    pub(super) fn run(
-        mut self,
-        before: impl FnOnce(&AnyStore) -> Result<(), Problem>,
-    ) -> Result<Results, Problem> {
+    /// Plans and runs the plan. Reasons of failures are told, results are not.
+    pub(super) fn run(mut self) -> Result<Results, Problem> {
         self.check()?;
         if self.resolution.images.is_empty() && self.untag.is_empty() && !self.is_later {
             // No repository is made for failures.
@@ -83,7 +92,6 @@ impl Request<'_> {
             self.plan(&inputs, &Facts::default())?;
         }
         let store = self.session.make_store()?;
-        before(store)?;
         with_store!(store, store => self.run_in(store, &inputs))
     }
 
@@ -157,6 +165,7 @@ impl Request<'_> {
         }
         let plan = Arc::new(plan);
         self.save(&plan)?;
+        let begun = self.begin(store, &plan)?;
         let (began, barriers) = (SystemTime::now(), store.barriers());
         let needed = plan.graph.node_weights().filter(|node| node.state == graph::State::Needed);
         let layers = needed.filter(|node| node.kind == graph::Kind::Finalize).count();
@@ -182,6 +191,8 @@ impl Request<'_> {
         };
         let barriers = store.barriers() - barriers;
         let mut results = Results::of_run(&plan, &record, &self.resolution, &ended, barriers);
+        self.tell_contested(&begun, &results);
+        self.forget_unmade(store, &begun, &plan, &results);
         let untagged = match &failure {
             None if results.are_good() => self.prune(store),
             _ => Ok(Vec::new()),
@@ -212,12 +223,79 @@ impl Request<'_> {
         Ok(results)
     }
 
+    /// Records the names of the list, and which of them this run makes: those that stand for another image or for none.
+    fn begin<H: FsVerityHashValue>(&self, store: &Store<H>, plan: &Plan) -> Result<Begun, StoreError> {
+        let Some(OfList { list, names }) = &self.of_list else { return Ok(Begun::default()) };
+        let is_made = |image: &&PlannedImage| image.named != Some(image.manifest);
+        let making = plan.images.iter().filter(is_made).map(|image| &*image.name).collect();
+        store.begin_mirror(list, names, &making)
+    }
+
+    /// Takes back that this run made names which it did not make after all: another program may, before the next run.
+    fn forget_unmade<H: FsVerityHashValue>(
+        &self,
+        store: &Store<H>,
+        begun: &Begun,
+        plan: &Plan,
+        results: &Results,
+    ) {
+        let Some(OfList { list, .. }) = &self.of_list else { return };
+        let failed = results.images().filter(|image| image.outcome != Outcome::Ok);
+        let failed: BTreeSet<&str> = failed.map(|image| &*image.name).collect();
+        let is_as_before = |image: &&PlannedImage| {
+            let tagged = Tag::new(&image.name).and_then(|tag| store.tagged(&tag));
+            tagged.is_ok_and(|now| now == image.named)
+        };
+        let made_first = plan.images.iter().filter(|image| begun.new.contains(&image.name));
+        let unmade: BTreeSet<&str> = made_first
+            .filter(|image| failed.contains(&*image.name))
+            .filter(is_as_before)
+            .map(|image| &*image.name)
+            .collect();
+        if unmade.is_empty() {
+            return;
+        }
+        let forgotten = store.change_mirrored(list, |record| {
+            for (_, known) in record.iter_mut().filter(|(name, _)| unmade.contains(&***name)) {
+                known.made = false;
+            }
+        });
+        if let Err(error) = forgotten {
+            tracing::warn!("names that were not made are recorded as made: {error}");
+        }
+    }
+
+    /// Says which lists have names that this run moved, for other images: every run of either list would move them.
+    fn tell_contested(&self, begun: &Begun, results: &Results) {
+        let Some(OfList { names, .. }) = &self.of_list else { return };
+        let mut by_list: BTreeMap<&str, Vec<(&str, Option<&str>)>> = BTreeMap::new();
+        for image in results.images().filter(|image| image.previous_manifest.is_some()) {
+            if let Some(other) = begun.elsewhere.get(&image.name)
+                && names.get(&image.name) != Some(&other.image)
+            {
+                by_list.entry(&other.list).or_default().push((&image.name, other.image.as_deref()));
+            }
+        }
+        for (list, moved) in by_list {
+            let (name, image) = moved[0];
+            let others = match moved.len() - 1 {
+                0 => String::new(),
+                others => format!(" and {}", count(others, "other name", "other names")),
+            };
+            let image = image.map_or_else(String::new, |image| format!(" for {image}"));
+            super::say(format_args!(
+                "cfs-dag: {name}{others} moved, and the list {list} has that name{image}: the lists will take it from \
+                 each other until one of them has another name for it"
+            ));
+        }
+    }
+
     /// Takes the names away that shall go; gives those that were there.
     fn prune<H: FsVerityHashValue>(&self, store: &Store<H>) -> Result<Vec<String>, StoreError> {
-        if self.untag.is_empty() {
+        let Some(OfList { list, .. }) = self.of_list.as_ref().filter(|_| !self.untag.is_empty()) else {
             return Ok(Vec::new());
-        }
-        let Pruned { untagged, kept } = store.prune(&self.list, &self.untag)?;
+        };
+        let Pruned { untagged, kept } = store.prune(list, &self.untag)?;
         kept.iter().for_each(|(name, list)| tell_not_pruned(name, list));
         Ok(untagged)
     }

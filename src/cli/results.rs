@@ -54,6 +54,7 @@ impl Results {
             result.ambiguities = end.ambiguities.clone();
             if let Some((line, _)) = &end.failure {
                 result.outcome = Outcome::Failed { error: line.clone() };
+                result.previous_manifest = None;
             }
         }
         let places = resolution.images.iter().map(|image| image.place);
@@ -92,6 +93,11 @@ impl Results {
     /// Whether any of it is of a run.
     pub(super) fn of_a_run(&self) -> bool {
         self.ran
+    }
+
+    /// The images, in the order of the request.
+    pub(super) fn images(&self) -> impl Iterator<Item = &ImageResult> {
+        self.images.iter().map(|(_, image)| image)
     }
 
     /// As they are told.

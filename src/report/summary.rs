@@ -43,6 +43,9 @@ pub struct ImageResult {
     /// Digest of the manifest as the source has it, if it was converted (docker schema 2 to OCI).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_manifest: Option<Digest>,
+    /// Digest of the manifest that its name stood for before, if the name was moved by this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_manifest: Option<Digest>,
     /// Digest of the config; absent if the image could not be resolved.
     pub config: Option<Digest>,
     /// EROFS image ids (fs-verity, hexadecimal) by format; empty for artifacts and failed images.
@@ -147,7 +150,7 @@ impl Summary {
         images.chain(self.untagged.iter().map(|name| format!("{}: untagged\n", printable(name)))).collect()
     }
 
-    /// A line for each image that is new or failed and for each name that was taken away, and the number of those that
+    /// A line for each image that is new, whose name moved, or that failed, and for each name that was taken away, and the number of those that
     /// were here already: what there is to tell of a list that is mirrored every night.
     pub fn brief(&self) -> String {
         let (unchanged, others): (Vec<_>, Vec<_>) =
@@ -216,6 +219,7 @@ impl ImageResult {
             reference: reference.into(),
             manifest: None,
             original_manifest: None,
+            previous_manifest: None,
             config: None,
             erofs: BTreeMap::new(),
             artifact: false,
@@ -231,11 +235,14 @@ impl ImageResult {
     fn new(plan: &Plan, record: &Record, ix: ImageIx) -> Self {
         let image = &plan.images[ix.0];
         let (bytes_fetched, bytes_written) = bytes(plan, record, ix);
+        let outcome = outcome(plan, record, ix);
+        let moved = image.named.filter(|named| *named != image.manifest);
         Self {
             name: image.name.clone(),
             reference: image.reference.clone(),
             manifest: Some(image.manifest),
             original_manifest: None,
+            previous_manifest: moved.filter(|_| outcome == Outcome::Ok),
             config: Some(image.config),
             erofs: BTreeMap::new(),
             artifact: false,
@@ -244,7 +251,7 @@ impl ImageResult {
             bytes_fetched,
             bytes_written,
             ambiguities: Vec::new(),
-            outcome: outcome(plan, record, ix),
+            outcome,
         }
     }
 
@@ -264,7 +271,13 @@ impl ImageResult {
             Outcome::Ok => {
                 let digest = self.manifest.map_or_else(String::new, |digest| digest.to_string());
                 let kind = if self.artifact { ", artifact" } else { "" };
-                format!("new       {name}  {digest}  {} fetched{kind}", size(self.bytes_fetched))
+                let fetched = size(self.bytes_fetched);
+                match self.previous_manifest {
+                    Some(previous) => {
+                        format!("moved     {name}  {previous} -> {digest}  {fetched} fetched{kind}")
+                    }
+                    None => format!("new       {name}  {digest}  {fetched} fetched{kind}"),
+                }
             }
         }
     }
@@ -282,6 +295,9 @@ impl ImageResult {
         line("manifest", digest(&self.manifest));
         if self.original_manifest.is_some() {
             line("original", digest(&self.original_manifest));
+        }
+        if self.previous_manifest.is_some() {
+            line("previous", digest(&self.previous_manifest));
         }
         line("config", digest(&self.config));
         for (format, id) in &self.erofs {
@@ -401,6 +417,15 @@ node:latest: failed
             "{}",
             summary.brief()
         );
+        let previous_manifest = Some(Digest::of(b"previous"));
+        let moved = ImageResult { previous_manifest, ..summary.images[0].clone() };
+        let line = format!(
+            "moved     webapp:latest  {} -> sha256:dd9c4f1001f87018a3ad5b7807eef7ae22065d4211f5d400a72b7215a834df0b  \
+             12.0 MB fetched",
+            Digest::of(b"previous")
+        );
+        assert_eq!(moved.line(), line);
+        assert!(moved.text().contains(&format!("\n  previous  {}\n  config ", Digest::of(b"previous"))));
         let kept = ImageResult { unchanged: true, ..summary.images[0].clone() };
         let told = |images: Vec<ImageResult>| Summary { images, ..summary.clone() }.brief();
         assert!(told(vec![kept.clone(), kept.clone()]).ends_with("older :v1\nunchanged 2 images\n"));

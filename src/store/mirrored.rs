@@ -1,11 +1,12 @@
-//! Which names a mirror of a list has made: `<repo>/cfs-dag/mirrors/`. Knows a small record of each list; ignores
-//! what lists are.
+//! Which names a list has, and which of them a mirror made: `<repo>/cfs-dag/mirrors/`. Knows a small record of each
+//! list; ignores what lists are.
 //!
-//! Only what stands here may lose its tag when a list no longer has it, so a record that cannot be read is never
-//! taken for an empty one.
+//! Only names that a mirror made may lose their tags when a list no longer has them, so a record that cannot be read is
+//! never taken for an empty one. A name that was there already, for the same image, was made by other means, unless the
+//! record of another list says that its mirror made it; once a mirror moves a name, the name counts as made by mirrors.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io::Read,
     os::fd::OwnedFd,
 };
@@ -19,7 +20,9 @@ use super::{
     scratch::{MIRRORS_DIR, OWN_DIR},
 };
 
-/// Raised when records change in a way that older programs misread.
+/// Raised when records change in a way that older programs misread. Fields that were added: `found` and `images`. A
+/// record without them has names of which all were made by mirrors, as far as can be told; an older program, which
+/// drops them, goes on as it always did.
 const SCHEMA: u32 = 1;
 /// No record is longer; what is, was not made by us. A name has 255 bytes at most.
 const RECORD_LIMIT: u64 = 64 << 20;
@@ -29,7 +32,46 @@ const ENDING: &str = ".json";
 struct Record {
     schema: u32,
     list: String,
+    /// All names.
     names: BTreeSet<String>,
+    /// Those of them that were made by other means.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    found: BTreeSet<String>,
+    /// What the list has under those names that say it not themselves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    images: BTreeMap<String, String>,
+}
+
+/// The names of a list.
+pub type MirroredNames = BTreeMap<String, MirroredName>;
+
+/// What is known of a name that a list has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirroredName {
+    /// Whether a mirror made it, of this list or of another one.
+    pub made: bool,
+    /// The image that the list has under this name, in words; `None` if the name says it.
+    pub image: Option<String>,
+}
+
+/// What another list knows of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirroredElsewhere {
+    /// That list; one of them, if several have the name.
+    pub list: String,
+    /// Whether a mirror made it.
+    pub made: bool,
+    /// The image that the list has under this name, as in [`MirroredName::image`].
+    pub image: Option<String>,
+}
+
+/// What a mirror knows when it begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// The names that this mirror is the first one to make.
+    pub new: BTreeSet<String>,
+    /// The names that other lists have.
+    pub elsewhere: BTreeMap<String, MirroredElsewhere>,
 }
 
 /// What became of names that a list has lost.
@@ -42,25 +84,25 @@ pub struct Pruned {
 }
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// The names that earlier mirrors of `list` have made here; none if there was no such mirror.
+    /// The names that earlier mirrors of `list` had; none if there was no such mirror.
     ///
     /// # Errors
     /// A record that cannot be read or is another list's; the system's.
-    pub fn mirrored(&self, list: &str) -> Result<BTreeSet<String>, StoreError> {
+    pub fn mirrored(&self, list: &str) -> Result<MirroredNames, StoreError> {
         let path = record_path(list);
-        let Some(record) = self.mirror_record(&path)? else { return Ok(BTreeSet::new()) };
+        let Some(record) = self.mirror_record(&path)? else { return Ok(MirroredNames::new()) };
         match record.list == list {
-            true => Ok(record.names),
+            true => Ok(record.into_names().collect()),
             false => Err(self.refused(&path, &format!("is that of {:?}", record.list))),
         }
     }
 
-    /// The names that mirrors of other lists than `list` have made here, each with one of those lists.
+    /// The names that mirrors of other lists than `list` had.
     ///
     /// # Errors
     /// A record that cannot be read; the system's.
-    pub fn mirrored_elsewhere(&self, list: &str) -> Result<BTreeMap<String, String>, StoreError> {
-        let mut names = BTreeMap::new();
+    pub fn mirrored_elsewhere(&self, list: &str) -> Result<BTreeMap<String, MirroredElsewhere>, StoreError> {
+        let mut names: BTreeMap<String, MirroredElsewhere> = BTreeMap::new();
         let files =
             beneath::names(self.root(), MIRRORS_DIR).map_err(|errno| self.fault(MIRRORS_DIR, errno))?;
         for file in files {
@@ -69,7 +111,15 @@ impl<H: FsVerityHashValue> Store<H> {
                 continue;
             }
             let Some(record) = self.mirror_record(&path)? else { continue };
-            names.extend(record.names.into_iter().map(|name| (name, record.list.clone())));
+            let other = record.list.clone();
+            for (name, MirroredName { made, image }) in record.into_names() {
+                match names.entry(name) {
+                    Entry::Occupied(known) => known.into_mut().made |= made,
+                    Entry::Vacant(free) => {
+                        free.insert(MirroredElsewhere { list: other.clone(), made, image });
+                    }
+                }
+            }
         }
         Ok(names)
     }
@@ -96,20 +146,50 @@ impl<H: FsVerityHashValue> Store<H> {
         ))
     }
 
-    /// Changes the names that mirrors of `list` have made, as they are recorded when nobody else changes any. Durable
-    /// when it returns.
+    /// Records, before a mirror of `list` makes the names `making`, that the list has all of `names`, each with its image
+    /// as in [`MirroredName::image`]. So no name is ever here that a mirror made and no list has. Durable when it returns.
+    ///
+    /// # Errors
+    /// As [`mirrored`](Self::mirrored), and what the filesystem refuses; then the record is as it was.
+    pub fn begin_mirror(
+        &self,
+        list: &str,
+        names: &BTreeMap<String, Option<String>>,
+        making: &BTreeSet<&str>,
+    ) -> Result<Begun, StoreError> {
+        let _alone = self.lock_records()?;
+        let elsewhere = self.mirrored_elsewhere(list)?;
+        let mut new = BTreeSet::new();
+        let before = self.mirrored(list)?;
+        let mut record = before.clone();
+        for (name, image) in names {
+            let known = record.entry(name.clone()).or_insert(MirroredName { made: false, image: None });
+            known.image.clone_from(image);
+            if !known.made && making.contains(&**name) {
+                new.insert(name.clone());
+            }
+            known.made |= making.contains(&**name) || elsewhere.get(name).is_some_and(|other| other.made);
+        }
+        if record != before {
+            self.set_mirrored(list, &record)?;
+        }
+        Ok(Begun { new, elsewhere })
+    }
+
+    /// Changes what is recorded of `list`, as it is when no other program changes it. Durable when it returns.
     ///
     /// # Errors
     /// As [`mirrored`](Self::mirrored), and what the filesystem refuses; then the record is as it was.
     pub fn change_mirrored(
         &self,
         list: &str,
-        change: impl FnOnce(&mut BTreeSet<String>),
+        change: impl FnOnce(&mut MirroredNames),
     ) -> Result<(), StoreError> {
         let _alone = self.lock_records()?;
-        let mut names = self.mirrored(list)?;
+        let before = self.mirrored(list)?;
+        let mut names = before.clone();
         change(&mut names);
-        self.set_mirrored(list, &names)
+        if names == before { Ok(()) } else { self.set_mirrored(list, &names) }
     }
 
     /// Takes away those of `names`, which `list` has lost, that no other list has by now. Durable when it returns.
@@ -121,7 +201,7 @@ impl<H: FsVerityHashValue> Store<H> {
         let elsewhere = self.mirrored_elsewhere(list)?;
         let (kept, lost): (Vec<_>, Vec<_>) = names.iter().partition(|name| elsewhere.contains_key(*name));
         let untagged = self.untag_all(lost.into_iter().map(String::as_str))?;
-        let kept = kept.into_iter().map(|name| (name.clone(), elsewhere[name].clone())).collect();
+        let kept = kept.into_iter().map(|name| (name.clone(), elsewhere[name].list.clone())).collect();
         Ok(Pruned { untagged, kept })
     }
 
@@ -143,10 +223,10 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(dir)
     }
 
-    /// Records that mirrors of `list` have made `names`, in the place of what was recorded before.
-    fn set_mirrored(&self, list: &str, names: &BTreeSet<String>) -> Result<(), StoreError> {
+    /// Records that `list` has `names`, in the place of what was recorded before.
+    fn set_mirrored(&self, list: &str, names: &MirroredNames) -> Result<(), StoreError> {
         let fault = |errno| self.fault(MIRRORS_DIR, errno);
-        let record = Record { schema: SCHEMA, list: list.to_owned(), names: names.clone() };
+        let record = Record::new(list, names);
         let text = serde_json::to_vec(&record).map_err(|error| self.explain(MIRRORS_DIR, error.into()))?;
         if text.len() as u64 > RECORD_LIMIT {
             let (shown, count) = (self.path().display(), names.len());
@@ -160,6 +240,26 @@ impl<H: FsVerityHashValue> Store<H> {
         let name = synced.map_err(|error| self.explain(MIRRORS_DIR, error))?;
         beneath::replace(scratch.dir(), &name, self.root(), &record_path(list)).map_err(fault)?;
         self.sync_dir(MIRRORS_DIR)
+    }
+}
+
+impl Record {
+    fn new(list: &str, names: &MirroredNames) -> Self {
+        let image = |(name, known): (&String, &MirroredName)| Some((name.clone(), known.image.clone()?));
+        Self {
+            schema: SCHEMA,
+            list: list.to_owned(),
+            names: names.keys().cloned().collect(),
+            found: names.iter().filter(|(_, known)| !known.made).map(|(name, _)| name.clone()).collect(),
+            images: names.iter().filter_map(image).collect(),
+        }
+    }
+
+    fn into_names(mut self) -> impl Iterator<Item = (String, MirroredName)> {
+        self.names.into_iter().map(move |name| {
+            let known = MirroredName { made: !self.found.contains(&name), image: self.images.remove(&name) };
+            (name, known)
+        })
     }
 }
 

@@ -63,7 +63,7 @@ pub use holders::{Holder, name_holders};
 pub use images::{Image, Outdated, OutdatedImage, StoredImage, TaggedImage};
 pub use layers::{Fault, StoredLayer};
 pub use links::{Content, StreamName, Tag};
-pub use mirrored::Pruned;
+pub use mirrored::{Begun, MirroredElsewhere, MirroredName, MirroredNames, Pruned};
 pub use objects::Put;
 pub use open::{
     InitOptions, Meta, Target, init, locate, locked_by, open, parse_algorithm, parse_formats, probe,

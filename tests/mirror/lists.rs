@@ -270,5 +270,41 @@ fn a_list_that_expands_without_bound_is_refused() {
     let finished =
         world.mirror_of(&bomb).expect_failure(2).says(&["the aliases stand for more than 100000 values"]);
     assert!(finished.peak_memory < 200 << 20, "{} bytes", finished.peak_memory);
+}
+
+#[test]
+fn a_tag_that_cannot_be_a_name_fails_alone() {
+    let world = World::new();
+    let (repository, tag) = ("r".repeat(110), "t".repeat(128));
+    world.images(["app:v1"]);
+    world.image(&format!("{repository}:v1"), 0);
+    world.image(&format!("{repository}:{tag}"), 0);
+    let long = world.name(&format!("{repository}:{tag}"));
+    let words =
+        [&*long, "is longer than 255 bytes when stored: choose another, or have the rule leave this tag out"];
+    for (rule, others) in [
+        (
+            format!("images: {{app: [v1], {repository}: []}}"),
+            vec!["app:v1".to_owned(), format!("{repository}:v1")],
+        ),
+        (
+            format!("images: {{app: [v1]}}\n  images-by-tag-regex: {{{repository}: ^t}}"),
+            vec!["app:v1".to_owned()],
+        ),
+    ] {
+        let list = world.list(&format!("HOST:\n  {rule}\n"));
+        let dry = world.mirror(&list).arg("--dry-run=json").expect_failure(3).says(&words);
+        assert!(others.iter().all(|name| dry.stdout.contains(name)), "{dry}");
+        let run = world.mirror(&list).arg("--format=json").expect_failure(3).says(&words);
+        assert_eq!(run.stderr.lines().count(), 1, "{run}");
+        let outcomes = world.outcomes(&run.json());
+        let failed = outcomes.iter().filter(|(_, outcome, _)| outcome == "failed").map(|(name, ..)| name);
+        assert_eq!(failed.collect::<Vec<_>>(), [&format!("{repository}:{tag}")]);
+        assert_eq!(world.names(), others);
+        fs::remove_dir_all(world.repo()).unwrap();
+    }
+    // A name that the list itself says is the list's mistake.
+    let list = format!("docker://HOST/app:v1\n{long}\n");
+    world.mirror_of(&list).expect_failure(2).says(&["line 2", "is longer than 255 bytes when stored"]);
     assert!(!world.repo().exists());
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use support::repo::{cfs_dag, repo_manifest};
 
-use crate::world::World;
+use crate::world::{World, lines_of};
 
 const FORMATS: [&str; 6] = ["text", "dot", "mermaid", "json", "html", "svg"];
 
@@ -104,4 +104,68 @@ fn the_digests_of_what_is_here_are_written_and_in_a_dry_run_of_what_would_be() {
     world.registry.heal();
     mirror().expect_failure(3);
     assert_eq!(read(), both);
+}
+
+#[test]
+fn a_name_that_moved_is_told_with_both_digests() {
+    let world = World::new();
+    let [before, _] = world.images(["app:v1", "app:v2"]);
+    let list = world.list("docker://HOST/app:v1\ndocker://HOST/app:v2\n");
+    world.mirror(&list).expect_success();
+    let now = world.image("app:v1", 1);
+    let summary = world.path("summary.json");
+    let moved = world.mirror(&list).arg("--summary").arg(&summary).expect_success();
+    let (from, to) = (before.manifest.to_string(), now.manifest.to_string());
+    let line = format!("{}  {from} -> {to}  ", world.name("app:v1"));
+    assert!(lines_of(&moved, "moved")[0].starts_with(&line), "{moved}");
+    assert_eq!(lines_of(&moved, "unchanged"), ["1 image"]);
+    let summary: serde_json::Value = serde_json::from_slice(&fs::read(summary).unwrap()).unwrap();
+    assert_eq!(
+        (&summary["images"][0]["previous_manifest"], &summary["images"][0]["manifest"]),
+        (&from.into(), &to.into())
+    );
+    assert!(summary["images"][1].get("previous_manifest").is_none(), "{summary:#}");
+    // A pull tells it, too.
+    world.image("app:v1", 2);
+    let pull = ["pull", "--insecure", "--tls-verify=false", "--progress=none"];
+    let pull = || cfs_dag(pull).arg(world.name("app:v1")).repo(world.repo()).expect_success();
+    assert!(pull().stdout.contains(&format!("  previous  {}\n", now.manifest)));
+    assert!(!pull().stdout.contains("previous"));
+}
+
+#[test]
+fn a_name_that_could_not_be_moved_has_not_moved() {
+    let world = World::new();
+    world.images(["app:v1"]);
+    let list = world.list("docker://HOST/app:v1\n");
+    world.mirror(&list).expect_success();
+    let now = world.image("app:v1", 1);
+    world.registry.fault("app", now.layers[1], support::registry::Fault::Status(404, None));
+    let failed = world.mirror(&list).arg("--format=json").expect_failure(1).json();
+    assert!(failed["images"][0].get("previous_manifest").is_none(), "{failed:#}");
+}
+
+#[test]
+fn lists_that_take_a_name_from_each_other_are_told_of_each_other() {
+    let world = World::new();
+    world.images(["app:v1", "app:v2", "app:v3"]);
+    let first = world.list("docker://HOST/app:v1 web\ndocker://HOST/app:v3\n");
+    let other = world.file("other", "docker://HOST/app:v2 web\ndocker://HOST/app:v3\n");
+    assert_eq!(world.mirror(&first).expect_success().stderr, "");
+    for _ in 0..2 {
+        let moved = world.mirror(&other).expect_success();
+        assert_eq!(lines_of(&moved, "moved").len(), 1, "{moved}");
+        moved.says(&[&format!(
+            "web moved, and the list {} has that name for {}: ",
+            first.display(),
+            world.name("app:v1")
+        )]);
+        let back = world.mirror(&first).expect_success();
+        back.says(&[&format!("the list {} has that name for {}: ", other.display(), world.name("app:v2"))]);
+    }
+    // Lists that agree on the image have nothing to hear of each other when its tag moves.
+    world.image("app:v3", 1);
+    world.file("other", "docker://HOST/app:v3\n");
+    let moved = world.mirror(&other).expect_success();
+    assert_eq!((lines_of(&moved, "moved").len(), &*moved.stderr), (1, ""), "{moved}");
 }

@@ -48,7 +48,7 @@ fn a_tag_that_has_moved_costs_what_is_new() {
     world.registry.forget_requests();
     let finished = world.mirror_of(LIST).expect_success();
     assert!(
-        finished.stdout.starts_with("new") && finished.stdout.ends_with("unchanged 1 image\n"),
+        finished.stdout.starts_with("moved") && finished.stdout.ends_with("unchanged 1 image\n"),
         "{finished}"
     );
     assert_eq!(world.asked()[1..], [0, 2, 1, 1]);

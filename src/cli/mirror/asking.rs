@@ -1,7 +1,7 @@
 //! What a list asks of registries, and the answers in waves: tags become images, images become what can be pulled. Knows
 //! who is waited for; ignores what happens to the images.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::chosen::{Chooser, Choosing, place, rule_of};
 use crate::{
@@ -26,7 +26,7 @@ pub(super) struct Asking<'a> {
     listing: Answers<Listing, Vec<String>>,
     choosing: Choosing<'a>,
     resolving: Resolving<'a>,
-    /// Rules that could not be followed, and have not been handed out.
+    /// Rules that could not be followed and images that cannot be named, which have not been handed out.
     failed: Vec<Unresolved>,
     waiting: Waiting,
     /// How many images were chosen from the tags of each registry.
@@ -72,7 +72,7 @@ impl<'a> Asking<'a> {
         let mut known = HashMap::new();
         for (at, rule) in chooser.list.rules.iter().enumerate() {
             match (&rule.choice, lock) {
-                (Choice::Image(_), _) => asking.choosing.follow(at, &[])?,
+                (Choice::Image(_), _) => drop(asking.choosing.follow(at, &[])?),
                 (Choice::Tags { .. }, Some(lock)) => {
                     asking.follow(at, Ok(chooser.locked_tags(rule, lock)))?;
                 }
@@ -150,9 +150,9 @@ impl<'a> Asking<'a> {
         &self.choosing.by_rule
     }
 
-    /// The names of all images so far.
-    pub(super) fn names(&self) -> BTreeSet<String> {
-        self.choosing.names().cloned().collect()
+    /// The names of all images so far, each with its image in words where the name does not say it.
+    pub(super) fn names(&self) -> BTreeMap<String, Option<String>> {
+        self.choosing.names()
     }
 
     /// What is still waited for, in words for people: images and rules.
@@ -202,7 +202,10 @@ impl<'a> Asking<'a> {
         let error = match tags {
             Err(error) => error,
             Ok(tags) => match self.choosing.follow(at, &tags) {
-                Ok(()) => return Ok(()),
+                Ok(unnamed) => {
+                    self.failed.extend(unnamed);
+                    return Ok(());
+                }
                 Err(problem) if self.waves == 0 => return Err(problem),
                 Err(problem) => SourceError::new(ErrorKind::Other, problem.error.to_string()),
             },

@@ -1,13 +1,16 @@
 //! Which images a list asks for: its rules, followed with the tags that are known. Knows rules, names and places in a
 //! request; ignores where tags come from and what the images are.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     cli::Problem,
     list::{Choice, List, Lock, Repository, Rule},
-    pull::Asked,
-    source::{Platform, Reference, Site},
+    pull::{Asked, Unresolved},
+    source::{ErrorKind, Platform, Reference, Site, SourceError},
     store::Tag,
 };
 
@@ -71,9 +74,21 @@ pub(super) struct Choosing<'a> {
 struct Placed {
     place: u64,
     line: usize,
+    /// The reference as the list has it.
+    text: String,
     /// What it is for skopeo.
     reference: String,
     platform: Option<Platform>,
+}
+
+impl Placed {
+    /// The image in words, unless `name` says it.
+    fn image(&self, name: &str) -> Option<String> {
+        match &self.platform {
+            Some(platform) => Some(format!("{} on {platform}", self.text)),
+            None => Some(self.text.clone()).filter(|text| text != name),
+        }
+    }
 }
 
 /// The place of the image that the rule at `at` chose as number `number`. Places are in the order of the list, whenever
@@ -99,12 +114,13 @@ impl<'a> Choosing<'a> {
         }
     }
 
-    /// Follows one of the list's rules, as a whole or not at all; `tags` are those that it chose, if it is not an image
-    /// itself.
+    /// Follows one of the list's rules; `tags` are those that it chose, if it is not an image itself. Returns those of
+    /// its images that cannot be named: which tags there are is the registry's to say, so one of them harms no other.
     ///
     /// # Errors
-    /// Two images would have one name, or one has a name that none may have.
-    pub(super) fn follow(&mut self, at: usize, tags: &[String]) -> Result<(), Problem> {
+    /// Two images would have one name, or the list names an image as none may be named. Then nothing of the rule is
+    /// followed.
+    pub(super) fn follow(&mut self, at: usize, tags: &[String]) -> Result<Vec<Unresolved>, Problem> {
         let rule = &self.chooser.list.rules[at];
         let references = match &rule.choice {
             Choice::Image(reference) => vec![reference.clone()],
@@ -124,11 +140,18 @@ impl<'a> Choosing<'a> {
             })
             .collect();
         asked.iter().try_for_each(|asked| self.check(rule, asked))?;
+        let mut unnamed = Vec::new();
         for (number, asked) in asked.into_iter().enumerate() {
-            let place = self.place(rule.line, place(at, number), asked);
+            let place = place(at, number);
+            if let Err(error) = Tag::new(&asked.name) {
+                let text = format!("{error}, or have the rule leave this tag out");
+                unnamed.push(Unresolved::new(place, &asked, SourceError::new(ErrorKind::Other, text)));
+                continue;
+            }
+            let place = self.place(rule.line, place, asked);
             self.by_rule[at].push(place);
         }
-        Ok(())
+        Ok(unnamed)
     }
 
     /// The images that were chosen since the last time, with their places.
@@ -136,14 +159,17 @@ impl<'a> Choosing<'a> {
         std::mem::take(&mut self.chosen)
     }
 
-    /// The names of all images so far.
-    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
-        self.placed.keys()
+    /// The names of all images so far, each with its image in words where the name does not say it.
+    pub(super) fn names(&self) -> BTreeMap<String, Option<String>> {
+        let image = |(name, placed): (&String, &Placed)| (name.clone(), placed.image(name));
+        self.placed.iter().map(image).collect()
     }
 
     fn check(&self, rule: &Rule, asked: &Asked) -> Result<(), Problem> {
         let (shown, line, name) = (&self.chooser.shown, rule.line, &asked.name);
-        Tag::new(name).map_err(|error| Problem::usage(format!("{shown}: line {line}: {error}")))?;
+        if let Choice::Image(_) = rule.choice {
+            Tag::new(name).map_err(|error| Problem::usage(format!("{shown}: line {line}: {error}")))?;
+        }
         match self.placed.get(name) {
             Some(first)
                 if first.reference != asked.reference.for_skopeo()
@@ -170,7 +196,8 @@ impl<'a> Choosing<'a> {
             return first;
         }
         let (reference, platform) = (asked.reference.for_skopeo(), asked.site.platform.clone());
-        self.placed.insert(asked.name.clone(), Placed { place, line, reference, platform });
+        let placed = Placed { place, line, text: asked.text.clone(), reference, platform };
+        self.placed.insert(asked.name.clone(), placed);
         self.chosen.push((place, asked));
         place
     }
