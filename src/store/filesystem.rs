@@ -114,8 +114,8 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
     }
 
     fn apply(&mut self, entry: TarEntry<H>, path: &Path) -> Result<(), Contradiction> {
+        let role = Role::of(path);
         if let Some((directory, name)) = path.parent().zip(path.file_name()) {
-            let role = Role::of(name);
             let is_same =
                 self.parent.as_ref().is_some_and(|parent| parent.as_os_str() == directory.as_os_str());
             if role != Role::Adds {

@@ -31,11 +31,11 @@ pub(super) enum Role {
 }
 
 impl Role {
-    /// The role of an entry with this file name; upstream looks at nothing else.
-    pub(super) fn of(name: &OsStr) -> Self {
-        match name.as_bytes() {
-            OPAQUE_MARKER => Self::OpaqueMarker,
-            name if is_whiteout(name) => Self::Whiteout,
+    /// The role of an entry at `path`, as upstream sees it: by the file name alone.
+    pub(super) fn of(path: &Path) -> Self {
+        match path.file_name().map(OsStr::as_bytes) {
+            Some(OPAQUE_MARKER) => Self::OpaqueMarker,
+            Some(name) if is_whiteout(name) => Self::Whiteout,
             _ => Self::Adds,
         }
     }
@@ -120,7 +120,7 @@ mod tests {
             markers.begin_layer();
             for path in layer.iter().map(Path::new) {
                 let parent = path.parent().unwrap();
-                match Role::of(path.file_name().unwrap()) {
+                match Role::of(path) {
                     Role::Adds => markers.note(parent),
                     Role::Whiteout => {}
                     Role::OpaqueMarker => markers.judge(parent),
