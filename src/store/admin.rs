@@ -212,11 +212,10 @@ impl<H: FsVerityHashValue> Store<H> {
                 .and_then(|digest| composefs_oci::list_referrers(&self.repo, &digest))
                 .map_err(|error| StoreError::upstream(name, &error))?;
             let referrer = |(digest, _): &(OciDigest, H)| serde_json::json!({"digest": digest});
-            let config = &artifact.config.json;
             return Ok(serde_json::json!({
-                "manifest": serde_json::from_slice::<serde_json::Value>(&artifact.manifest.json).ok(),
+                "manifest": serde_json::from_slice::<serde_json::Value>(&artifact.manifest_json).ok(),
                 // It may be anything.
-                "config": serde_json::from_slice::<serde_json::Value>(config).ok(),
+                "config": serde_json::from_slice::<serde_json::Value>(&artifact.config_json).ok(),
                 "referrers": referrers.iter().map(referrer).collect::<Vec<_>>(),
             }));
         }

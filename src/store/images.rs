@@ -127,7 +127,8 @@ struct DescriptorJson {
 /// What is stored of an artifact.
 pub(super) struct Artifact<H> {
     pub(super) manifest: Document<H>,
-    pub(super) config: Document<H>,
+    pub(super) manifest_json: Vec<u8>,
+    pub(super) config_json: Vec<u8>,
     pub(super) config_digest: Digest,
     /// The blobs' digests and sizes.
     pub(super) layers: Vec<(Digest, u64)>,
@@ -248,15 +249,19 @@ impl<H: FsVerityHashValue> Store<H> {
     /// The documents of an artifact: an image without a filesystem, whatever upstream takes it for. `None`
     /// for others, and for what cannot be read.
     pub(super) fn artifact(&self, manifest: &Digest) -> Result<Option<Artifact<H>>, StoreError> {
-        let StoredDocument::Whole(manifest) = self.manifest(manifest)? else { return Ok(None) };
-        let Ok(parsed) = serde_json::from_slice::<ManifestJson>(&manifest.json) else { return Ok(None) };
+        let (StoredDocument::Whole(manifest), manifest_json) = self.manifest_with_bytes(manifest)? else {
+            return Ok(None);
+        };
+        let Ok(parsed) = serde_json::from_slice::<ManifestJson>(&manifest_json) else { return Ok(None) };
         let config_digest = parsed.config.digest;
-        let StoredDocument::Whole(config) = self.config(&config_digest)? else { return Ok(None) };
-        if parsed.is_container_image(&config.json) {
+        let (StoredDocument::Whole(_), config_json) = self.config_with_bytes(&config_digest)? else {
+            return Ok(None);
+        };
+        if parsed.is_container_image(&config_json) {
             return Ok(None);
         }
         let layers = parsed.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-        Ok(Some(Artifact { manifest, config, config_digest, layers }))
+        Ok(Some(Artifact { manifest, manifest_json, config_json, config_digest, layers }))
     }
 
     /// The manifests that are tagged and name this config: if the config's stream is replaced, theirs must be, too.
@@ -300,7 +305,7 @@ impl<H: FsVerityHashValue> Store<H> {
         if manifest.config(&parsed.config.digest) != Some(&config.id) {
             return Ok(Err(Outdated::ConfigReplaced));
         }
-        if !parsed.is_container_image(&config.json) {
+        if !parsed.is_container_image(config_json) {
             // Upstream's configs name the layers of the artifact that was the first.
             let own = config.refs.iter().all(|(name, id)| manifest.refs.get(name) == Some(id));
             if !own && !self.serves_artifacts(&parsed.config.digest, config)? {
@@ -308,7 +313,7 @@ impl<H: FsVerityHashValue> Store<H> {
             }
             let layers: Vec<Digest> = parsed.layers.iter().map(|layer| layer.digest).collect();
             // Upstream, which goes by the type of the config alone, looks for them there.
-            if lists_layers(&parsed.config.media_type, &layers, &config.json)
+            if lists_layers(&parsed.config.media_type, &layers, config_json)
                 && layers.iter().any(|layer| config.layer(layer).is_none())
             {
                 return Ok(Err(Outdated::ConfigReplaced));
