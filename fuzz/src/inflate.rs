@@ -102,7 +102,7 @@ fn compare(blob: &[u8], ours: Result<Vec<u8>, (usize, String)>) {
 /// Where we refuse more: flate2 does not look at reserved flags, libzstd may take formats before zstd 0.8.
 fn is_stricter(error: &str, blob: &[u8]) -> bool {
     let is_old = |magic: &[u8]| matches!(magic, [0x22..=0x27, 0xb5, 0x2f, 0xfd] | [0xfd, 0x2f, 0xb5, 0x1e]);
-    let old = error.contains("unknown frame descriptor") && blob.windows(4).any(is_old);
+    let old = error.contains("follow the last zstd frame") && blob.windows(4).any(is_old);
     old || error.contains("unknown header flags")
 }
 

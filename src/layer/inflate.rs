@@ -1,6 +1,7 @@
 //! Decompression by magic bytes: gzip (any number of members), zstd (any number of frames, skippable ones
 //! too) and plain. Knows compressed formats; ignores tar, digests and where buffers come from.
 
+mod foreign;
 mod gzip;
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,29 @@ pub enum InflateError {
     /// The blob ends inside a member or frame.
     #[error("the {0} data ends too early")]
     Truncated(&'static str),
+    /// Bytes after the last member or frame that are neither one nor, for gzip, zeros alone.
+    #[error("{}", trailing_text(.codec, *.bytes, *.zeros))]
+    Trailing {
+        /// The codec's name.
+        codec: &'static str,
+        /// How many.
+        bytes: u64,
+        /// Whether all of them are zero.
+        zeros: bool,
+    },
+    /// A zstd frame that refers to a dictionary, which is not part of a blob.
+    #[error(
+        "a zstd frame needs a dictionary, which OCI does not have: rebuild the image with zstd without one"
+    )]
+    Dictionary,
+    /// What is, or is inside, the blob is in a format that OCI does not have, or is compressed once more.
+    #[error("{}", foreign_text(.outer, .inner))]
+    Foreign {
+        /// Name of the codec that the blob has.
+        outer: &'static str,
+        /// Name of the format that came out.
+        inner: &'static str,
+    },
     /// A zstd frame wants more memory than the 128 MiB that every decoder must allow.
     #[error(
         "a zstd frame asks for a window above 128 MiB: it is hostile, or was made with --long=28 or more"
@@ -82,6 +106,14 @@ pub enum InflateError {
 /// 8 MiB for common levels and never above 128 MiB.
 pub struct Inflate {
     state: State,
+    head: Head,
+}
+
+/// The first bytes of the output.
+#[derive(Default)]
+struct Head {
+    bytes: [u8; foreign::HEAD],
+    len: usize,
 }
 
 enum State {
@@ -105,7 +137,7 @@ struct Held {
 impl Inflate {
     /// A decompressor that chooses its codec when it has seen enough bytes.
     pub fn new() -> Self {
-        Self { state: State::Choosing(Held::default()) }
+        Self { state: State::Choosing(Held::default()), head: Head::default() }
     }
 
     /// The memory that it takes now, in bytes. A zstd frame decides that by its header: it grows in the step that
@@ -139,6 +171,7 @@ impl Inflate {
             State::Gzip(gzip) => gzip.step(rest, output)?,
             State::Zstd(zstd) => zstd.step(rest, output)?,
         };
+        self.head.add(&output[..produced]);
         let consumed = chosen + consumed;
         let mut progress = Progress { consumed, produced, ended: false };
         if input_ended && consumed == input.len() {
@@ -156,6 +189,12 @@ impl Inflate {
             State::Zstd(_) => Some(Codec::Zstd),
             State::Ended(codec) => Some(codec),
         }
+    }
+
+    /// Where what came out is not a tar: what its first bytes say instead, if they say anything.
+    pub fn foreign(&self) -> Option<InflateError> {
+        let inner = foreign::format(&self.head.bytes[..self.head.len])?;
+        Some(InflateError::Foreign { outer: self.codec()?.name(), inner })
     }
 
     /// Consumes bytes until they tell the codec, and tells how many.
@@ -184,13 +223,16 @@ impl Inflate {
     /// with output to spare, so that it has nothing more to give.
     fn end(&mut self, room: bool) -> Result<bool, InflateError> {
         let Some(codec) = self.codec() else { return Ok(false) };
-        let may_end = match &self.state {
-            State::Choosing(_) => false,
-            State::Plain(held) => held.as_slice().is_empty(),
-            State::Gzip(gzip) => gzip.may_end(),
-            State::Zstd(zstd) => zstd.may_end(),
-            State::Ended(_) => true,
+        let (may_end, trailing) = match &self.state {
+            State::Choosing(_) => (false, None),
+            State::Plain(held) => (held.as_slice().is_empty(), None),
+            State::Gzip(gzip) => (gzip.may_end(), gzip.trailing()),
+            State::Zstd(zstd) => (zstd.may_end(), zstd.trailing()),
+            State::Ended(_) => (true, None),
         };
+        if let Some(Trailing { bytes, zeros }) = trailing {
+            return Err(InflateError::Trailing { codec: codec.name(), bytes, zeros });
+        }
         if may_end {
             self.state = State::Ended(codec);
         } else if room {
@@ -200,9 +242,34 @@ impl Inflate {
     }
 }
 
+/// What follows the last member or frame and does not belong there; counted to the blob's end.
+#[derive(Clone, Copy)]
+struct Trailing {
+    bytes: u64,
+    zeros: bool,
+}
+
+impl Trailing {
+    /// Nothing yet.
+    const NONE: Self = Self { bytes: 0, zeros: true };
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.zeros &= bytes.iter().all(|byte| *byte == 0);
+    }
+}
+
 impl Default for Inflate {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Head {
+    fn add(&mut self, output: &[u8]) {
+        let taken = output.len().min(self.bytes.len() - self.len);
+        self.bytes[self.len..self.len + taken].copy_from_slice(&output[..taken]);
+        self.len += taken;
     }
 }
 
@@ -230,4 +297,29 @@ impl Held {
 
 fn corrupt(codec: Codec, detail: impl Into<String>) -> InflateError {
     InflateError::Corrupt { codec: codec.name(), detail: detail.into() }
+}
+
+fn trailing_text(codec: &str, bytes: u64, zeros: bool) -> String {
+    let (unit, not) = match codec {
+        "gzip" => ("member", "neither a member nor zero padding"),
+        _ if zeros => ("frame", "zero padding, which zstd does not have"),
+        _ => ("frame", "not a zstd frame"),
+    };
+    let (bytes, follow) = match bytes {
+        1 => ("1 byte".to_owned(), "follows"),
+        _ => (format!("{bytes} bytes"), "follow"),
+    };
+    format!("{bytes} {follow} the last {codec} {unit}, {not}: rebuild the image")
+}
+
+fn foreign_text(outer: &str, inner: &str) -> String {
+    if outer == Codec::Plain.name() {
+        format!(
+            "the blob is {inner}-compressed, which OCI does not know: rebuild the image with gzip or zstd"
+        )
+    } else {
+        format!(
+            "the blob is compressed twice, {inner} inside {outer}: rebuild the image with one of gzip and zstd"
+        )
+    }
 }

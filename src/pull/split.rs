@@ -394,7 +394,8 @@ impl<H: FsVerityHashValue> Reading<H> {
         if self.attempt.kind == LayerKind::Tar {
             self.check.tar(slice.clone());
         }
-        self.splitter.feed(&slice, &mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
+        let fed = self.splitter.feed(&slice, &mut self.pieces);
+        fed.map_err(|error| Fault::Blob(self.told_by_magic(error)))?;
         self.dispatch(context, layer).map_err(Fault::Store)
     }
 
@@ -409,12 +410,27 @@ impl<H: FsVerityHashValue> Reading<H> {
         if self.draining.is_some() {
             return Ok(Advance::Ended);
         }
-        self.splitter.finish(&mut self.pieces).map_err(|e| Fault::Blob(e.into()))?;
+        let finished = self.splitter.finish(&mut self.pieces);
+        finished.map_err(|error| Fault::Blob(self.told_by_magic(error)))?;
         if self.attempt.kind == LayerKind::Tar && digests.tar != layer.name {
             return Err(Fault::Blob(BlobError::DiffId { found: digests.tar }));
         }
         self.dispatch(context, layer).map_err(Fault::Store)?;
         Ok(Advance::Ended)
+    }
+
+    /// What is wrong with a blob that the splitter fails for: if not even its first header is one, the format that its
+    /// first bytes are of.
+    fn told_by_magic(&self, error: SplitError) -> BlobError {
+        let at_start = match &error {
+            SplitError::Corrupt { offset, .. } => *offset == 0,
+            SplitError::Truncated(offset) => *offset < 512,
+            _ => false,
+        };
+        match self.inflate.as_ref().filter(|_| at_start).and_then(Inflate::foreign) {
+            Some(foreign) => foreign.into(),
+            None => error.into(),
+        }
     }
 
     /// Sends the pieces on their ways.

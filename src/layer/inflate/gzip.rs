@@ -9,7 +9,7 @@ use std::mem::take;
 use crc32fast::Hasher;
 use zlib_rs::{InflateFlush, Status};
 
-use super::{Codec, InflateError};
+use super::{Codec, InflateError, Trailing};
 
 /// Flags of a member's header; the others are reserved and must be zero.
 const FHCRC: u8 = 2;
@@ -29,6 +29,8 @@ pub struct Gzip {
 }
 
 enum Place {
+    /// After the first byte of a member's magic number.
+    Magic,
     Header(Header),
     Body(Sums),
     Trailer {
@@ -36,9 +38,10 @@ enum Place {
         bytes: [u8; 8],
         have: usize,
     },
-    /// After a whole member: the only places where a blob may end.
+    /// After a whole member: a blob may end here, or in zero padding.
     Between,
-    Padding,
+    /// What follows the last member.
+    Padding(Trailing),
 }
 
 /// What the trailer must say of the body.
@@ -89,14 +92,27 @@ impl Gzip {
                 }
                 Place::Between => match rest.first() {
                     None => break,
-                    Some(0) => self.place = Place::Padding,
-                    Some(_) => self.place = Place::Header(Header::new()),
+                    Some(0x1f) => {
+                        self.place = Place::Magic;
+                        used += 1;
+                    }
+                    Some(_) => self.place = Place::Padding(Trailing::NONE),
                 },
-                Place::Padding if rest.iter().all(|&byte| byte == 0) => {
+                Place::Magic => match rest.first() {
+                    None => break,
+                    Some(0x8b) => {
+                        self.place = Place::Header(Header::after_magic());
+                        used += 1;
+                    }
+                    Some(_) => {
+                        self.place = Place::Padding(Trailing { bytes: 1, zeros: false });
+                    }
+                },
+                Place::Padding(trailing) => {
+                    trailing.add(rest);
                     used = input.len();
                     break;
                 }
-                Place::Padding => return Err(trailing()),
             }
         }
         Ok((used, made))
@@ -104,7 +120,15 @@ impl Gzip {
 
     /// Whether the blob may end here.
     pub fn may_end(&self) -> bool {
-        matches!(self.place, Place::Between | Place::Padding)
+        matches!(self.place, Place::Between | Place::Padding(Trailing { zeros: true, .. }))
+    }
+
+    /// What follows the last member and must not.
+    pub fn trailing(&self) -> Option<Trailing> {
+        match self.place {
+            Place::Padding(trailing) if !trailing.zeros => Some(trailing),
+            _ => None,
+        }
     }
 }
 
@@ -170,7 +194,7 @@ struct Header {
 /// The field that the next byte belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Field {
-    /// One of the ten bytes that every header has, by its offset.
+    /// One of the eight bytes that follow the magic number in every header, by its offset.
     Fixed(u8),
     ExtraSizeLow,
     ExtraSizeHigh(u8),
@@ -184,15 +208,10 @@ enum Field {
 }
 
 impl Header {
-    fn new() -> Self {
-        Self { field: Field::Fixed(0), flags: 0, crc: Hasher::new() }
-    }
-
     fn after_magic() -> Self {
-        let mut header = Self::new();
-        header.crc.update(&[0x1f, 0x8b]);
-        header.field = Field::Fixed(2);
-        header
+        let mut crc = Hasher::new();
+        crc.update(&[0x1f, 0x8b]);
+        Self { field: Field::Fixed(2), flags: 0, crc }
     }
 
     /// Reads up to the header's end: bytes consumed.
@@ -234,11 +253,10 @@ impl Header {
         Ok(())
     }
 
-    /// Checks one of the ten first bytes; time, extra flags and system may be anything.
+    /// Checks one of the first bytes after the magic number; time, extra flags and system may be anything.
     fn fixed(&mut self, at: u8, byte: u8) -> Result<(), InflateError> {
         match (at, byte) {
-            (0, 0x1f) | (1, 0x8b) | (2, 8) => Ok(()),
-            (0 | 1, _) => Err(trailing()),
+            (2, 8) => Ok(()),
             (2, method) => Err(broken(format!("a member is compressed by unknown method {method}"))),
             (3, flags) if flags & RESERVED != 0 => Err(broken(format!("unknown header flags {flags:#04x}"))),
             (3, flags) => {
@@ -279,8 +297,4 @@ impl Header {
 
 fn broken(detail: impl Into<String>) -> InflateError {
     super::corrupt(Codec::Gzip, detail)
-}
-
-fn trailing() -> InflateError {
-    broken("after the last member comes something that is neither a member nor zero padding")
 }

@@ -252,10 +252,77 @@ fn garbage_after_the_end_is_refused_and_zeros_are_not() {
     let with = |tail: &[u8]| whole(&[&blob, tail].concat());
     assert_eq!(with(&[0; 1000]).unwrap(), b"contents");
     for tail in [&b"x"[..], b"\x1f\x8c", b"\0\0\0x", b"\0\x1f\x8b"] {
-        let message = with(tail).unwrap_err().to_string();
-        assert!(message.contains("neither a member nor zero padding"), "{message}");
+        let follow = if tail.len() == 1 { "1 byte follows" } else { &format!("{} bytes follow", tail.len()) };
+        let want =
+            format!("{follow} the last gzip member, neither a member nor zero padding: rebuild the image");
+        for step in [1, 2, 1000] {
+            let error = inflate(&[&blob, tail].concat(), &[step], &[100], step == 1).unwrap_err();
+            assert_eq!(error.to_string(), want, "{tail:x?} by {step}");
+        }
     }
-    assert!(whole(&[&zstd_frame(b"contents")[..], &[0; 8]].concat()).is_err());
+    assert!(matches!(with(b"\x1f"), Err(InflateError::Truncated("gzip"))));
+}
+
+#[test]
+fn bytes_after_the_last_zstd_frame_are_counted_however_they_arrive() {
+    let follow = |bytes: usize, not: &str| {
+        format!("{bytes} bytes follow the last zstd frame, {not}: rebuild the image")
+    };
+    let padding = "zero padding, which zstd does not have";
+    for (tail, want) in [
+        (vec![0; 512], follow(512, padding)),
+        (vec![0; 3000], follow(3000, padding)),
+        (b"\x28\xb5x".to_vec(), follow(3, "not a zstd frame")),
+        ([vec![0; 600], b"x".to_vec()].concat(), follow(601, "not a zstd frame")),
+        (gzip(b"more"), follow(gzip(b"more").len(), "not a zstd frame")),
+    ] {
+        let blob = [&zstd_frame(b"contents")[..], &skippable(2, b"table"), &tail].concat();
+        for step in [1, 3, 100, blob.len()] {
+            let error = inflate(&blob, &[step], &[100], step == 1).unwrap_err();
+            assert_eq!(error.to_string(), want, "by {step}");
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_needs_a_dictionary_is_told_as_one() {
+    // Frame header: a dictionary id of one byte, a window of 128 KiB; an empty raw block.
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 1, 7 << 3, 42, 1, 0, 0];
+    assert!(matches!(whole(&frame), Err(InflateError::Dictionary)));
+}
+
+#[test]
+fn the_first_bytes_of_what_came_out_name_formats_that_are_not_tars() {
+    let xz = b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4\x46\x02\0\x21\x01";
+    let lzma = b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x3a";
+    for (head, name) in [
+        (&xz[..], "xz"),
+        (b"BZh91AY&SY\0\0\0\0", "bzip2"),
+        (b"BZh9\x17\x72\x45\x38\x50\x90\0\0\0\0", "bzip2"),
+        (b"\x04\x22\x4d\x18\x64\x40\xa7", "lz4"),
+        (b"\x02\x21\x4c\x18\0\0\0\0", "lz4"),
+        (b"LZIP\x01\x0c", "lzip"),
+        (b"\x1f\x9d\x90\0", "compress (.Z)"),
+        (b"\x89LZO\0\r\n\x1a\n", "lzo"),
+        (b"\x27\xb5\x2f\xfd\0", "zstd before 0.8"),
+        (lzma, "lzma"),
+    ] {
+        for blob in [head.to_vec(), gzip(head), zstd_frame(head)] {
+            let mut inflate = Inflate::new();
+            assert!(inflate.step(&blob, &mut [0; 64], true).unwrap().ended);
+            let text = inflate.foreign().unwrap().to_string();
+            let want = match inflate.codec().unwrap() {
+                Codec::Plain => format!("the blob is {name}-compressed, which OCI does not know"),
+                codec => format!("the blob is compressed twice, {name} inside {}", codec.name()),
+            };
+            assert!(text.starts_with(&want), "{text}");
+        }
+    }
+    for head in [&b"usr/bin"[..], b"BZh9", b"BZh9 is a name", b"LZIP", b"\x5d\0\0\0\0", b"", b"\xfd7zXZ"] {
+        let mut inflate = Inflate::new();
+        assert!(inflate.step(head, &mut [0; 64], true).unwrap().ended);
+        assert!(inflate.foreign().is_none(), "{head:x?}");
+    }
 }
 
 #[test]
@@ -265,7 +332,7 @@ fn a_frame_of_a_format_before_zstd_0_8_is_refused_however_it_arrives() {
         let blob = [&skippable(3, b"table")[..], &magic, &[0; 40]].concat();
         for step in [1, 2, 3, 5, blob.len()] {
             let error = inflate(&blob, &[step], &[100], false).unwrap_err().to_string();
-            assert!(error.contains("unknown frame descriptor"), "{magic:x?} by {step}: {error}");
+            assert!(error.contains("44 bytes follow the last zstd frame"), "{magic:x?} by {step}: {error}");
         }
     }
 }

@@ -8,7 +8,7 @@ use zstd::zstd_safe::{
     DCtx, DParameter, ErrorCode, InBuffer, OutBuffer, get_error_name, zstd_sys::ZSTD_ErrorCode,
 };
 
-use super::{Codec, InflateError};
+use super::{Codec, InflateError, Trailing};
 
 /// The largest window accepted, as a power of two: 128 MiB, which is also what `zstd` allows by default.
 const WINDOW_LOG_MAX: u32 = 27;
@@ -21,6 +21,8 @@ pub struct Zstd {
     magic: ([u8; 4], usize),
     /// The last call filled the output: decoded bytes may wait inside.
     full: bool,
+    /// What follows the last frame and is not one; nothing more is decoded then.
+    trailing: Option<Trailing>,
 }
 
 impl Zstd {
@@ -28,7 +30,7 @@ impl Zstd {
     pub fn after_magic(magic: &[u8]) -> Result<Self, InflateError> {
         let mut context = DCtx::create();
         context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(broken)?;
-        let mut decoder = Self { context, in_frame: false, magic: ([0; 4], 0), full: false };
+        let mut decoder = Self { context, in_frame: false, magic: ([0; 4], 0), full: false, trailing: None };
         for byte in magic {
             decoder.begin(*byte)?;
         }
@@ -45,6 +47,9 @@ impl Zstd {
         while sink.pos() < room && (source.pos() < input.len() || self.full) {
             if self.in_frame {
                 self.run(&mut source, &mut sink)?;
+            } else if let Some(trailing) = &mut self.trailing {
+                trailing.add(&input[source.pos()..]);
+                source.set_pos(input.len());
             } else {
                 self.begin(input[source.pos()])?;
                 source.set_pos(source.pos() + 1);
@@ -60,7 +65,12 @@ impl Zstd {
 
     /// Whether the blob may end here.
     pub fn may_end(&self) -> bool {
-        !self.in_frame && self.magic.1 == 0
+        !self.in_frame && self.magic.1 == 0 && self.trailing.is_none()
+    }
+
+    /// What follows the last frame and must not.
+    pub fn trailing(&self) -> Option<Trailing> {
+        self.trailing
     }
 
     /// Takes the next byte of a frame's magic number.
@@ -76,7 +86,12 @@ impl Zstd {
                 // No header is shorter than five bytes, so that these are consumed and nothing comes out.
                 self.run(&mut InBuffer::around(&magic), &mut OutBuffer::around(&mut []))
             }
-            Some(_) => Err(super::corrupt(Codec::Zstd, "unknown frame descriptor")),
+            Some(_) => {
+                let mut trailing = Trailing::NONE;
+                trailing.add(&magic[..*known]);
+                self.trailing = Some(trailing);
+                Ok(())
+            }
         }
     }
 
@@ -92,6 +107,9 @@ fn broken(code: ErrorCode) -> InflateError {
     // libzstd returns errors as negative numbers in an unsigned type (zstd_errors.h).
     if code == (ZSTD_ErrorCode::ZSTD_error_frameParameter_windowTooLarge as usize).wrapping_neg() {
         return InflateError::WindowTooLarge;
+    }
+    if code == (ZSTD_ErrorCode::ZSTD_error_dictionary_wrong as usize).wrapping_neg() {
+        return InflateError::Dictionary;
     }
     super::corrupt(Codec::Zstd, get_error_name(code).to_lowercase())
 }
