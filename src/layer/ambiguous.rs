@@ -1,7 +1,7 @@
 //! Finds entries that tar readers read differently, in the bytes of their headers. The kinds are those of
 //! [`AmbiguityKind`]; what an opaque marker does to its directory is seen where layers are applied, not here.
 
-use tar_core::{EntryType, HEADER_SIZE, Header, PaxExtensions, parse::ParsedEntry};
+use tar_core::{EntryType, HEADER_SIZE, Header, PaxExtension, PaxExtensions, parse::ParsedEntry};
 
 use crate::types::{Ambiguity, AmbiguityKind};
 
@@ -22,12 +22,17 @@ pub(super) fn kinds(entry: &ParsedEntry<'_>, headers: &[u8]) -> Vec<AmbiguityKin
     note(entry.uid.max(entry.gid) > u64::from(u32::MAX), OwnerOutOfRange);
     note(is_symlink && entry.link_target.is_none(), EmptyTarget);
     note(is_odd_whiteout(&entry.path), OddWhiteout);
-    let is_named_elsewhere = headers.len() > HEADER_SIZE;
-    if !is_named_elsewhere && let Some(kind) = lost_prefix(entry.header) {
+    if let Some(kind) = lost_prefix(entry.header)
+        && !is_named_elsewhere(entry, headers)
+    {
         note(true, kind);
     }
     // Names in the entry's own header end at a NUL byte, and it has no records.
-    if is_named_elsewhere {
+    if headers.len() > HEADER_SIZE {
+        note(
+            blocks(headers).any(|block| matches!(block, Block::Header(it, _) if has_odd_size(it))),
+            OddNumber,
+        );
         note(has_nul(entry), NulInName);
         note(has_conflict(headers), ConflictingNames);
         note(blocks(headers).any(|block| matches!(block, Block::Zero)), LoneZeroBlock);
@@ -57,7 +62,8 @@ pub(super) fn ambiguity(kind: AmbiguityKind, entry: &ParsedEntry<'_>) -> Ambigui
 pub(super) fn before_global(headers: &[u8]) -> Option<AmbiguityKind> {
     blocks(headers).find_map(|block| match block {
         Block::Zero => Some(AmbiguityKind::LoneZeroBlock),
-        Block::Header(header, _) => is_extension(header).then_some(AmbiguityKind::LostExtendedHeader),
+        Block::Header(header, _) if is_extension(header) => Some(AmbiguityKind::LostExtendedHeader),
+        Block::Header(header, _) => has_odd_size(header).then_some(AmbiguityKind::OddNumber),
     })
 }
 
@@ -121,6 +127,22 @@ fn lost_prefix(header: &Header) -> Option<AmbiguityKind> {
     }
     let is_star = is_posix && block[508..] == *b"tar\0";
     (is_star && !block[345..476].contains(&0)).then_some(AmbiguityKind::StarPrefix)
+}
+
+/// Whether extended headers name the entry, so that its own header's name and prefix do not count.
+fn is_named_elsewhere(entry: &ParsedEntry<'_>, headers: &[u8]) -> bool {
+    let is_path = |record: PaxExtension<'_>| record.key_bytes() == b"path";
+    let is_long_name = |block: Block<'_>| match block {
+        Block::Header(header, _) => is_extension(header) && header.entry_type() == EntryType::GnuLongName,
+        Block::Zero => false,
+    };
+    entry.pax.is_some_and(|records| PaxExtensions::new(records).flatten().any(is_path))
+        || (headers.len() > HEADER_SIZE && blocks(headers).any(is_long_name))
+}
+
+/// Whether readers disagree about where the content of a header ends. That of an extended header may hold an entry.
+fn has_odd_size(header: &Header) -> bool {
+    !is_plain(&header.as_bytes()[124..136])
 }
 
 /// Whether a number that counts for this entry is one that readers take differently.
