@@ -9,6 +9,7 @@ mod inflate;
 mod input;
 mod list;
 mod memory;
+mod naive;
 mod node_record;
 mod plan;
 mod reference;

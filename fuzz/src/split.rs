@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{Seek, Write},
+    os::unix::ffi::OsStrExt,
     sync::Arc,
 };
 
@@ -23,7 +24,10 @@ use composefs::{
 use composefs_oci::tar::get_entry;
 use rustix::fs::MemfdFlags;
 
-use super::{input, memory};
+use super::{
+    input, memory,
+    naive::{self, Named, Unclear},
+};
 
 /// Bytes that a splitter may keep besides what it is given: headers that did not end yet, which the parser caps at
 /// 1 MiB, twice while they grow, and names out of them.
@@ -47,6 +51,7 @@ pub fn split(data: &[u8]) {
             assert_eq!(whole.len(), tar.len(), "bytes were lost or invented");
             if kind == LayerKind::Tar {
                 same_as_upstream(&whole);
+                same_as_naive(&tar, &whole);
             }
         }
         // How far the map of a sparse file is read before the file is refused depends on what is there of it.
@@ -173,6 +178,35 @@ fn same_as_upstream(split: &Split) {
         assert_eq!(text(&as_upstreams(ours.clone())), text(&theirs));
     }
     assert!(ours.next().is_none(), "upstream ends before the rest of our entries");
+}
+
+/// That a second reader finds the same files, and that a tar of which readers find different files is not accepted.
+fn same_as_naive(tar: &[u8], split: &Split) {
+    match naive::read(tar) {
+        Ok(theirs) => {
+            let ours: Vec<Named> = split.entries.iter().map(named).collect();
+            assert_eq!(ours, theirs, "another reader finds other entries");
+        }
+        Err(Unclear::Ambiguous(why)) => panic!("accepted, though it has {why}"),
+        Err(Unclear::Unusual(_)) => {}
+    }
+}
+
+/// What the second reader tells of an entry.
+fn named(entry: &Entry<Sha256HashValue>) -> Named {
+    let path = entry.path.as_os_str().as_bytes();
+    let (kind, size) = match &entry.item {
+        Item::Directory => (b'5', 0),
+        Item::Hardlink(_) => (b'1', 0),
+        Item::Leaf(LeafContent::Regular(RegularFile::Inline(data))) => (b'0', data.len() as u64),
+        Item::Leaf(LeafContent::Regular(RegularFile::External(_, size))) => (b'0', *size),
+        Item::Leaf(LeafContent::Symlink(_)) => (b'2', 0),
+        Item::Leaf(LeafContent::CharacterDevice(_)) => (b'3', 0),
+        Item::Leaf(LeafContent::BlockDevice(_)) => (b'4', 0),
+        Item::Leaf(LeafContent::Fifo) => (b'6', 0),
+        Item::Leaf(other) => panic!("no tar has {other:?}"),
+    };
+    (path.strip_prefix(b"/").unwrap_or(path).to_vec(), kind, size)
 }
 
 /// Everything of an entry; upstream's types cannot be compared.

@@ -16,7 +16,7 @@ use cfs_dag::{
 use support::{
     corpus,
     image::{gzip, layout, zstd},
-    layout as tiny, plans, pulls,
+    layout as tiny, odd_tar, plans, pulls,
     repo::scratch,
     sample_run,
     tar::*,
@@ -68,6 +68,13 @@ pub fn split() -> Seeds {
     for (n, (name, tar)) in tars().into_iter().enumerate() {
         seeds.push(seed(&name, &heads[n % 2], &tar));
         seeds.push(seed(format!("{name}-as-artifact"), &heads[2 + n % 2], &tar));
+    }
+    for piece in odd_tar::pieces() {
+        let named: String =
+            piece.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let bytes = [piece.bytes, tar([file("last", "the end")])].concat();
+        let digest = cfs_dag::types::Digest::of(&bytes).to_string();
+        seeds.push(seed(format!("odd-{named}-{}", &digest[digest.len() - 6..]), &heads[0], bytes));
     }
     let large = tar([file("large", noise(3, (2 << 20) + 17)), file("small", noise(4, 17))]);
     seeds.push(seed("segments", &[0, 0xc0, 5], large));

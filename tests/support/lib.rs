@@ -12,6 +12,7 @@ pub mod layout;
 pub mod mirrors;
 pub mod moments;
 pub mod mount;
+pub mod odd_tar;
 pub mod oracle;
 pub mod plans;
 pub mod pulls;

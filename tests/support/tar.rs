@@ -377,7 +377,7 @@ fn split_prefix(path: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// `<length> <key>=<value>\n`, where the length counts itself.
-fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
+pub(crate) fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let mut len = rest + 1;
     while len.to_string().len() + rest != len {
