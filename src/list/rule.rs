@@ -20,6 +20,8 @@ pub struct Rule {
     pub platform: Option<Platform>,
     /// Whether a tag, once mirrored, stands for the same image forever. `false` where the list says nothing.
     pub immutable_tags: bool,
+    /// Whether entries that tar readers read differently are read as upstream does.
+    pub as_upstream: bool,
     /// What a YAML list says of the registry; all rules of a registry share it.
     pub registry: Option<Arc<Registry>>,
 }
@@ -140,7 +142,15 @@ mod tests {
     fn rule(pattern: Pattern, newest: usize) -> Rule {
         let repository = "r.example/app".parse().unwrap();
         let choice = Choice::Tags { repository, pattern, exclude: None, newest: NonZeroUsize::new(newest) };
-        Rule { line: 1, choice, name: None, platform: None, immutable_tags: false, registry: None }
+        Rule {
+            line: 1,
+            choice,
+            name: None,
+            platform: None,
+            immutable_tags: false,
+            as_upstream: false,
+            registry: None,
+        }
     }
 
     fn matching(text: &str) -> Pattern {

@@ -41,6 +41,7 @@ fn rule(number: usize, line: &str) -> Result<Option<Rule>, ListError> {
         name: name.map(|(_, name)| name.to_owned()),
         platform: None,
         immutable_tags: false,
+        as_upstream: false,
         registry: None,
     }))
 }

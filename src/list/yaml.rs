@@ -1,8 +1,8 @@
 //! YAML lists, as `skopeo sync --src yaml` reads them and a little more. Knows their keys; ignores YAML's own rules.
 //!
-//! Source: skopeo-sync(1), "YAML file content". Ours are `newest`, `exclude`, `platform` and `immutable-tags`, of a
-//! registry or of one image, whose value is a mapping then: `nginx: {regex: '^1\.', newest: 3}`. What skopeo warns of and
-//! passes over is an error here: a mirror that lacks images without a word is found out too late. Passed over are keys
+//! Source: skopeo-sync(1), "YAML file content". Ours are `newest`, `exclude`, `platform`, `immutable-tags` and `as-upstream`,
+//! of a registry or of one image, whose value is a mapping then: `nginx: {regex: '^1\.', newest: 3}`. What skopeo warns of
+//! and passes over is an error here: a mirror that lacks images without a word is found out too late. Passed over are keys
 //! that cannot be registries and are a place for anchors by custom: `x-defaults`, `.defaults`.
 
 use std::{num::NonZeroUsize, sync::Arc};
@@ -54,6 +54,7 @@ struct Settings {
     exclude: Option<Regex>,
     platform: Option<Platform>,
     immutable_tags: Option<bool>,
+    as_upstream: Option<bool>,
 }
 
 /// One choice, before the registry's settings are known: they may come later in the file.
@@ -64,7 +65,7 @@ struct Pick {
 }
 
 const REGISTRY_KEYS: &str = "images, images-by-tag-regex, images-by-semver, credentials, tls-verify, cert-dir, newest, \
-                             exclude, platform, immutable-tags";
+                             exclude, platform, immutable-tags, as-upstream";
 
 fn registry(name: &Key, node: &Node, expressions: &mut Expressions) -> Result<Vec<Rule>, ListError> {
     let shown = without_login(&name.text);
@@ -148,7 +149,9 @@ fn chosen<'a>(
         if *key.text == *by.key() {
             chosen = Some(node);
         } else if !settings.read(key, node, expressions)? {
-            return Err(key.unknown(&format!("{}, newest, exclude, platform, immutable-tags", by.key())));
+            return Err(
+                key.unknown(&format!("{}, newest, exclude, platform, immutable-tags, as-upstream", by.key()))
+            );
         }
     }
     let newest = entries.iter().find(|(key, _)| &*key.text == "newest");
@@ -276,6 +279,7 @@ impl Settings {
             }
             "platform" => self.platform = Some(text(key, node)?.parse().map_err(|cause| node.error(cause))?),
             "immutable-tags" => self.immutable_tags = Some(boolean(key, node)?),
+            "as-upstream" => self.as_upstream = Some(boolean(key, node)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -296,6 +300,7 @@ impl Pick {
             name: None,
             platform: settings.platform.or_else(|| registry.platform.clone()),
             immutable_tags: settings.immutable_tags.or(registry.immutable_tags).unwrap_or(false),
+            as_upstream: settings.as_upstream.or(registry.as_upstream).unwrap_or(false),
             registry: Some(about.clone()),
         }
     }

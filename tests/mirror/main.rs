@@ -1,6 +1,7 @@
 //! What `cfs-dag mirror` does, by whole commands against scripted and real registries: lists, locks, names that come and
 //! go, runs in which something fails, bad networks, and several programs at once.
 
+mod ambiguous;
 mod failures;
 mod faults;
 mod interrupted;

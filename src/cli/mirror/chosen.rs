@@ -136,7 +136,7 @@ impl<'a> Choosing<'a> {
                 reference,
                 site: site.clone(),
                 immutable: rule.immutable_tags,
-                as_upstream: self.chooser.as_upstream,
+                as_upstream: self.chooser.as_upstream || rule.as_upstream,
             })
             .collect();
         asked.iter().try_for_each(|asked| self.check(rule, asked))?;
