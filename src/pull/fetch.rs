@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     exec::{Failure, Ticket},
-    source::{HostSlot, Source, SourceError},
+    source::{HostSlot, Source, SourceError, Tries},
     store::Pulse,
     types::{Account, Buffer, Descriptor},
 };
@@ -72,9 +72,12 @@ impl<H: FsVerityHashValue> Fetch<H> {
     async fn transfer(&self, context: &Context<H>, ticket: &Ticket) -> Result<(), Failure> {
         self.layer.require_link()?;
         let (mut failed, mut pauses) = (0, 0);
+        let mut tries: Option<Tries> = None;
         loop {
             let Some(place) = self.places.current() else { return Err(NoPlace.into()) };
-            let error = match self.try_place(&*place, context, ticket).await {
+            let earlier = tries.take().filter(|tries| tries.are_at(place.host()));
+            let tries = tries.insert(earlier.unwrap_or_else(|| place.host().tries(place.describe())));
+            let error = match self.try_place(&*place, tries, context, ticket).await {
                 Ok(()) => return Ok(()),
                 Err(TryError::Place(error)) => error,
                 Err(TryError::Here(failure)) => return Err(failure),
@@ -87,7 +90,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
                     match context.retries.pause(pauses) {
                         Some(pause) => pause,
                         None => {
-                            place.host().gave_up(&place.describe(), &error);
+                            tries.gave_up(&error);
                             return Err(error.after_tries(failed).into());
                         }
                     }
@@ -107,10 +110,11 @@ impl<H: FsVerityHashValue> Fetch<H> {
     async fn try_place(
         &self,
         place: &dyn Source,
+        tries: &mut Tries,
         context: &Context<H>,
         ticket: &Ticket,
     ) -> Result<(), TryError> {
-        let Some((slot, _download)) = self.admission(place, context, ticket).await? else {
+        let Some((slot, _download)) = self.admission(tries, context, ticket).await? else {
             ticket.begin();
             return Ok(());
         };
@@ -119,7 +123,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
         let attempt = self.layer.attach(ticket.node(), self.blob.clone(), self.places.clone(), account);
         ticket.begin();
         let result = self.deliver(place, &attempt, &memory, context, ticket).await;
-        slot.learn(&result);
+        tries.learn(&slot, &result);
         if result.is_err() {
             self.layer.forget(&attempt);
         }
@@ -130,7 +134,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
     /// has stored it by now.
     async fn admission<'a>(
         &self,
-        place: &dyn Source,
+        tries: &Tries,
         context: &'a Context<H>,
         ticket: &Ticket,
     ) -> Result<Option<(HostSlot, SemaphorePermit<'a>)>, TryError> {
@@ -138,7 +142,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
         let mut last: Option<(Pulse, Instant)> = None;
         loop {
             // A claim comes last: what waits for a slot is not at work.
-            let slot = place.host().slot().await?;
+            let slot = tries.slot().await?;
             let slots = (slot, context.downloads.acquire().await.map_err(Failure::from)?);
             match self.layer.claim(&context.store, context.force).map_err(Failure::from)? {
                 Claimed::Ours => return Ok(Some(slots)),

@@ -10,6 +10,10 @@ const IN_A_ROW: usize = 3;
 /// What one registry has let down.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
+    /// Whether a request met throttling or silence since the registry last answered.
+    is_troubled: bool,
+    /// Images that met it and have tries left.
+    probing: usize,
     /// Images that failed since the registry last answered, each once.
     failed: Vec<String>,
     /// How the last of them failed.
@@ -20,6 +24,24 @@ impl Breaker {
     /// The registry has answered, whatever it said.
     pub(super) fn answered(&mut self) {
         self.failed.clear();
+        self.is_troubled = false;
+    }
+
+    /// A request of an image has met throttling or silence, for the first time if it `is_first` of its image.
+    pub(super) fn met_trouble(&mut self, is_first: bool) {
+        self.is_troubled = true;
+        self.probing += usize::from(is_first);
+    }
+
+    /// An image that met trouble has come to its end, one way or the other.
+    pub(super) fn ended(&mut self) {
+        self.probing -= 1;
+    }
+
+    /// Whether images that were not asked for yet have to wait: enough of those that met trouble try again or have failed,
+    /// and as these end, so would all others, after as many tries each.
+    pub(super) fn holds_back_new(&self) -> bool {
+        self.is_troubled && self.probing + self.failed.len() >= IN_A_ROW
     }
 
     /// `image` has failed with `error`, after all its tries. Whether the registry is given up because of that.
@@ -86,6 +108,23 @@ mod tests {
             }
             breaker.check("r").unwrap();
         }
+    }
+
+    #[test]
+    fn new_images_wait_while_three_that_met_trouble_try_again() {
+        let mut breaker = Breaker::default();
+        [true, false, true, false].into_iter().for_each(|is_first| breaker.met_trouble(is_first));
+        assert!(!breaker.holds_back_new(), "there are two");
+        breaker.met_trouble(true);
+        assert!(breaker.holds_back_new());
+        breaker.answered();
+        assert!(!breaker.holds_back_new());
+        breaker.met_trouble(false);
+        breaker.gave_up("a", &silent());
+        breaker.ended();
+        assert!(breaker.holds_back_new(), "one has failed, two try again");
+        breaker.ended();
+        assert!(!breaker.holds_back_new(), "one has ended in another way");
     }
 
     #[test]

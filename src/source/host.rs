@@ -39,6 +39,8 @@ pub struct Host {
     name: Option<String>,
     gate: Mutex<Gate>,
     freed: Notify,
+    /// Told when those that were held back may look again.
+    calmed: Notify,
 }
 
 struct Gate {
@@ -63,12 +65,22 @@ impl Gate {
 impl Host {
     /// A registry that takes `most` requests at once.
     pub(super) fn new(name: &str, most: usize) -> Self {
-        Self { name: Some(name.to_owned()), gate: Mutex::new(Gate::new(most)), freed: Notify::new() }
+        Self {
+            name: Some(name.to_owned()),
+            gate: Mutex::new(Gate::new(most)),
+            freed: Notify::new(),
+            calmed: Notify::new(),
+        }
     }
 
     /// A place that needs no limit.
     pub(super) fn unlimited() -> Self {
-        Self { name: None, gate: Mutex::new(Gate::new(usize::MAX)), freed: Notify::new() }
+        Self {
+            name: None,
+            gate: Mutex::new(Gate::new(usize::MAX)),
+            freed: Notify::new(),
+            calmed: Notify::new(),
+        }
     }
 
     /// Its name, with its port if it has one; `None` for what is on this machine.
@@ -76,33 +88,51 @@ impl Host {
         self.name.as_deref()
     }
 
-    /// Waits for a slot. Dropping the future gives up the place in the queue.
-    ///
-    /// # Errors
-    /// The registry has been given up, see [`Self::gave_up`].
-    pub async fn slot(self: &Arc<Self>) -> Result<HostSlot, SourceError> {
+    /// The tries of one image, none made yet.
+    pub fn tries(self: &Arc<Self>, image: String) -> Tries {
+        Tries { host: self.clone(), image, has_met_trouble: false }
+    }
+
+    /// Waits for a slot; `is_new` if none of the image's requests has failed yet.
+    async fn slot(self: &Arc<Self>, is_new: bool) -> Result<HostSlot, SourceError> {
+        let mut was_freed = false;
         loop {
-            let mut freed = pin!(self.freed.notified());
-            // In the queue before we look: of two slots that are freed meanwhile, both are to be heard of.
+            // In the queues before we look: of two slots that are freed meanwhile, both are to be heard of.
+            let mut calmed = pin!(self.calmed.notified());
+            calmed.as_mut().enable();
+            let mut freed = Box::pin(self.freed.notified());
             freed.as_mut().enable();
-            if let Some(name) = &self.name {
-                self.gate().breaker.check(name)?;
+            if self.holds_back(is_new)? {
+                // What was freed is for those that may go.
+                drop(freed);
+                if std::mem::take(&mut was_freed) {
+                    self.freed.notify_one();
+                }
+                calmed.await;
+                continue;
             }
             if let Some(slot) = self.try_slot() {
                 return Ok(slot);
             }
-            freed.await;
+            was_freed = tokio::select! {
+                () = freed => true,
+                () = calmed => false,
+            };
         }
     }
 
-    /// Learns that `image` has failed with `error` after all its tries. When several in a row were throttled or met
-    /// silence, nothing more is asked of the registry: each further image would cost as much patience.
-    pub fn gave_up(&self, image: &str, error: &SourceError) {
-        let Some(name) = &self.name else { return };
-        if self.gate().breaker.gave_up(image, error) {
-            tracing::info!("{name} is given up");
-            self.freed.notify_waiters();
-        }
+    /// # Errors
+    /// The registry has been given up.
+    fn holds_back(&self, is_new: bool) -> Result<bool, SourceError> {
+        let Some(name) = &self.name else { return Ok(false) };
+        let gate = self.gate();
+        gate.breaker.check(name)?;
+        Ok(is_new && gate.breaker.holds_back_new())
+    }
+
+    fn answered(&self) {
+        self.gate().breaker.answered();
+        self.calmed.notify_waiters();
     }
 
     fn try_slot(self: &Arc<Self>) -> Option<HostSlot> {
@@ -119,6 +149,60 @@ impl Host {
     }
 }
 
+/// The tries of one image, or of one of its blobs, at one registry.
+///
+/// While several images have met nothing but throttling or silence, only they try again, and others wait: each would
+/// cost as much patience. When they have failed for good, nothing more is asked of the registry, until one that is
+/// under way brings an answer.
+pub struct Tries {
+    host: Arc<Host>,
+    image: String,
+    has_met_trouble: bool,
+}
+
+impl Tries {
+    /// Whether they are made at this registry.
+    pub fn are_at(&self, host: &Arc<Host>) -> bool {
+        Arc::ptr_eq(&self.host, host)
+    }
+
+    /// Waits for a slot for the next try. Dropping the future gives up the place in the queue.
+    ///
+    /// # Errors
+    /// The registry has been given up.
+    pub async fn slot(&self) -> Result<HostSlot, SourceError> {
+        self.host.slot(!self.has_met_trouble).await
+    }
+
+    /// Learns how a try ended.
+    pub fn learn<T>(&mut self, slot: &HostSlot, result: &Result<T, SourceError>) {
+        slot.learn(result);
+        if result.as_ref().is_err_and(SourceError::is_overload) && self.host.name.is_some() {
+            let is_first = !std::mem::replace(&mut self.has_met_trouble, true);
+            self.host.gate().breaker.met_trouble(is_first);
+        }
+    }
+
+    /// Learns that all of them have failed, the last with `error`.
+    pub fn gave_up(&self, error: &SourceError) {
+        if let Some(name) = &self.host.name
+            && self.host.gate().breaker.gave_up(&self.image, error)
+        {
+            tracing::info!("{name} is given up");
+            self.host.calmed.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Tries {
+    fn drop(&mut self) {
+        if self.has_met_trouble {
+            self.host.gate().breaker.ended();
+            self.host.calmed.notify_waiters();
+        }
+    }
+}
+
 /// The right to ask a registry for one thing; given back when dropped.
 pub struct HostSlot {
     host: Arc<Host>,
@@ -128,19 +212,19 @@ pub struct HostSlot {
 
 impl HostSlot {
     /// Learns from how it ended what the registry can bear.
-    pub fn learn<T>(&self, result: &Result<T, SourceError>) {
+    fn learn<T>(&self, result: &Result<T, SourceError>) {
         match result {
             Ok(_) => self.succeeded(),
             Err(error) if error.is_overload() => self.troubled(),
             // It has answered.
-            Err(error) if !error.is_retryable() => self.host.gate().breaker.answered(),
+            Err(error) if !error.is_retryable() => self.host.answered(),
             Err(_) => {}
         }
     }
 
     fn succeeded(&self) {
+        self.host.answered();
         let mut gate = self.host.gate();
-        gate.breaker.answered();
         if gate.limit >= gate.most {
             return;
         }
@@ -247,11 +331,11 @@ mod tests {
     async fn whoever_waits_gets_the_next_slot_also_when_the_limit_grows() {
         let host = host(2);
         host.try_slot().unwrap().learn(&throttled());
-        let slot = host.slot().await.unwrap();
+        let slot = host.slot(true).await.unwrap();
         let waiting: Vec<_> = (0..2)
             .map(|_| {
                 let host = host.clone();
-                tokio::spawn(async move { host.slot().await })
+                tokio::spawn(async move { host.slot(true).await })
             })
             .collect();
         tokio::task::yield_now().await;
@@ -265,35 +349,61 @@ mod tests {
     #[tokio::test]
     async fn whoever_gives_up_takes_nobodys_turn() {
         let host = host(1);
-        let slot = host.slot().await.unwrap();
-        let mut given_up = Box::pin(host.slot());
+        let slot = host.slot(true).await.unwrap();
+        let mut given_up = Box::pin(host.slot(true));
         assert!(futures_ready(&mut given_up).is_none());
-        let mut waiting = Box::pin(host.slot());
+        let mut waiting = Box::pin(host.slot(true));
         assert!(futures_ready(&mut waiting).is_none());
         drop(slot);
         drop(given_up);
         waiting.await.unwrap();
     }
 
+    /// Lets images fail after one try each.
+    fn fail(host: &Arc<Host>, images: [&str; 3]) {
+        images.iter().for_each(|image| host.tries((*image).to_owned()).gave_up(&throttled().unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn while_three_images_in_trouble_try_again_others_wait_and_pass_their_turn_on() {
+        let host = host(1);
+        let mut troubled: Vec<Tries> = ["a", "b", "c"].map(|image| host.tries(image.to_owned())).into();
+        let slot = troubled[0].slot().await.unwrap();
+        let mut new = Box::pin(host.slot(true));
+        assert!(futures_ready(&mut new).is_none(), "there is one slot");
+        troubled.iter_mut().for_each(|tries| tries.learn(&slot, &throttled()));
+        let last = troubled.pop().unwrap();
+        let mut again = Box::pin(last.slot());
+        assert!(futures_ready(&mut again).is_none());
+        drop(slot);
+        // It is first in the queue, and held back.
+        assert!(futures_ready(&mut new).is_none());
+        let slot = again.await.unwrap();
+        assert!(futures_ready(&mut new).is_none());
+        slot.learn(&Ok(()));
+        drop(slot);
+        new.await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_registry_that_is_given_up_sends_those_that_wait_for_it_away() {
         let host = host(1);
-        let slot = host.slot().await.unwrap();
-        let mut waiting = Box::pin(host.slot());
+        let slot = host.slot(true).await.unwrap();
+        let mut waiting = Box::pin(host.slot(true));
         assert!(futures_ready(&mut waiting).is_none());
-        ["a", "b", "c"].iter().for_each(|image| host.gave_up(image, &throttled().unwrap_err()));
+        fail(&host, ["a", "b", "c"]);
         assert!(waiting.await.is_err());
         // What is under way may still bring an answer.
         slot.learn(&Ok(()));
         drop(slot);
-        host.slot().await.unwrap();
+        host.slot(true).await.unwrap();
     }
 
     #[tokio::test]
     async fn nothing_on_this_machine_is_given_up() {
         let host = Arc::new(Host::unlimited());
-        ["a", "b", "c"].iter().for_each(|image| host.gave_up(image, &throttled().unwrap_err()));
-        host.slot().await.unwrap();
+        fail(&host, ["a", "b", "c"]);
+        host.slot(true).await.unwrap();
     }
 
     fn futures_ready<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

@@ -28,7 +28,7 @@ pub use access::{Access, Credentials, Site};
 pub use answers::Answers;
 pub use error::{ErrorKind, Result, SourceError};
 pub use held::{Documents, Held};
-pub use host::{Host, HostSlot};
+pub use host::{Host, HostSlot, Tries};
 pub use layout::LayoutSource;
 pub use platform::{ParsePlatformError, Platform};
 pub use proxy::ProxySource;

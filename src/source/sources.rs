@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::{
     Documents, Held, Host, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site, Source,
@@ -177,16 +177,18 @@ impl Attempts {
     where
         F: Future<Output = Result<T>>,
     {
+        let tries = Mutex::new(self.host.tries(what.to_owned()));
         let attempt = || async {
-            let slot = self.host.slot().await?;
+            let mut tries = tries.lock().await;
+            let slot = tries.slot().await?;
             let _permit = self.permits.acquire().await;
             let answer = request().await;
-            slot.learn(&answer);
+            tries.learn(&slot, &answer);
             answer
         };
         let result = self.retries.run(what, &*self.tell, attempt).await;
         if let Err(error) = &result {
-            self.host.gave_up(what, error);
+            tries.lock().await.gave_up(error);
         }
         result
     }

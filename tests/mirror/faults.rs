@@ -187,8 +187,9 @@ fn a_layer_that_one_repository_has_wrong_comes_from_another() {
     mirror.assert_as_undisturbed(&shop.references());
 }
 
-/// A hundred images of five repositories, while so many of a thousand requests go wrong.
-fn check_mix(per_mille: u32, seed: u64, faults: Vec<Fault>, stall: &str) {
+/// A hundred images of five repositories, while so many of a thousand requests go wrong. Where stalls are cut after a short
+/// time, a busy machine looks silent as well, and what was on its way is fetched again: then no byte is counted.
+fn check_mix(per_mille: u32, seed: u64, faults: Vec<Fault>, stall: &str, is_counted: bool) {
     let shop = Shop::new(1, 5, 20);
     let registry = &shop.registry;
     registry.require_token();
@@ -199,9 +200,12 @@ fn check_mix(per_mille: u32, seed: u64, faults: Vec<Fault>, stall: &str) {
     let counts = registry.counts();
     println!("{} faults of {} requests", counts.all_faults(), registry.requests().len());
     assert!(counts.all_faults() > 0, "nothing went wrong");
-    assert_eq!(counts.surplus(), [], "{finished}");
+    if is_counted {
+        assert_eq!(counts.surplus(), [], "{finished}");
+    }
     for layer in shop.layers() {
-        assert_eq!(counts.sent(layer).whole, 1, "{layer}: {finished}");
+        let whole = counts.sent(layer).whole;
+        assert!(whole == 1 || (whole > 1 && !is_counted), "{layer}: {whole} times: {finished}");
     }
     oracle::assert_clean(&mirror.repo());
     assert_no_leftovers(&mirror.repo());
@@ -222,14 +226,14 @@ fn quick_faults() -> Vec<Fault> {
 
 #[test]
 fn a_hundred_images_arrive_whole_while_a_fifth_of_all_requests_go_wrong() {
-    check_mix(200, 7, quick_faults(), "60s");
+    check_mix(200, 7, quick_faults(), "60s", true);
 }
 
 #[test]
 fn a_hundred_images_arrive_whole_while_some_requests_never_end() {
     let faults =
         [quick_faults(), vec![Fault::Silence, Fault::StallAfter(0), Fault::StallAfter(900)]].concat();
-    check_mix(10, 3, faults, "2s");
+    check_mix(10, 3, faults, "2s", false);
 }
 
 #[test]
