@@ -17,7 +17,7 @@ pub(super) fn kinds(entry: &ParsedEntry<'_>, headers: &[u8]) -> Vec<AmbiguityKin
     let is_symlink = entry.entry_type == EntryType::Symlink;
     let is_file = entry.entry_type.is_file() || entry.entry_type == EntryType::Continuous;
     note(has_no_data(entry.entry_type) && entry.size > 0, SizeWithoutData);
-    note(is_file && entry.path.ends_with(b"/"), FileNamedAsDirectory);
+    note(is_file && names_directory(&entry.path), FileNamedAsDirectory);
     note(has_odd_number(entry), OddNumber);
     note(entry.uid.max(entry.gid) > u64::from(u32::MAX), OwnerOutOfRange);
     note(is_symlink && entry.link_target.is_none(), EmptyTarget);
@@ -103,6 +103,11 @@ pub(super) fn printable(name: &[u8]) -> String {
 fn has_no_data(kind: EntryType) -> bool {
     use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
     matches!(kind, Link | Symlink | Directory | Char | Block | Fifo)
+}
+
+/// Whether a path ends in a slash, or in a `.` component, which upstream takes off: then a file would replace the directory.
+fn names_directory(path: &[u8]) -> bool {
+    path.ends_with(b"/") || path.ends_with(b"/.") || path == b"."
 }
 
 /// The field for a name prefix, up to a NUL byte.

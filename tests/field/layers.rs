@@ -90,6 +90,12 @@ fn cases() -> Vec<Case> {
             vec![file("usr/e/", noise(1, 100))],
         ),
         case(
+            FileNamedAsDirectory,
+            "a file in the place of its own directory",
+            "usr/e/.",
+            vec![dir("usr/e"), file("usr/e/.", noise(1, 100))],
+        ),
+        case(
             UstarVersion,
             "a prefix in a ustar header of another version",
             "usr/p/file",

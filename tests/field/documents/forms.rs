@@ -103,7 +103,9 @@ fn dockers_schema_1_is_named() {
         scene.layout.add(entry, Some(&name));
         scene.registry.manifest("app", Some(&name), media_type, old.to_string().as_bytes());
         for reference in scene.both(&name) {
-            scene.assert_refused(&reference, &["schema 1"]);
+            // Under another name skopeo refuses it as ambiguous.
+            let is_misnamed = media_type == OCI_MANIFEST && reference.starts_with("docker");
+            scene.assert_refused(&reference, &[if is_misnamed { "fsLayers" } else { "schema 1" }]);
         }
     }
 }
