@@ -164,7 +164,7 @@ fn archives_that_no_filesystem_comes_out_of() {
     let words = [
         ("gnu-sparse", "sparse", true),
         ("pax-sparse", "sparse", true),
-        ("unknown-type", "type that is not supported", true),
+        ("unknown-type", "an entry of unknown type", true),
         ("broken-checksum", "the tar is corrupt at byte", true),
         ("cut-in-header", "the tar ends too early", true),
         ("cut-in-content", "the tar ends too early", true),

@@ -32,7 +32,7 @@ use support::{
     tar::*,
 };
 
-static KINDS: [Kind; 43] = [
+static KINDS: [Kind; 44] = [
     Kind::all("open", SYS_open, &[EIO, EMFILE, EINTR]),
     Kind::those("openat", SYS_openat, |seen| !creates(seen), &[EMFILE, EIO, EINTR]),
     Kind::those("openat to create", SYS_openat, creates, &[EMFILE, ENOSPC, EIO, EDQUOT, EINTR]),
@@ -57,6 +57,7 @@ static KINDS: [Kind; 43] = [
     Kind::all("fstat", SYS_fstat, &[EIO]),
     Kind::all("lseek", SYS_lseek, &[EIO]),
     Kind::all("faccessat", SYS_faccessat, &[EIO]),
+    Kind::all("faccessat2", SYS_faccessat2, &[EIO]),
     Kind::all("statfs", SYS_statfs, &[EIO, EINTR]),
     Kind::all("fstatfs", SYS_fstatfs, &[EIO, EINTR]),
     Kind::all("syncfs", SYS_syncfs, &[EIO, ENOSPC, EDQUOT]),

@@ -5,6 +5,9 @@ use tar_core::{EntryType, HEADER_SIZE, Header, PaxExtension, PaxExtensions, pars
 
 use crate::types::{Ambiguity, AmbiguityKind};
 
+/// Characters of a path that are shown.
+const MAX_SHOWN: usize = 300;
+
 /// In which ways an entry is ambiguous, given the bytes of all its headers. Mostly none.
 pub(super) fn kinds(entry: &ParsedEntry<'_>, headers: &[u8]) -> Vec<AmbiguityKind> {
     use AmbiguityKind::*;
@@ -54,7 +57,13 @@ pub(super) fn ambiguity(kind: AmbiguityKind, entry: &ParsedEntry<'_>) -> Ambigui
         [] => entry.path.to_vec(),
         prefix => [prefix, b"/", &entry.path].concat(),
     };
-    Ambiguity { kind, path: printable(&path) }
+    // Errors, notes and records repeat it.
+    let mut path = printable(&path);
+    if let Some((end, _)) = path.char_indices().nth(MAX_SHOWN) {
+        path.truncate(end);
+        path.push('…');
+    }
+    Ambiguity { kind, path }
 }
 
 /// Whether headers that belong to no entry begin with a zero block, or have an extended header that is lost: a global
@@ -82,7 +91,7 @@ pub(super) fn name(input: &[u8]) -> Option<String> {
         let content = rest[HEADER_SIZE..].get(..size)?;
         match header.entry_type() {
             EntryType::XHeader => {
-                let mut records = PaxExtensions::new(content).flatten();
+                let mut records = records_of(content);
                 let path = records.find(|record| record.key_bytes() == b"path");
                 long = path.map(|record| record.value_bytes().to_vec()).or(long);
             }
@@ -122,15 +131,14 @@ fn lost_prefix(header: &Header) -> Option<AmbiguityKind> {
     if block[345] == 0 {
         return None;
     }
-    let is_posix = block[257..].starts_with(b"ustar\0");
-    if is_posix && !header.is_ustar() {
+    if block[257..].starts_with(b"ustar") && !header.is_ustar() && !header.is_gnu() {
         return Some(AmbiguityKind::UstarVersion);
     }
     // The times of incremental archives stand there.
-    if header.is_gnu() && !is_plain(&block[345..357]) {
+    if header.is_gnu() && !is_plain_time_field(&block[345..357]) {
         return Some(AmbiguityKind::GnuPrefix);
     }
-    let is_star = is_posix && block[508..] == *b"tar\0";
+    let is_star = header.is_ustar() && block[508..] == *b"tar\0";
     (is_star && !block[345..476].contains(&0)).then_some(AmbiguityKind::StarPrefix)
 }
 
@@ -141,7 +149,7 @@ fn is_named_elsewhere(entry: &ParsedEntry<'_>, headers: &[u8]) -> bool {
         Block::Header(header, _) => is_extension(header) && header.entry_type() == EntryType::GnuLongName,
         Block::Zero => false,
     };
-    entry.pax.is_some_and(|records| PaxExtensions::new(records).flatten().any(is_path))
+    entry.pax.is_some_and(|records| records_of(records).any(is_path))
         || (headers.len() > HEADER_SIZE && blocks(headers).any(is_long_name))
 }
 
@@ -157,10 +165,14 @@ fn has_odd_number(entry: &ParsedEntry<'_>) -> bool {
     let numbers = [100..108, 108..116, 116..124, 124..136];
     let devices = [329..337, 337..345];
     let odd = |field: &std::ops::Range<usize>| !is_plain(&block[field.clone()]);
-    let time = &block[136..148];
-    // Times before 1970, as GNU tar writes them.
-    let is_negative = time[..4] == [0xff; 4] && time[4] & 0x80 != 0;
-    numbers.iter().any(odd) || !(is_negative || is_plain(time)) || (is_device && devices.iter().any(odd))
+    numbers.iter().any(odd)
+        || !is_plain_time_field(&block[136..148])
+        || (is_device && devices.iter().any(odd))
+}
+
+/// The same as [`is_plain`] for a time, which may be before 1970 as GNU tar writes it.
+fn is_plain_time_field(field: &[u8]) -> bool {
+    (field[..4] == [0xff; 4] && field[4] & 0x80 != 0) || is_plain(field)
 }
 
 /// Whether all readers take a field for the same number: octal digits after spaces, up to a NUL byte, spaces or the end;
@@ -197,7 +209,7 @@ fn has_conflict(headers: &[u8]) -> bool {
             EntryType::GnuLongName => gnu[0] = Some(content.strip_suffix(b"\0").unwrap_or(content)),
             EntryType::GnuLongLink => gnu[1] = Some(content.strip_suffix(b"\0").unwrap_or(content)),
             _ => {
-                for record in PaxExtensions::new(content).flatten() {
+                for record in records_of(content) {
                     match record.key_bytes() {
                         b"path" => pax[0] = Some(record.value_bytes()),
                         b"linkpath" => pax[1] = Some(record.value_bytes()),
@@ -215,11 +227,16 @@ fn has_nul(entry: &ParsedEntry<'_>) -> bool {
     entry.path.contains(&0) || target.contains(&0) || entry.xattrs.iter().any(|(name, _)| name.contains(&0))
 }
 
+/// PAX records up to the first one that is malformed: from there on the parser gives the same error for ever.
+fn records_of(content: &[u8]) -> impl Iterator<Item = PaxExtension<'_>> {
+    PaxExtensions::new(content).map_while(Result::ok)
+}
+
 /// What is ambiguous in an entry's PAX records.
 fn of_records(records: &[u8], note: &mut impl FnMut(bool, AmbiguityKind)) {
     note(!are_whole(records), AmbiguityKind::MalformedRecord);
     let mut time: Option<&[u8]> = None;
-    for record in PaxExtensions::new(records).flatten() {
+    for record in records_of(records) {
         let (key, value) = (record.key_bytes(), record.value_bytes());
         note(key.starts_with(b"GNU.sparse."), AmbiguityKind::UnknownSparseForm);
         if key == b"mtime" {
@@ -250,6 +267,7 @@ fn are_whole(mut records: &[u8]) -> bool {
 /// Whether a PAX time is seconds of at most 63 bits with a decimal fraction or none.
 fn is_plain_time(value: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(value) else { return false };
+    let text = text.strip_prefix('+').unwrap_or(text);
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     are_digits(seconds) && are_digits(fraction) && seconds.parse::<i64>().is_ok()

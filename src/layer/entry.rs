@@ -180,7 +180,8 @@ fn absolute(path: &[u8]) -> PathBuf {
 /// The nanoseconds of a PAX `mtime`, as upstream's `pax_mtime_nsec` reads them: up to nine digits after the
 /// point of the first such record, else 0.
 fn nanoseconds(pax: &[u8]) -> u32 {
-    let mut records = PaxExtensions::new(pax).flatten();
+    // Not `flatten`: at a malformed record the parser gives the same error for ever.
+    let mut records = PaxExtensions::new(pax).map_while(Result::ok);
     let Some(record) = records.find(|record| record.key_bytes() == b"mtime") else { return 0 };
     let Ok(Some((_, fraction))) = record.value().map(|value| value.split_once('.')) else { return 0 };
     match fraction.get(..9.min(fraction.len())).map(str::parse::<u32>) {

@@ -340,9 +340,7 @@ impl<H: FsVerityHashValue> Splitter<H> {
             }
             ParseEvent::Entry { consumed, entry } => {
                 self.met = admit(&entry, self.met, &self.limits)?;
-                if self.entries {
-                    self.note_ambiguities(&entry, &input[..consumed])?;
-                }
+                self.note_ambiguities(&entry, &input[..consumed])?;
                 let stored = entry.size.checked_next_multiple_of(HEADER_SIZE as u64);
                 let stored = stored.ok_or_else(|| corrupt(format!("a size of {} bytes", entry.size)))?;
                 let is_file = entry.entry_type.is_file();
@@ -360,11 +358,12 @@ impl<H: FsVerityHashValue> Splitter<H> {
         })
     }
 
-    /// Refuses what is ambiguous in an entry, or keeps it to be told.
+    /// Refuses what is ambiguous in an entry, or keeps it to be told. Of an artifact it is always kept: an image may name
+    /// the same layer later.
     fn note_ambiguities(&mut self, entry: &ParsedEntry<'_>, headers: &[u8]) -> Result<(), SplitError> {
         for kind in self.before_entry.take().into_iter().chain(ambiguous::kinds(entry, headers)) {
             let ambiguity = ambiguous::ambiguity(kind, entry);
-            if !self.as_upstream {
+            if self.entries && !self.as_upstream {
                 return Err(SplitError::Ambiguous(ambiguity));
             }
             if self.ambiguities.len() < MAX_AMBIGUITIES {

@@ -121,7 +121,7 @@ fn key(reference: &str, platform: Option<&Platform>) -> (String, String) {
 fn check_head(line: &str) -> Result<(), ListError> {
     let Some(rest) = line.strip_prefix(HEAD) else {
         let text = format!(
-            "this is no lock: its first line is not \"{HEAD}{VERSION}\": remove the file to begin anew"
+            "this is not a lock: its first line is not \"{HEAD}{VERSION}\": remove the file to begin anew"
         );
         return Err(ListError::new(1, 1, text));
     };

@@ -52,10 +52,20 @@ const MAX_RULES: usize = 1_000_000;
 fn is_yaml(text: &str) -> bool {
     let mut lines = text::lines(text).map(|(_, line)| text::without_comment(line).trim());
     let Some(first) = lines.find(|line| !line.is_empty()) else { return false };
-    let colon =
-        || first.split(':').skip(1).any(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
-    first.starts_with("---") || first.starts_with(['{', '%', '"', '\'']) || colon()
+    let is_reference = |transport: &&str| {
+        let rest = first.strip_prefix(*transport);
+        rest.is_some_and(|rest| rest.starts_with(|c: char| !c.is_whitespace()))
+    };
+    if TRANSPORTS.iter().any(|transport| is_reference(&transport)) {
+        return false;
+    }
+    let has_key = first.ends_with(':') || first.contains(": ") || first.contains(":\t");
+    first.starts_with("---") || first.starts_with(['{', '%', '"', '\'']) || has_key
 }
+
+/// What a reference may begin with: no key of a YAML list does, with anything behind it.
+const TRANSPORTS: [&str; 6] =
+    ["docker://", "oci:", "oci-archive:", "docker-archive:", "dir:", "containers-storage:"];
 
 #[cfg(test)]
 mod tests;

@@ -138,12 +138,9 @@ impl<H: FsVerityHashValue> Tree<H> {
     fn try_build(&self, store: &Store<H>, limits: &Limits) -> Result<(), TreeError> {
         let start = Instant::now();
         let mut growing = Growing { builder: FilesystemBuilder::default(), entries: 0, metadata: 0, limits };
-        let mut judged = 0;
         for place in 0..self.layers.len() {
             self.add(store, place, &mut growing)?;
-            let found = growing.builder.ambiguities();
-            self.judge(store, place, &found[judged..])?;
-            judged = found.len();
+            self.judge(store, place, growing.builder.ambiguities())?;
         }
         let filesystem = growing.builder.finish()?;
         let (mut images, mut outputs) = (FsImages::default(), Vec::new());

@@ -245,7 +245,7 @@ impl<H: FsVerityHashValue> Layer<H> {
             && let StoredLayer::Whole { id, content, .. } = store.layer(&self.name, self.kind)?
         {
             self.set_id(id, content);
-            self.add_ambiguities(&store.ambiguities(&self.name));
+            self.add_ambiguities(&store.ambiguities(&self.name)?);
             self.adopted.store(true, Ordering::SeqCst);
             drop(self.take_claim());
             return Ok(Claimed::Adopted);

@@ -17,7 +17,7 @@ use crate::{
 pub struct ImageEnd {
     /// Its EROFS image ids in hexadecimal, by format; empty for artifacts and failed images.
     pub erofs: BTreeMap<String, String>,
-    /// Its entries that tar readers read differently, as far as they are known.
+    /// Its entries that tar readers read differently and that were read as upstream does; none if it failed.
     pub ambiguities: Vec<LayerAmbiguity>,
     /// Why it failed, if it did: one line for people, and the error itself.
     pub failure: Option<(String, Failure)>,
@@ -41,6 +41,7 @@ pub(super) fn ends<H: FsVerityHashValue>(
         let images = tree.filter(|_| failure.is_none()).and_then(|(_, tree)| tree.images());
         let erofs = images.iter().flat_map(|images| images.by_format(formats)).collect();
         let own = inputs.images[ix.0].layers.iter().enumerate();
+        let own = own.filter(|(_, layer)| layer.kind == LayerKind::Tar && failure.is_none());
         let own = own.filter_map(|(at, layer)| Some((at, layers.get(&(layer.name, layer.kind))?)));
         let ambiguities = own.flat_map(|(at, layer)| {
             layer.ambiguities().into_iter().map(move |entry| LayerAmbiguity { layer: at + 1, entry })

@@ -258,7 +258,7 @@ impl ResolvedImage {
     fn noted<H: FsVerityHashValue>(&self, store: &Store<H>) -> Result<Option<String>, StoreError> {
         let layers = self.resolved.layers.iter().zip(self.resolved.diff_ids.iter().flatten());
         for (ix, (blob, diff_id)) in layers.enumerate() {
-            if let Some(ambiguity) = store.ambiguities(diff_id).first()
+            if let Some(ambiguity) = store.ambiguities(diff_id)?.first()
                 && store.linked(&StreamName::Layer(*diff_id))?.is_some()
             {
                 let (place, count, blob) = (ix + 1, self.resolved.layers.len(), blob.digest.short());

@@ -2,7 +2,7 @@
 //! the files named after them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -201,6 +201,9 @@ pub fn run<H: FsVerityHashValue>(
         hash_first_max: if task.store.may_have_objects() { settings.memory / 4 } else { 0 },
         store: task.store.clone(),
     });
+    if plan.graph.node_weights().any(|node| node.state == State::Needed) {
+        task.store.try_filesystem()?;
+    }
     let built = Builder::new(task).build()?;
     let jobs = Jobs { context: context.clone(), jobs: built.jobs };
     let run = Run::new(scheduled(plan), plan.images.len(), pool, observer, jobs)
@@ -287,7 +290,7 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         let users = self.tree_users();
         for image in &self.task.inputs.images {
             for layer in &image.layers {
-                self.layer(layer, users.get(&layer.name).copied().unwrap_or(0));
+                self.layer(layer, users.get(&layer.name).copied().unwrap_or(0))?;
             }
         }
         for ix in 0..self.task.plan.images.len() {
@@ -314,20 +317,21 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         users
     }
 
-    fn layer(&mut self, input: &LayerInput, tree_users: usize) {
+    fn layer(&mut self, input: &LayerInput, tree_users: usize) -> Result<(), StoreError> {
         let name = (input.name, input.kind);
         let known = self.task.known.layers.get(&name);
         let missing = KnownLayer::missing(input.name);
         let known = known.unwrap_or(&missing);
         let as_upstream = self.as_upstream.contains(&name);
-        let noted = || match self.has_notes {
-            true if known.stream.is_some() => self.task.store.ambiguities(&input.name),
-            _ => Vec::new(),
-        };
-        self.layers.entry(name).or_insert_with(|| {
+        if let Entry::Vacant(vacant) = self.layers.entry(name) {
+            let noted = match self.has_notes && known.stream.is_some() && input.kind == LayerKind::Tar {
+                true => self.task.store.ambiguities(&input.name)?,
+                false => Vec::new(),
+            };
             let layer = Layer::new(input.name, input.kind, known, tree_users);
-            Arc::new(layer.reading(as_upstream, noted()))
-        });
+            vacant.insert(Arc::new(layer.reading(as_upstream, noted)));
+        }
+        Ok(())
     }
 
     fn layers_of(&self, image: ImageIx) -> Vec<Arc<Layer<H>>> {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     exec::{Failure, Ticket},
     store::{LinkSet, Outcome, StoreError, StoredLayer, StreamName, Tag},
-    types::LayerAmbiguity,
+    types::{Ambiguity, Digest, LayerKind},
 };
 
 /// How often another program may link something of ours just before we do.
@@ -30,8 +30,13 @@ pub(super) struct Name<H: FsVerityHashValue> {
 
 /// One of the layers has an entry that tar readers read differently, and another image of the run took it.
 #[derive(Debug, thiserror::Error)]
-#[error("layer {}: {}", .0.layer, .0.entry.refusal())]
-struct Refused(LayerAmbiguity);
+#[error("layer {place} of {count} (diff_id sha256:{}…): {}", .diff_id.short(), .entry.refusal())]
+struct Refused {
+    place: usize,
+    count: usize,
+    diff_id: Digest,
+    entry: Ambiguity,
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("another program keeps changing {0} while we link it: run again when it has ended")]
@@ -44,26 +49,28 @@ impl<H: FsVerityHashValue> Name<H> {
             return ticket.cancelled();
         }
         ticket.begin();
-        let result = match self.refused() {
-            Some(refused) => Err(refused.into()),
-            None => self.link_all(&context).await,
-        };
+        let result = self.link_all(&context).await;
         ticket.finish(result);
     }
 
     /// Why the image gets no name, if a layer is ambiguous that this run took for another image.
     fn refused(&self) -> Option<Refused> {
-        let layers = self.manifest.layers.iter().filter(|_| !self.as_upstream);
-        let mut found = layers.enumerate().filter_map(|(ix, layer)| {
+        let layers = self.manifest.layers.iter().enumerate();
+        let read = layers.filter(|(_, layer)| layer.kind == LayerKind::Tar && !self.as_upstream);
+        let mut found = read.filter_map(|(ix, layer)| {
             let entry = layer.ambiguities().into_iter().next()?;
-            Some(LayerAmbiguity { layer: ix + 1, entry })
+            let count = self.manifest.layers.len();
+            Some(Refused { place: ix + 1, count, diff_id: layer.name, entry })
         });
-        found.next().map(Refused)
+        found.next()
     }
 
     async fn link_all(&self, context: &Arc<Context<H>>) -> Result<(), Failure> {
         let mut contended = None;
         for _ in 0..ATTEMPTS {
+            if let Some(refused) = self.refused() {
+                return Err(refused.into());
+            }
             let set = self.links(context)?;
             match commit(context, set).await? {
                 Outcome::Linked => return Ok(()),
@@ -97,6 +104,9 @@ impl<H: FsVerityHashValue> Name<H> {
                 _ => layer.new_content(),
             };
             layer.set_id(id.clone(), content);
+            if layer.kind == LayerKind::Tar {
+                layer.add_ambiguities(&context.store.ambiguities(&layer.name)?);
+            }
         }
         self.manifest.rewrite(context)
     }

@@ -26,16 +26,25 @@ impl<H: FsVerityHashValue> Store<H> {
         !matches!(beneath::stat(self.root(), AMBIGUOUS_DIR), Err(Errno::NOENT))
     }
 
-    /// The ambiguous entries of a layer that was taken with `--as-upstream`; none for other layers. A note that cannot be
-    /// read counts as none: it is as durable as the layer's link.
-    pub fn ambiguities(&self, diff_id: &Digest) -> Vec<Ambiguity> {
-        let read = || {
-            let file = beneath::file(self.root(), note_path(diff_id)).ok()?;
-            let mut text = Vec::new();
-            file.take(NOTE_LIMIT).read_to_end(&mut text).ok()?;
-            serde_json::from_slice(&text).ok()
+    /// The ambiguous entries of a layer that was taken with `--as-upstream`; none for other layers.
+    ///
+    /// # Errors
+    /// A note that cannot be read: without it nothing is known of the layer.
+    pub fn ambiguities(&self, diff_id: &Digest) -> Result<Vec<Ambiguity>, StoreError> {
+        let path = note_path(diff_id);
+        let file = match beneath::file(self.root(), &*path) {
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            opened => opened.map_err(|errno| self.fault(path.clone(), errno))?,
         };
-        read().unwrap_or_default()
+        let mut text = Vec::new();
+        file.take(NOTE_LIMIT).read_to_end(&mut text).map_err(|error| self.explain(path.clone(), error))?;
+        serde_json::from_slice(&text).map_err(|error| {
+            StoreError::Refused(format!(
+                "{}/{path} cannot be read as a note about an ambiguous layer ({error}): a later version may have written \
+                 it: use that version, or untag the images of the layer and collect garbage",
+                self.path().display()
+            ))
+        })
     }
 
     /// Adds to what is noted about a layer. Must be called before the layer's link is asked for: the barrier before that
@@ -44,7 +53,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// What the filesystem refuses.
     pub fn note_ambiguities(&self, diff_id: &Digest, found: &[Ambiguity]) -> Result<(), StoreError> {
-        let mut noted = self.ambiguities(diff_id);
+        let mut noted = self.ambiguities(diff_id)?;
         let before = noted.len();
         for ambiguity in found {
             if noted.len() < MAX_NOTED && !noted.contains(ambiguity) {

@@ -111,7 +111,6 @@ impl<H: FsVerityHashValue> Commit<H> {
         store.require_suitable()?;
         scratch::sweep(store.root()).map_err(|errno| store.fault("cleaning cfs-dag/tmp", errno))?;
         claims::sweep(store.root());
-        store.try_filesystem()?;
         let queue = Arc::new(Queue::default());
         let thread = thread::Builder::new().name("commit".into()).spawn({
             let (store, queue) = (store.clone(), queue.clone());

@@ -89,7 +89,7 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
         self.parent = None;
     }
 
-    /// What other programs apply differently than upstream, of all entries so far: at most 16 findings.
+    /// What other programs apply differently than upstream, of the entries of this layer so far: at most 16 findings.
     pub fn ambiguities(&self) -> &[Ambiguity] {
         self.markers.found()
     }

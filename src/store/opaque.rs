@@ -65,6 +65,7 @@ impl Markers {
     pub(super) fn begin_layer(&mut self) {
         // Not `clear`: it would cost as much for each small layer as for the largest.
         self.touched = HashSet::new();
+        self.found.clear();
     }
 
     /// Notes that the layer has an entry in `directory`.
@@ -90,7 +91,7 @@ impl Markers {
         }
     }
 
-    /// One finding for each directory, the first few of all layers.
+    /// One finding for each directory, the first few of this layer.
     pub(super) fn found(&self) -> &[Ambiguity] {
         &self.found
     }
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     fn late(layers: &[&[&str]]) -> Vec<String> {
-        let mut markers = Markers::default();
+        let (mut markers, mut found) = (Markers::default(), Vec::new());
         for layer in layers {
             markers.begin_layer();
             for path in layer.iter().map(Path::new) {
@@ -126,17 +127,19 @@ mod tests {
                     Role::OpaqueMarker => markers.judge(parent),
                 }
             }
+            found.extend(markers.found().iter().map(|finding| finding.path.clone()));
         }
-        markers.found().iter().map(|finding| finding.path.clone()).collect()
+        found
     }
 
     #[test]
     fn marker_is_late_after_an_entry_of_its_layer_below_its_directory() {
         const MARKER: &str = "/usr/d/.wh..wh..opq";
-        let cases: [(&[&[&str]], &[&str]); 9] = [
+        let cases: [(&[&[&str]], &[&str]); 10] = [
             (&[&["/usr/d/f", MARKER]], &["usr/d"]),
             (&[&["/usr/d/a/b/c", MARKER]], &["usr/d"]),
             (&[&["/usr/d/a", MARKER, MARKER]], &["usr/d"]),
+            (&[&["/usr/d/a", MARKER], &["/usr/d/b", MARKER]], &["usr/d", "usr/d"]),
             (&[&["/usr/./d//f", MARKER]], &["usr/d"]),
             (&[&["/f", "/.wh..wh..opq"]], &["/"]),
             // The directory itself, its siblings, what only removes, what comes later, and other layers.

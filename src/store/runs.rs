@@ -74,7 +74,8 @@ impl<H: FsVerityHashValue> Store<H> {
             // Without hard links two runs that end at the same moment may leave one record.
             Err(errno) if lacks_call(errno) => match beneath::stat(self.root(), &path(number)) {
                 Ok(_) => return Ok(false),
-                Err(_) => beneath::replace(scratch.dir(), name, self.root(), &path(number))?,
+                Err(Errno::NOENT) => beneath::replace(scratch.dir(), name, self.root(), &path(number))?,
+                Err(errno) => return Err(errno),
             },
             linked => linked?,
         }

@@ -22,7 +22,7 @@ pub enum AmbiguityKind {
     UstarVersion,
     /// `GNU.sparse.*` records of an unknown form: cfsctl takes the map for content.
     UnknownSparseForm,
-    /// A NUL byte in a path or link target: others refuse it, or end the name there.
+    /// A NUL byte in a path, link target or attribute name: others refuse it, or end the name there.
     NulInName,
     /// One zero block before further entries: cfsctl goes on, others stop there or fail.
     LoneZeroBlock,
@@ -111,7 +111,7 @@ impl AmbiguityKind {
                 "a sparse file of an unknown form: cfsctl stores its map as content, other readers do not"
             }
             Self::NulInName => {
-                "a NUL byte in its path or link target: other readers refuse it or end the name there"
+                "a NUL byte in its path, link target or attribute name: other readers refuse it or end the name there"
             }
             Self::LoneZeroBlock => {
                 "a zero block before it: cfsctl continues after the block, other readers stop there or fail"

@@ -389,3 +389,43 @@ fn unsupported_entry_is_named_in_words() {
         finished.says(&["layer 1 of 1", words]);
     }
 }
+
+#[test]
+fn ambiguous_layer_that_an_artifact_stored_is_refused_for_an_image() {
+    let case = hardlink_case();
+    for together in [false, true] {
+        let (layout, scratch) = (layout(), scratch());
+        layout.artifact("artifact").layer(case.tar.clone()).plain().write();
+        let (artifact, image) = (layout.reference("artifact"), write(&layout, "image", &case.tar));
+        let repo = scratch.path("repo");
+        let finished = if together {
+            cfs_dag(["pull", "--insecure", &artifact, &image]).repo(&repo).run().assert_code(3)
+        } else {
+            pull(&repo, &artifact).expect_success();
+            pull(&repo, &image).run().assert_code(1)
+        };
+        finished.says(&["image: layer 1 of 1", "usr/b", case.kind.text()]);
+        let lenient = pull(&repo, &image).arg("--as-upstream").expect_success();
+        assert!(lenient.stdout.contains("warning   layer 1: usr/b"), "{lenient}");
+    }
+}
+
+#[test]
+fn note_that_cannot_be_read_is_not_passed_over() {
+    let (layout, scratch) = (layout(), scratch());
+    let reference = write(&layout, "x", &hardlink_case().tar);
+    let repo = scratch.path("repo");
+    pull(&repo, &reference).arg("--as-upstream").expect_success();
+    let note = std::fs::read_dir(repo.join("cfs-dag/ambiguous")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&note, r#"[{"kind": "of-a-later-version", "path": "usr/b"}]"#).unwrap();
+    pull(&repo, &reference).expect_failure(1).says(&["cfs-dag/ambiguous/sha256:", "a later version"]);
+}
+
+#[test]
+fn times_before_1970_in_a_gnu_header_are_not_a_prefix() {
+    let (layout, scratch) = (layout(), scratch());
+    let mut before = [0xff; 12];
+    before[11] = 0xfb;
+    let reference = write(&layout, "x", &tar([dir("usr"), file("usr/f", "x").gnu().overlay(345, before)]));
+    pull(&scratch.path("repo"), &reference).expect_success();
+}

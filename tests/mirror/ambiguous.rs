@@ -43,3 +43,14 @@ fn list_accepts_ambiguous_entries_for_single_images() {
     world.mirror_of(&strict).arg("--as-upstream").expect_success();
     assert_eq!(world.names(), ["good:v1", "lenient:v1", "strict:v1"]);
 }
+
+#[test]
+fn two_rules_for_one_image_have_to_agree_about_ambiguous_entries() {
+    let world = World::new();
+    world.images(["app:v1"]);
+    let list =
+        "HOST:\n  images: {app: [v1]}\n  images-by-tag-regex:\n    app: {regex: ^v, as-upstream: true}\n";
+    let finished = world.mirror_of(list).run();
+    assert_ne!(finished.code, Some(0), "{finished}");
+    finished.says(&["app:v1", "line 2", "another as-upstream: give both the same"]);
+}

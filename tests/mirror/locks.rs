@@ -151,6 +151,6 @@ fn a_lock_that_was_made_for_another_list_is_refused_before_anything_is_asked() {
     for mirror in [World::locking, World::locked] {
         mirror(&world, "docker://HOST/app:v1\n")
             .expect_failure(2)
-            .says(&["lock: line 1, column 1: this is no lock"]);
+            .says(&["lock: line 1, column 1: this is not a lock"]);
     }
 }

@@ -79,6 +79,7 @@ struct Placed {
     /// What it is for skopeo.
     reference: String,
     platform: Option<Platform>,
+    as_upstream: bool,
 }
 
 impl Placed {
@@ -180,6 +181,11 @@ impl<'a> Choosing<'a> {
                     asked.text, first.line
                 )))
             }
+            // Which rule comes first may depend on which registry answers first.
+            Some(first) if first.as_upstream != asked.as_upstream => Err(Problem::usage(format!(
+                "{shown}: line {line}: {} is the image of line {} with another as-upstream: give both the same",
+                asked.text, first.line
+            ))),
             _ => Ok(()),
         }
     }
@@ -191,12 +197,12 @@ impl<'a> Choosing<'a> {
             // Who wants to see a tag move wants to see it, whoever else does not. What was taken has been asked for.
             if let Ok(waiting) = self.chosen.binary_search_by_key(&first, |(place, _)| *place) {
                 self.chosen[waiting].1.immutable &= asked.immutable;
-                self.chosen[waiting].1.as_upstream |= asked.as_upstream;
             }
             return first;
         }
         let (reference, platform) = (asked.reference.for_skopeo(), asked.site.platform.clone());
-        let placed = Placed { place, line, text: asked.text.clone(), reference, platform };
+        let as_upstream = asked.as_upstream;
+        let placed = Placed { place, line, text: asked.text.clone(), reference, platform, as_upstream };
         self.placed.insert(asked.name.clone(), placed);
         self.chosen.push((place, asked));
         place

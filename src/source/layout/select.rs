@@ -127,9 +127,15 @@ impl Choice<'_> {
         for entry in &candidates {
             let platform = match &entry.claim {
                 Claim::Platform(platform) => platform.clone(),
-                Claim::Nothing if entry.is_manifest() => match self.look_into(entry)? {
-                    Found::Image(platform) => platform,
-                    Found::Artifact => {
+                Claim::Nothing if entry.is_manifest() => match self.look_into(entry) {
+                    // It cannot be the image that was meant.
+                    Err(error) if error.kind() == super::super::ErrorKind::NotFound => {
+                        tracing::info!("index.json: {} is passed over: {error}", entry.blob.digest);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                    Ok(Found::Image(platform)) => platform,
+                    Ok(Found::Artifact) => {
                         artifacts.push(entry);
                         continue;
                     }

@@ -116,10 +116,17 @@ pub(super) async fn raw(reference: &Reference, access: &Access, limit: Duration)
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let reading = tokio::task::spawn_blocking(move || {
         let read = read(out, err.map(OwnedFd::from));
-        // One that has more to say than is read would wait for ever.
-        let _ = child.kill();
-        let _ = child.wait();
-        read
+        if read.is_err() {
+            // One that has more to say than is read would wait for ever.
+            let _ = child.kill();
+        }
+        match child.wait() {
+            Ok(status) if read.is_ok() && !status.success() => {
+                let text = format!("skopeo died while it fetched an index: {status}");
+                Err(SourceError::new(ErrorKind::Transient, text))
+            }
+            _ => read,
+        }
     });
     match tokio::time::timeout(limit, reading).await {
         Ok(read) => read.unwrap_or_else(|_| Err(SourceError::local("reading was cut short"))),

@@ -35,14 +35,12 @@ fn late_opaque_markers_are_collected_and_applied_as_upstream_does() {
         for path in paths {
             builder.add(entry(path, TarItem::Directory, &[])).unwrap();
         }
-        builder.ambiguities().len()
+        builder.ambiguities().iter().map(|finding| finding.path.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(layer(&["/usr", "/usr/d", "/usr/d/old", "/usr/e"]), 0);
-    assert_eq!(layer(&["/usr/d", "/usr/d/.wh..wh..opq", "/usr/d/new"]), 0);
-    assert_eq!(layer(&["/usr/d/newer", "/usr/f", "/usr/d/.wh.old", "/usr/d/.wh..wh..opq"]), 1);
-    assert_eq!(layer(&["/usr/e/f", "/usr/e/g", "/usr/e/.wh..wh..opq", "/usr/e/h"]), 2);
-    let paths: Vec<_> = builder.ambiguities().iter().map(|finding| finding.path.as_str()).collect();
-    assert_eq!(paths, ["usr/d", "usr/e"]);
+    assert!(layer(&["/usr", "/usr/d", "/usr/d/old", "/usr/e"]).is_empty());
+    assert!(layer(&["/usr/d", "/usr/d/.wh..wh..opq", "/usr/d/new"]).is_empty());
+    assert_eq!(layer(&["/usr/d/newer", "/usr/f", "/usr/d/.wh.old", "/usr/d/.wh..wh..opq"]), ["usr/d"]);
+    assert_eq!(layer(&["/usr/e/f", "/usr/e/g", "/usr/e/.wh..wh..opq", "/usr/e/h"]), ["usr/e"]);
     let names = |path: &str| -> Vec<_> {
         let directory = builder.tree.root.get_directory(path.as_ref()).unwrap();
         directory.sorted_entries().map(|(name, _)| name.to_owned()).collect()
