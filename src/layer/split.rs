@@ -12,7 +12,7 @@ use composefs::{
     tree::{LeafContent, RegularFile},
 };
 use tar_core::{
-    HEADER_SIZE,
+    HEADER_SIZE, HeaderError,
     parse::{ParseError, ParseEvent, ParsedEntry, Parser},
 };
 
@@ -310,10 +310,10 @@ impl<H: FsVerityHashValue> Splitter<H> {
                 let path = ambiguous::name(input).unwrap_or_else(|| format!("the entry at byte {offset}"));
                 SplitError::TimeBefore1970 { path, time: ambiguous::printable(value.as_bytes()) }
             }
-            error => corrupt(match ambiguous::name(input) {
-                Some(name) => format!("{error} (entry {name})"),
-                None => error.to_string(),
-            }),
+            ParseError::Header(HeaderError::InvalidOctal(field)) => {
+                corrupt(format!("\"{}\" is not an octal number", ambiguous::printable(&field)))
+            }
+            error => corrupt(error.to_string()),
         })?;
         if !matches!(event, ParseEvent::NeedData { .. }) {
             self.bare = matches!(&event, ParseEvent::Entry { entry, .. } if entry.size == 0);

@@ -193,8 +193,8 @@ mod tests {
         let digest = Digest::of(b"");
         let head = "# cfs-dag lock 1\n";
         for (text, place, part) in [
-            (String::new(), (1, 1), "no lock"),
-            (format!("{digest} docker://a\n"), (1, 1), "no lock"),
+            (String::new(), (1, 1), "not a lock"),
+            (format!("{digest} docker://a\n"), (1, 1), "not a lock"),
             ("# cfs-dag lock 2: other\n".to_owned(), (1, 16), "version \"2\""),
             ("# cfs-dag lock 11\n".to_owned(), (1, 16), "version \"11\""),
             (format!("{head}\n sha256:00 docker://a"), (3, 2), "not a digest"),

@@ -56,7 +56,7 @@ fn is_yaml(text: &str) -> bool {
         let rest = first.strip_prefix(*transport);
         rest.is_some_and(|rest| rest.starts_with(|c: char| !c.is_whitespace()))
     };
-    if TRANSPORTS.iter().any(|transport| is_reference(&transport)) {
+    if !first.ends_with(':') && TRANSPORTS.iter().any(|transport| is_reference(&transport)) {
         return false;
     }
     let has_key = first.ends_with(':') || first.contains(": ") || first.contains(":\t");

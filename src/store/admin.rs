@@ -338,7 +338,7 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Refuses a repository in which upstream's functions, which walk paths by themselves, would come to something
     /// outside.
-    fn require_inside(&self) -> Result<(), StoreError> {
+    pub(super) fn require_inside(&self) -> Result<(), StoreError> {
         self.refuse_link(beneath::way_out(self.root()))
     }
 

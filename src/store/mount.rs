@@ -17,6 +17,7 @@ impl<H: FsVerityHashValue> Store<H> {
     /// # Errors
     /// Nothing of this name, an image without a filesystem image, or what the kernel refuses or does not know.
     pub fn mount_at(&self, name: &str, target: &Path) -> Result<(), StoreError> {
+        self.require_inside()?;
         let is_artifact = self.artifact(&self.resolve(name)?)?.is_some();
         let shown = target.display();
         // Upstream's words for these two name neither the place nor what to do.

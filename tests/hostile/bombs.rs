@@ -199,7 +199,7 @@ fn padding_after_the_end_is_refused_or_as_upstream_has_it() {
 fn what_is_no_file_may_not_be_large() {
     let folder = dir("usr/d").claims_size(65 << 20);
     let layout = bomb([with_tail(unfinished([dir("usr"), folder]), &vec![0; 65 << 20])]);
-    assert_refused(&layout, &[], 0, &["layer 1 of 1", "in an entry that is no file"]);
+    assert_refused(&layout, &["--as-upstream"], 0, &["layer 1 of 1", "in an entry that is no file"]);
 }
 
 /// Folders in one another, `depth` deep.
