@@ -11,10 +11,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Access, AtFlags, CWD};
+use rustix::{
+    fs::{Access, AtFlags, CWD},
+    io::Errno,
+};
 
 use super::Problem;
-use crate::types::remedy;
+use crate::types::{errno_in_text, remedy};
 
 /// Bytes of a list or a lock: a million images of 60 characters, which is more than one run could mirror. Reading takes
 /// up to ten times as much memory.
@@ -135,7 +138,13 @@ impl<'a> Files<'a> {
         taken.extend(self.inputs.iter().filter_map(|input| Some((*input, input.identity()?, true))));
         for output in &self.outputs {
             let shown = format!("{} {}", output.what, output.path.display());
-            let cannot = |why: String| Problem::usage(format!("{shown}: {why}"));
+            let cannot = |why: String| match errno_in_text(&why) {
+                // The system has failed, not the command line.
+                Some(Errno::IO | Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+                    Problem::from(format!("{shown}: {why}"))
+                }
+                _ => Problem::usage(format!("{shown}: {why}")),
+            };
             let Some(identity) = output.destination().map_err(cannot)? else { continue };
             if let Some((other, _, is_input)) = taken.iter().find(|(_, other, _)| other.is(&identity)) {
                 return Err(cannot(match is_input {

@@ -17,11 +17,11 @@ const IN_A_ROW: usize = 3;
 
 const IMAGES: usize = 12;
 
-/// A registry of images that have nothing in common.
+/// A registry of images that have nothing in common, with those of other registries neither.
 fn world() -> World {
     let world = World::new();
     for number in 0..IMAGES {
-        world.registry.image("app", &format!("v{number}"), &host(), &[&layer(number as u64)]);
+        world.registry.image("app", &format!("v{number}"), &host(), &[&layer(number as u64 + 1)]);
     }
     world
 }
