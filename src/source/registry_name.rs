@@ -78,6 +78,10 @@ pub(crate) const TAG_GRAMMAR: &str =
 /// Transports of this machine, whose paths may hold any character.
 const LOCAL: [&str; 5] = ["oci:", "oci-archive:", "docker-archive:", "dir:", "containers-storage:"];
 
+fn is_local(text: &str) -> bool {
+    LOCAL.iter().any(|transport| text.starts_with(transport))
+}
+
 /// Where the name begins: behind the transport and `http://`, as often as they are there.
 fn start_of_name(text: &str) -> usize {
     let mut start = 0;
@@ -103,10 +107,11 @@ pub(crate) fn has_login(text: &str) -> bool {
         return false;
     }
     let name = &text[start_of_name(text)..];
-    end_of_login(name).is_some_and(|at| {
-        let (login, rest) = (&name[..at], &name[at + 1..]);
-        rest.contains('/') || (login.contains(':') && !login.contains('/'))
-    })
+    !is_local(text)
+        && end_of_login(name).is_some_and(|at| {
+            let (login, rest) = (&name[..at], &name[at + 1..]);
+            rest.contains('/') || (login.contains(':') && !login.contains('/'))
+        })
 }
 
 /// `text` as it may be printed: without what could be a password.
