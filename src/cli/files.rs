@@ -203,6 +203,9 @@ impl Named<'_> {
         if found.as_ref().is_some_and(|found| stream_of(found).is_some()) {
             return Ok(None);
         }
+        if found.is_some() && std::fs::canonicalize(self.path).is_err() {
+            return allowed(self.path, Access::WRITE_OK).map(|()| None);
+        }
         let place = place_of(self.path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => "its folder is not there".to_owned(),
             _ => error.to_string(),
@@ -273,8 +276,9 @@ pub(super) fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Prob
         Problem::from(format!("{}: {what} cannot be written: {error}{}", path.display(), remedy(&error)))
     };
     if let Ok(found) = std::fs::metadata(path) {
-        if !found.is_file() {
-            // A pipe or /dev/stderr is written as it is.
+        if !found.is_file() || (stream_of(&found).is_none() && std::fs::canonicalize(path).is_err()) {
+            // A pipe is written as it is, and so is a file without a name, which /dev/fd/9 can lead to: what would be
+            // replaced is the link in /dev.
             return std::fs::write(path, text).map_err(fault);
         }
         // Replaced, it would no longer be the file that the stream writes to.

@@ -179,10 +179,14 @@ fn streams_and_devices_can_be_outputs() {
     world.images(["app:v1"]);
     let list = world.list("docker://HOST/app:v1\n");
     let run = |script: &str| {
+        // Links of our own to the streams: a fault must not replace those in /dev.
+        let script = script.replace("/dev/std", "std");
         let common = "--insecure --tls-verify=false --progress=none";
         let script = format!("\"$0\" mirror list --repo repo {common} {script}");
         command("bash", ["-c", &script, program()]).in_folder(list.parent().unwrap())
     };
+    symlink("/proc/self/fd/1", world.path("stdout")).unwrap();
+    symlink("/proc/self/fd/2", world.path("stderr")).unwrap();
     run("--digestfile /dev/null --summary /dev/null").expect_success();
     let piped = run("--summary /dev/stdout --digestfile /dev/stderr | cat").expect_success();
     assert!(piped.stdout.contains("unchanged 1 image\n") && piped.stdout.contains("\"images\""), "{piped}");
@@ -191,6 +195,11 @@ fn streams_and_devices_can_be_outputs() {
     let out = fs::read_to_string(world.path("out")).unwrap();
     assert!(out.starts_with("unchanged 1 image\n{") && out.ends_with("}\n"), "{out}");
     assert!(fs::read_to_string(world.path("err")).unwrap().ends_with(&world.told(" docker://HOST/app:v1\n")));
+    // And behind a file that was removed: what is replaced must not be the link in /dev.
+    let script = "exec 9<>gone; rm gone; ln -s /proc/self/fd/9 fd; \"$0\" mirror list --repo repo --digestfile fd \
+                  --tls-verify=false --progress=none && test -L fd && grep -q HOST/app:v1 /proc/self/fd/9";
+    let unnamed = command("bash", ["-c", &world.told(script), program()]);
+    unnamed.in_folder(list.parent().unwrap()).expect_success();
     // A link stays one, also one that leads to nothing so far.
     symlink("new", world.path("link")).unwrap();
     for _ in 0..2 {
