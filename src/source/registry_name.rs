@@ -103,9 +103,6 @@ fn end_of_login(text: &str) -> Option<usize> {
 
 /// Whether a reference holds a user name or a password, as URLs do: `user:password@host/path`.
 pub(crate) fn has_login(text: &str) -> bool {
-    if is_local(text) {
-        return false;
-    }
     let name = &text[start_of_name(text)..];
     !is_local(text)
         && end_of_login(name).is_some_and(|at| {
@@ -124,10 +121,6 @@ pub(crate) fn without_login(text: &str) -> Cow<'_, str> {
         Some(at) => format!("{}***{}", &text[..start], &text[start + at..]).into(),
         None => text.into(),
     }
-}
-
-fn is_local(text: &str) -> bool {
-    LOCAL.iter().any(|transport| text.starts_with(transport))
 }
 
 // Source: the grammar in the documentation of distribution/reference, which skopeo checks names with.

@@ -291,7 +291,10 @@ fn credentials_are_seen_in_no_arguments_on_no_disk_and_in_no_output() {
         unspoken(told(named));
         let log = fs::read_to_string(log).unwrap();
         assert!(secrets.iter().all(|secret| !log.contains(secret)), "{log}");
-        assert!(log.contains("skopeo --debug list-tags") && log.contains("skopeo experimental-image-proxy"), "{log}");
+        assert!(
+            log.contains("skopeo --debug list-tags") && log.contains("experimental-image-proxy"),
+            "{log}"
+        );
         // They have no name anywhere, and not even a place on a disk.
         let given = log.lines().filter(|line| line.starts_with("skopeo ")).count();
         assert_eq!(log.matches("--authfile /proc/self/fd/").count(), given, "{log}");
