@@ -12,7 +12,7 @@ pub(crate) enum Unclear {
     /// Readers find other files: we must refuse it.
     Ambiguous(&'static str),
     /// In a spelling or of a kind that this reader does not go into.
-    Unusual(&'static str),
+    Unusual(#[allow(dead_code, reason = "shown where a target is debugged")] &'static str),
 }
 
 /// The entries of `tar` up to its end mark or its end.

@@ -127,7 +127,6 @@ fn odd_times() -> Case {
         file("usr/epoch-fraction", "x").precise_mtime("0.5"),
         file("usr/gnu-far", "x").gnu().mtime(1 << 34),
         file("usr/access-times", "x").pax("atime", "1.5").pax("ctime", "2.5"),
-        file("usr/twice-said", "x").mtime(1).pax("mtime", "2").pax("mtime", "3.25"),
     ]);
     Case { name: "odd-times", layers: vec![layer] }
 }
