@@ -84,7 +84,7 @@ impl<'a> Session<'a> {
     }
 
     /// Resolves what is asked for; if a signal comes first, what became of it.
-    pub(super) fn resolve(&self, asked: Vec<Asked>) -> Result<Resolution, Results> {
+    pub(super) fn resolve(&self, asked: Vec<Asked>) -> Result<Resolution, Box<Results>> {
         let mut progress = report::ResolveCount::new(self.args.progress);
         progress.asked(asked.len());
         let mut resolving = self.resolving();
@@ -103,7 +103,7 @@ impl<'a> Session<'a> {
             let mut results = Results::interrupted();
             results.join(Results::unresolved(&failed));
             results.join(Results::unresolved(&others));
-            results
+            Box::new(results)
         })
     }
 

@@ -209,7 +209,7 @@ impl Reader<'_> {
             return Err((span, "more than 1000 repetitions, nested ones multiplied"));
         }
         // What is never there may be what it likes.
-        self.check(&repetition.ast, if times == 0 { MAX_REPEAT } else { repeats / times })
+        self.check(&repetition.ast, repeats.checked_div(times).unwrap_or(MAX_REPEAT))
     }
 }
 

@@ -52,11 +52,11 @@ const MAX_RULES: usize = 1_000_000;
 fn is_yaml(text: &str) -> bool {
     let mut lines = text::lines(text).map(|(_, line)| text::without_comment(line).trim());
     let Some(first) = lines.find(|line| !line.is_empty()) else { return false };
-    let is_reference = |transport: &&str| {
-        let rest = first.strip_prefix(*transport);
+    let is_reference = |transport: &str| {
+        let rest = first.strip_prefix(transport);
         rest.is_some_and(|rest| rest.starts_with(|c: char| !c.is_whitespace()))
     };
-    if !first.ends_with(':') && TRANSPORTS.iter().any(|transport| is_reference(&transport)) {
+    if !first.ends_with(':') && TRANSPORTS.iter().any(|transport| is_reference(transport)) {
         return false;
     }
     let has_key = first.ends_with(':') || first.contains(": ") || first.contains(":\t");

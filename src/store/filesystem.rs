@@ -35,7 +35,7 @@ pub enum FilesystemError {
         /// The entry's path.
         path: PathBuf,
         /// What is wrong with it.
-        why: Contradiction,
+        why: Box<Contradiction>,
     },
     /// `/run`, which is emptied, is not a directory.
     #[error(
@@ -110,7 +110,7 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
             Err(words) => Err(Contradiction::Other(words.to_owned())),
             Ok(()) => self.apply(entry, &path),
         };
-        added.map_err(|why| FilesystemError::Entry { path, why })
+        added.map_err(|why| FilesystemError::Entry { path, why: Box::new(why) })
     }
 
     fn apply(&mut self, entry: TarEntry<H>, path: &Path) -> Result<(), Contradiction> {
