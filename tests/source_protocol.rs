@@ -188,7 +188,7 @@ async fn an_old_protocol_is_refused_with_both_versions() {
 #[tokio::test]
 async fn options_reach_skopeo_and_a_policy_only_one_that_enforces_it() {
     let modern = scene("0.2.6");
-    let (auth, certs, policy) = ("/dev/null", "/dev", "/dev/zero");
+    let (auth, certs, policy) = ("/dev/null", "/dev", "/etc/passwd");
     let access = Access {
         authfile: Some(auth.into()),
         cert_dir: Some(certs.into()),
