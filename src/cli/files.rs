@@ -294,7 +294,7 @@ pub(super) fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Prob
     // Beside it, so that it can take its place; a link stays one.
     let path = &place_of(path).map_err(fault)?;
     let beside = path.with_file_name(format!(".cfs-dag-{}.tmp", std::process::id()));
-    // Never through a link that somebody put there; what a killed run of our number left goes.
+    // Never through a link at this place; what a killed run of the same process id left is removed.
     let _ = std::fs::remove_file(&beside);
     let mut file = File::create_new(&beside).map_err(fault)?;
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());

@@ -208,7 +208,7 @@ impl Mirror<'_> {
         results.join(Results::unresolved(&late));
         let summary = results.summary();
         let told = results.tell(self.session, true);
-        // Interrupted before that, nobody knows what is here.
+        // Interrupted before that, it is unknown what is here.
         let written = if is_begun { self.write_digests(&digests, Some(&summary)) } else { Ok(()) };
         let exit = told?;
         written?;

@@ -124,7 +124,7 @@ impl SkopeoLog {
     pub(super) async fn last_words(&self) -> String {
         let mut log = self.0.clone();
         let ended = async { while log.changed().await.is_ok() {} };
-        // Whoever inherited the other end may keep it open.
+        // A process that inherited the other end may keep it open.
         let _ = timeout(END, ended).await;
         self.now().words.clone()
     }

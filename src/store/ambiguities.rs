@@ -1,6 +1,6 @@
 //! Notes about layers that were taken although tar readers read them differently, in `<repo>/cfs-dag/ambiguous/`.
 //!
-//! A stored layer does not tell that it is ambiguous: its stream would have to be read again. So whoever takes one with
+//! A stored layer does not tell that it is ambiguous: its stream would have to be read again. So a pull that takes one with
 //! `--as-upstream` leaves a note, and a later pull without that option refuses the layer as it would have when splitting
 //! it. Without the folder such a layer is believed, like all others that are stored.
 

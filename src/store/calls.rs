@@ -23,7 +23,7 @@ pub(super) fn flock(file: impl AsFd, operation: FlockOperation) -> Result<()> {
     retry_on_intr(|| fs::flock(&file, operation))
 }
 
-/// Locks a file exclusively; `waiting` is called if somebody else has to be waited for.
+/// Locks a file exclusively; `waiting` is called if another process has to be waited for.
 pub(super) fn lock(file: impl AsFd, waiting: impl FnOnce()) -> Result<()> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => {

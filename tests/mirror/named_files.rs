@@ -165,7 +165,7 @@ fn a_folder_that_another_user_owns_is_refused_as_an_output() {
         use std::os::unix::process::CommandExt as _;
         command.uid(65534).gid(65534);
     };
-    // The built program may be where nobody else may look.
+    // The built program may be where no other user may look.
     let copy = world.path("cfs-dag");
     fs::copy(program(), &copy).unwrap();
     let run = command(&copy.display().to_string(), ["mirror", "--insecure"]).changed(as_nobody);
