@@ -40,7 +40,10 @@ pub(crate) fn read(tar: &[u8]) -> Result<Vec<Named>, Unclear> {
                 let lost = std::mem::take(&mut extended).any;
                 doubt = doubt.or(lost.then_some("a global header behind an entry's own"));
             }
-            b'x' | b'L' | b'K' => extended.add(kind, content.ok_or(Unclear::Unusual("cut off"))?)?,
+            b'x' | b'L' | b'K' => match extended.add(kind, content.ok_or(Unclear::Unusual("cut off"))?) {
+                Err(Unclear::Ambiguous(why)) => doubt = doubt.or(Some(why)),
+                added => added?,
+            },
             _ => {
                 if let Some(doubt) = doubt {
                     return Err(Unclear::Ambiguous(doubt));
@@ -174,22 +177,28 @@ impl Header<'_> {
     }
 
     /// Octal digits between spaces, up to a NUL if there is one, or 63 bits of GNU's binary form.
-    fn size(&self) -> Result<u64, Unclear> {
-        let odd = Unclear::Ambiguous("a number in another form");
-        let field = &self.0[124..136];
+    fn number(&self, field: std::ops::Range<usize>) -> Option<u64> {
+        let field = &self.0[field];
         if let [0x80, 0, 0, 0, number @ ..] = field {
             let number = number.try_into().map(u64::from_be_bytes).ok();
-            return number.filter(|number| number >> 63 == 0).ok_or(odd);
+            return number.filter(|number| number >> 63 == 0);
         }
         let text = field.split(|byte| *byte == 0).next().unwrap_or_default();
         let digits = text.trim_ascii();
         let plain = text.iter().all(|byte| matches!(byte, b' ' | b'0'..=b'7')) && !digits.contains(&b' ');
         // Before a NUL that other readers pass over, there is nothing.
         let blank = !digits.is_empty() || field.iter().all(|byte| matches!(byte, b' ' | 0));
-        if !plain || !blank {
-            return Err(odd);
-        }
-        Ok(digits.iter().fold(0, |sum, digit| sum * 8 + u64::from(digit - b'0')))
+        (plain && blank).then(|| digits.iter().fold(0, |sum, digit| sum * 8 + u64::from(digit - b'0')))
+    }
+
+    fn size(&self) -> Result<u64, Unclear> {
+        self.number(124..136).ok_or(Unclear::Ambiguous("a number in another form"))
+    }
+
+    /// Whether a field holds a time, which GNU tar also writes as a negative number of its binary form.
+    fn is_time(&self, field: std::ops::Range<usize>) -> bool {
+        let negative = matches!(self.0[field.clone()], [0xff, 0xff, 0xff, 0xff, 0x80..=0xff, ..]);
+        negative || self.number(field).is_some()
     }
 
     fn path(&self) -> Result<Vec<u8>, Unclear> {
@@ -202,8 +211,8 @@ impl Header<'_> {
                 Err(Unclear::Ambiguous("a long prefix in a header of star"))
             }
             Format::Posix => Ok([prefix, name].join(&b'/')),
-            // Old versions of GNU tar have times there.
-            Format::Gnu if prefix.len() < 13 && prefix.iter().all(|byte| byte.is_ascii_digit()) => Ok(name),
+            // Old versions of GNU tar have the times of access and change there.
+            Format::Gnu if self.is_time(345..357) && self.is_time(357..369) => Ok(name),
             Format::Gnu => Err(Unclear::Ambiguous("a prefix in a header of GNU tar")),
             Format::Other if self.0[257..263] == *b"ustar\0" => {
                 Err(Unclear::Ambiguous("a prefix of an odd version"))

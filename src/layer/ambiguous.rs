@@ -3,7 +3,7 @@
 
 use tar_core::{EntryType, HEADER_SIZE, Header, PaxExtension, PaxExtensions, parse::ParsedEntry};
 
-use crate::types::{Ambiguity, AmbiguityKind};
+use crate::types::{Ambiguity, AmbiguityKind, escape_controls};
 
 /// Characters of a path that are shown.
 const MAX_SHOWN: usize = 300;
@@ -46,8 +46,8 @@ pub(super) fn kinds(entry: &ParsedEntry<'_>, headers: &[u8]) -> Vec<AmbiguityKin
     kinds
 }
 
-/// The ambiguity of an entry, named by its path. A prefix that upstream ignores belongs to that path for the reader of an
-/// error.
+/// The ambiguity of an entry, named by its path. A prefix that upstream ignores belongs to that path
+/// for the reader of an error.
 pub(super) fn ambiguity(kind: AmbiguityKind, entry: &ParsedEntry<'_>) -> Ambiguity {
     let ignored = match kind {
         AmbiguityKind::UstarVersion | AmbiguityKind::GnuPrefix => prefix(entry.header),
@@ -66,17 +66,28 @@ pub(super) fn ambiguity(kind: AmbiguityKind, entry: &ParsedEntry<'_>) -> Ambigui
     Ambiguity { kind, path }
 }
 
-/// Whether headers that belong to no entry begin with a zero block, or have an extended header that is lost: a global
-/// header stands between it and its entry.
+/// What is ambiguous in headers that belong to no entry because the last of them is a global one. An odd size
+/// comes first: where the content of a header ends decides which entries there are.
 pub(super) fn before_global(headers: &[u8]) -> Option<AmbiguityKind> {
+    let odd_size = blocks(headers).any(|block| matches!(block, Block::Header(it, _) if has_odd_size(it)));
+    if odd_size {
+        return Some(AmbiguityKind::OddNumber);
+    }
     blocks(headers).find_map(|block| match block {
         Block::Zero => Some(AmbiguityKind::LoneZeroBlock),
-        Block::Header(header, _) if is_extension(header) => Some(AmbiguityKind::LostExtendedHeader),
-        Block::Header(header, _) => has_odd_size(header).then_some(AmbiguityKind::OddNumber),
+        Block::Header(header, _) => is_extension(header).then_some(AmbiguityKind::LostExtendedHeader),
     })
 }
 
-/// Which name the headers at the beginning of `input` give their entry, as far as they are there and sound. For errors.
+/// The ambiguity of headers at the end of an archive, behind which other readers may find
+/// entries that upstream does not.
+pub(super) fn at_end(before_entry: Option<AmbiguityKind>) -> Option<Ambiguity> {
+    let kind = before_entry.filter(|kind| *kind == AmbiguityKind::OddNumber)?;
+    Some(Ambiguity { kind, path: "a global header at the end of the archive".to_owned() })
+}
+
+/// Which name the headers at the beginning of `input` give their entry, as far as they are
+/// there and sound. For errors.
 pub(super) fn name(input: &[u8]) -> Option<String> {
     let mut rest = input;
     let mut long = None;
@@ -102,10 +113,9 @@ pub(super) fn name(input: &[u8]) -> Option<String> {
     }
 }
 
-/// A name as it can be shown on one line: escaped as in Rust, without quotes around it.
+/// A name as it can be shown on one line.
 pub(super) fn printable(name: &[u8]) -> String {
-    let quoted = format!("{:?}", String::from_utf8_lossy(name));
-    quoted[1..quoted.len() - 1].to_owned()
+    escape_controls(&String::from_utf8_lossy(name))
 }
 
 /// Whether entries of this type have no data, whatever their size says (POSIX, pax, "ustar Header Block").
@@ -114,7 +124,8 @@ fn has_no_data(kind: EntryType) -> bool {
     matches!(kind, Link | Symlink | Directory | Char | Block | Fifo)
 }
 
-/// Whether a path ends in a slash, or in a `.` component, which upstream takes off: then a file would replace the directory.
+/// Whether a path ends in a slash, or in a `.` component, which upstream takes off: then a file
+/// would replace the directory.
 fn names_directory(path: &[u8]) -> bool {
     path.ends_with(b"/") || path.ends_with(b"/.") || path == b"."
 }
@@ -134,8 +145,9 @@ fn lost_prefix(header: &Header) -> Option<AmbiguityKind> {
     if block[257..].starts_with(b"ustar") && !header.is_ustar() && !header.is_gnu() {
         return Some(AmbiguityKind::UstarVersion);
     }
-    // The times of incremental archives stand there.
-    if header.is_gnu() && !is_plain_time_field(&block[345..357]) {
+    // Two times of incremental archives stand there; Go takes the field for a prefix if
+    // one of them is no number.
+    if header.is_gnu() && !(is_plain_time_field(&block[345..357]) && is_plain_time_field(&block[357..369])) {
         return Some(AmbiguityKind::GnuPrefix);
     }
     let is_star = header.is_ustar() && block[508..] == *b"tar\0";
@@ -153,7 +165,8 @@ fn is_named_elsewhere(entry: &ParsedEntry<'_>, headers: &[u8]) -> bool {
         || (headers.len() > HEADER_SIZE && blocks(headers).any(is_long_name))
 }
 
-/// Whether readers disagree about where the content of a header ends. That of an extended header may hold an entry.
+/// Whether readers disagree about where the content of a header ends. That of an extended
+/// header may hold an entry.
 fn has_odd_size(header: &Header) -> bool {
     !is_plain(&header.as_bytes()[124..136])
 }
@@ -175,8 +188,8 @@ fn is_plain_time_field(field: &[u8]) -> bool {
     (field[..4] == [0xff; 4] && field[4] & 0x80 != 0) || is_plain(field)
 }
 
-/// Whether all readers take a field for the same number: octal digits after spaces, up to a NUL byte, spaces or the end;
-/// or base-256 of at most 63 bits.
+/// Whether all readers take a field for the same number: octal digits after spaces, up to a NUL byte, spaces
+/// or the end; or base-256 of at most 63 bits.
 fn is_plain(field: &[u8]) -> bool {
     if field[0] == 0x80 {
         let value = &field[1..];
@@ -247,7 +260,8 @@ fn of_records(records: &[u8], note: &mut impl FnMut(bool, AmbiguityKind)) {
     }
 }
 
-/// Whether records follow each other without other bytes: `LENGTH KEY=VALUE\n` (POSIX, pax, "pax Extended Header").
+/// Whether records follow each other without other bytes: `LENGTH KEY=VALUE\n` (POSIX,
+/// pax, "pax Extended Header").
 fn are_whole(mut records: &[u8]) -> bool {
     while !records.is_empty() {
         let digits = records.iter().take_while(|byte| byte.is_ascii_digit()).count();

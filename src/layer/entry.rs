@@ -53,8 +53,8 @@ pub enum EntryError {
     DeviceWithoutNumbers(PathBuf),
 }
 
-/// What an extended attribute takes besides its name and value, in bytes: its place in a B-tree node, which is half full
-/// when names came in order (60), and what two small allocations are rounded up to.
+/// What an extended attribute takes besides its name and value, in bytes: its place in a B-tree node, which
+/// is half full when names came in order (60), and what two small allocations are rounded up to.
 const PER_XATTR: usize = 72;
 
 /// About how many bytes of memory an extended attribute takes, by the lengths of its name and value.
@@ -116,8 +116,8 @@ pub(super) fn entry<H: FsVerityHashValue>(
     Ok((Entry { path, stat: stat(parsed), item }, content))
 }
 
-/// What a type flag stands for that no filesystem entry has. Those of extended headers come here from headers without a
-/// ustar or GNU magic, where they are not extended headers for upstream's parser.
+/// What a type flag stands for that no filesystem entry has. Those of extended headers come here from headers
+/// without a ustar or GNU magic, where they are not extended headers for upstream's parser.
 fn describe(flag: u8) -> String {
     let kind = match flag {
         b'A' => "a Solaris access control list",
@@ -153,7 +153,8 @@ impl<H: FsVerityHashValue> Entry<H> {
 fn stat(parsed: &ParsedEntry<'_>) -> Stat {
     let xattrs: BTreeMap<Box<OsStr>, Box<[u8]>> =
         parsed.xattrs.iter().map(|(k, v)| (OsStr::from_bytes(k).into(), v.as_ref().into())).collect();
-    // Upstream truncates ids to 32 bits and takes times as they are; the same here, or image ids would differ.
+    // Upstream truncates ids to 32 bits and takes times as they are; the same here, or
+    // image ids would differ.
     Stat {
         st_mode: parsed.mode,
         st_uid: parsed.uid as u32,

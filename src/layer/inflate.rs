@@ -21,7 +21,8 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// The codec of a blob that begins with `bytes`, or `None` while more of them are needed: four are enough.
+    /// The codec of a blob that begins with `bytes`, or `None` while more of them are
+    /// needed: four are enough.
     ///
     /// Skippable frames count as zstd, for zstd:chunked may open with one.
     pub fn of(bytes: &[u8]) -> Option<Self> {
@@ -140,8 +141,8 @@ impl Inflate {
         Self { state: State::Choosing(Held::default()), head: Head::default() }
     }
 
-    /// The memory that it takes now, in bytes. A zstd frame decides that by its header: it grows in the step that
-    /// reads one, before the window is filled.
+    /// The memory that it takes now, in bytes. A zstd frame decides that by its header: it grows in the step
+    /// that reads one, before the window is filled.
     pub fn memory(&self) -> usize {
         match &self.state {
             State::Zstd(zstd) => zstd.memory(),
@@ -151,8 +152,8 @@ impl Inflate {
 
     /// Moves data from `input` to `output`. `input_ended` says that no bytes will follow those in `input`.
     ///
-    /// Makes progress whenever it can: with bytes in `input` (or `input_ended`) and room in `output` it either
-    /// consumes, produces or ends. Input that is not consumed must be given again. Output beyond
+    /// Makes progress whenever it can: with bytes in `input` (or `input_ended`) and room in `output` it
+    /// either consumes, produces or ends. Input that is not consumed must be given again. Output beyond
     /// `produced` bytes is left as it was or overwritten with garbage.
     ///
     /// # Errors
@@ -319,7 +320,8 @@ fn foreign_text(outer: &str, inner: &str) -> String {
         )
     } else {
         format!(
-            "the blob is compressed twice, {inner} inside {outer}: rebuild the image with one of gzip and zstd"
+            "the blob is compressed twice, {inner} inside {outer}: rebuild the image with one of gzip and \
+             zstd"
         )
     }
 }

@@ -1,9 +1,9 @@
 //! Cuts a tar, as it comes, into what goes inline and what becomes objects, without copying. Knows tar
 //! (through upstream's parser) and upstream's rules; ignores digests, graphs and who takes the pieces.
 //!
-//! Headers, padding and files up to 64 bytes go inline; larger files become objects. A file that is not larger
-//! than a [`SEGMENT`] is handed over whole; a larger one segment by segment, so that neither hashing nor
-//! writing it ever needs it in memory.
+//! Headers, padding and files up to 64 bytes go inline; larger files become objects. A file that is not
+//! larger than a [`SEGMENT`] is handed over whole; a larger one segment by segment, so that neither hashing
+//! nor writing it ever needs it in memory.
 
 use std::path::PathBuf;
 
@@ -81,7 +81,8 @@ pub enum SplitError {
     Headers(u64),
     /// A time that upstream's parser refuses.
     #[error(
-        "{path}: its modification time ({time}) is before 1970, which cannot be stored: set another one with touch"
+        "{path}: its modification time ({time}) is before 1970, which cannot be stored: set another one \
+         with touch"
     )]
     TimeBefore1970 {
         /// The entry's path, printable.
@@ -185,8 +186,8 @@ impl<H: FsVerityHashValue> Splitter<H> {
         Self { limits, ..self }
     }
 
-    /// The same that takes entries which tar readers read differently as upstream takes them. Otherwise the first one is
-    /// an error.
+    /// The same that takes entries which tar readers read differently as upstream takes them. Otherwise
+    /// the first one is an error.
     #[must_use]
     pub fn as_upstream(self, as_upstream: bool) -> Self {
         Self { as_upstream, ..self }
@@ -240,6 +241,11 @@ impl<H: FsVerityHashValue> Splitter<H> {
     /// # Errors
     /// The tar ends inside an entry, or where upstream cannot read an image's layer back.
     pub fn finish(&mut self, out: &mut Vec<Piece<H>>) -> Result<(), SplitError> {
+        self.check_end(out)?;
+        ambiguous::at_end(self.before_entry.take()).map_or(Ok(()), |ambiguity| self.meet(ambiguity))
+    }
+
+    fn check_end(&mut self, out: &mut Vec<Piece<H>>) -> Result<(), SplitError> {
         match &mut self.state {
             State::Header { .. } if self.carry.is_empty() && self.bare && self.entries => {
                 Err(SplitError::NoEnd)
@@ -298,8 +304,8 @@ impl<H: FsVerityHashValue> Splitter<H> {
         pos + consumed
     }
 
-    /// One event of the parser: the bytes it used of `input`, which begins at `offset` of the tar, and the state after
-    /// it. Nothing used and `Header` means that it needs more bytes.
+    /// One event of the parser: the bytes it used of `input`, which begins at `offset` of the tar, and the
+    /// state after it. Nothing used and `Header` means that it needs more bytes.
     fn parse(&mut self, input: &[u8], offset: u64) -> Result<(usize, State<H>), SplitError> {
         let corrupt = |detail: String| SplitError::Corrupt { offset, detail };
         let event = self.parser.parse(input).map_err(|error| match error {
@@ -319,8 +325,8 @@ impl<H: FsVerityHashValue> Splitter<H> {
             self.bare = matches!(&event, ParseEvent::Entry { entry, .. } if entry.size == 0);
         }
         Ok(match event {
-            // It wants what it has: only where the map of a sparse file does not say how long it is. Going on byte by
-            // byte, each time from the beginning, would take for ever.
+            // It wants what it has: only where the map of a sparse file does not say how long it is. Going on
+            // byte by byte, each time from the beginning, would take for ever.
             ParseEvent::NeedData { min_bytes } if min_bytes <= input.len() => {
                 return Err(SplitError::SparseMap(offset));
             }
@@ -330,8 +336,10 @@ impl<H: FsVerityHashValue> Splitter<H> {
             }
             ParseEvent::NeedData { min_bytes } => (0, State::Header { need: min_bytes }),
             ParseEvent::GlobalExtensions { consumed, .. } => {
-                self.before_entry =
-                    self.before_entry.or_else(|| ambiguous::before_global(&input[..consumed]));
+                let found = ambiguous::before_global(&input[..consumed]);
+                if self.before_entry.is_none() || found == Some(AmbiguityKind::OddNumber) {
+                    self.before_entry = found;
+                }
                 (consumed, State::Header { need: HEADER_SIZE })
             }
             ParseEvent::End { consumed } => (consumed, State::Trailer { seen: 0 }),
@@ -358,17 +366,19 @@ impl<H: FsVerityHashValue> Splitter<H> {
         })
     }
 
-    /// Refuses what is ambiguous in an entry, or keeps it to be told. Of an artifact it is always kept: an image may name
-    /// the same layer later.
     fn note_ambiguities(&mut self, entry: &ParsedEntry<'_>, headers: &[u8]) -> Result<(), SplitError> {
-        for kind in self.before_entry.take().into_iter().chain(ambiguous::kinds(entry, headers)) {
-            let ambiguity = ambiguous::ambiguity(kind, entry);
-            if self.entries && !self.as_upstream {
-                return Err(SplitError::Ambiguous(ambiguity));
-            }
-            if self.ambiguities.len() < MAX_AMBIGUITIES {
-                self.ambiguities.push(ambiguity);
-            }
+        let mut kinds = self.before_entry.take().into_iter().chain(ambiguous::kinds(entry, headers));
+        kinds.try_for_each(|kind| self.meet(ambiguous::ambiguity(kind, entry)))
+    }
+
+    /// Refuses an ambiguity, or keeps it for the result. Of an artifact it is always kept: an image may
+    /// name the same layer later.
+    fn meet(&mut self, ambiguity: Ambiguity) -> Result<(), SplitError> {
+        if self.entries && !self.as_upstream {
+            return Err(SplitError::Ambiguous(ambiguity));
+        }
+        if self.ambiguities.len() < MAX_AMBIGUITIES {
+            self.ambiguities.push(ambiguity);
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
-//! fs-verity digests: 4096-byte blocks, no salt. Knows Merkle trees; ignores files, repositories, and how hashing is made fast.
+//! fs-verity digests: 4096-byte blocks, no salt. Knows Merkle trees; ignores files, repositories, and
+//! how hashing is made fast.
 //!
-//! A file's blocks are hashed, their digests are packed into blocks and hashed again, until one digest is left; that one
-//! and the size make the descriptor, whose digest is the file's. Only chains of parents wait for one another, so each
-//! level of all files at hand goes as one wave through the lanes of `lanes.rs`, blocks of all files side by side.
+//! A file's blocks are hashed, their digests are packed into blocks and hashed again, until one digest is
+//! left; that one and the size make the descriptor, whose digest is the file's. Only chains of parents wait
+//! for one another, so each level of all files at hand goes as one wave through the lanes of `lanes.rs`,
+//! blocks of all files side by side.
 //! Source: kernel doc, filesystems/fsverity, "Merkle tree" and "fs-verity descriptor".
 //!
 //! Blocks of zeros have no shortcut: they were 0.25 % of the blocks of a Debian `/usr`.
@@ -26,7 +28,8 @@ use zerocopy::IntoBytes;
 use cpu::Kernels;
 use lanes::{BLOCK, Length, Wave};
 
-/// Bytes of a file that are hashed as one unit of work: whole blocks of whole level-1 nodes for both algorithms.
+/// Bytes of a file that are hashed as one unit of work: whole blocks of whole level-1
+/// nodes for both algorithms.
 pub const SEGMENT: usize = 1 << 20;
 
 /// The file's fs-verity digest, of the concatenation of `parts`.
@@ -49,14 +52,15 @@ pub fn digest_many<H: FsVerityHashValue>(files: &[&[&[u8]]]) -> Vec<H> {
 pub struct SegmentDigests<H>(Kept<H>);
 
 enum Kept<H> {
-    /// The digest of a segment's only block: of a file's only block it is the root, else a level-1 node covers it.
-    /// Only [`join`] knows which.
+    /// The digest of a segment's only block: of a file's only block it is the root, else a level-1 node
+    /// covers it. Only [`join`] knows which.
     Block(H),
     /// The level-1 digests; none of an empty segment.
     Nodes(Vec<H>),
 }
 
-/// Hashes one segment of a file: exactly [`SEGMENT`] bytes, or fewer for the last one. Panics if there are more.
+/// Hashes one segment of a file: exactly [`SEGMENT`] bytes, or fewer for the last one.
+/// Panics if there are more.
 pub fn segment<H: FsVerityHashValue>(parts: &[&[u8]]) -> SegmentDigests<H> {
     segment_with(kernels::<H>(), parts)
 }

@@ -11,6 +11,8 @@ use composefs::{
     tree::{Directory, FileSystem, Inode, LeafContent},
 };
 
+use crate::types::escape_controls;
+
 /// Why an entry cannot be applied. Paths are printable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contradiction {
@@ -99,8 +101,8 @@ impl fmt::Display for Contradiction {
     }
 }
 
-/// Whether there is a directory at `path`; if something else is in its way, what it is. `below` is what would lie below
-/// `path`, for the words.
+/// Whether there is a directory at `path`; if something else is in its way, what it is. `below` is what would
+/// lie below `path`, for the words.
 pub(super) fn find_directory<H: FsVerityHashValue>(
     tree: &FileSystem<H>,
     path: &Path,
@@ -113,7 +115,7 @@ pub(super) fn find_directory<H: FsVerityHashValue>(
         Ok(None) => Ok(false),
         Err(error) => {
             let in_the_way = in_the_way(tree, path, below);
-            Err(in_the_way.unwrap_or_else(|| Contradiction::Other(printable(&error.to_string()))))
+            Err(in_the_way.unwrap_or_else(|| Contradiction::Other(escape_controls(&error.to_string()))))
         }
     }
 }
@@ -160,7 +162,7 @@ fn in_the_way<H: FsVerityHashValue>(
                 return Some(match content {
                     LeafContent::Symlink(target) => Contradiction::BelowSymlink {
                         link: shown(&at),
-                        target: printable(&target.to_string_lossy()),
+                        target: escape_controls(&target.to_string_lossy()),
                         instead: shown(&resolved(&at, target).join(components.as_path()).join(below)),
                     },
                     content => Contradiction::BelowFile { file: shown(&at), kind: kind(content) },
@@ -209,7 +211,7 @@ pub(super) fn not_a_directory<H: FsVerityHashValue>(tree: &FileSystem<H>, name: 
     let Some(Inode::Leaf(id, _)) = tree.root.lookup(OsStr::new(name)) else { return None };
     match &tree.leaves.get(id.0)?.content {
         LeafContent::Symlink(target) => {
-            Some(format!("a symlink to {}", printable(&target.to_string_lossy())))
+            Some(format!("a symlink to {}", escape_controls(&target.to_string_lossy())))
         }
         content => Some(kind(content).to_owned()),
     }
@@ -218,8 +220,8 @@ pub(super) fn not_a_directory<H: FsVerityHashValue>(tree: &FileSystem<H>, name: 
 /// How many names of a device are told.
 const NAMES_SHOWN: usize = 4;
 
-/// Some names of a character device 0:0 that has several, in order; an EROFS image of composefs cannot hold it, since
-/// overlayfs takes such a device for a whiteout.
+/// Some names of a character device 0:0 that has several, in order; an EROFS image of composefs cannot hold
+/// it, since overlayfs takes such a device for a whiteout.
 pub(super) fn linked_whiteout<H: FsVerityHashValue>(tree: &FileSystem<H>) -> Option<Vec<String>> {
     let mut devices = tree
         .leaves
@@ -263,18 +265,6 @@ pub(super) fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     match text.trim_start_matches('/') {
         "" => "/".to_owned(),
-        text => printable(text),
+        text => escape_controls(text),
     }
-}
-
-/// `text` on one line and without control characters.
-fn printable(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c.is_control() {
-            true => clean.extend(c.escape_debug()),
-            false => clean.push(c),
-        }
-    }
-    clean
 }

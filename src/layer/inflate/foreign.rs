@@ -1,5 +1,6 @@
-//! Compression formats that OCI does not have, told from the first bytes: they make better words for a layer that is not
-//! a tar. A tar may begin with the same bytes (its first path does), so this says nothing of a tar that can be read.
+//! Compression formats that OCI does not have, told from the first bytes: they make better words for a
+//! layer that is not a tar. A tar may begin with the same bytes (its first path does), so this says nothing
+//! of a tar that can be read.
 
 use super::Codec;
 
@@ -33,8 +34,8 @@ pub(super) fn format(head: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// Whether this is the rest of an `.lzma` header: it has no magic. The dictionary is a power of two or one and a half,
-/// the size unknown or below 256 GiB, as in liblzma (alone_decoder.c).
+/// Whether this is the rest of an `.lzma` header: it has no magic. The dictionary is a power of two or one
+/// and a half, the size unknown or below 256 GiB, as in liblzma (alone_decoder.c).
 fn is_lzma(dictionary: [u8; 4], size: &[u8]) -> bool {
     let dictionary = u32::from_le_bytes(dictionary);
     let rounded = dictionary & dictionary.wrapping_sub(1);

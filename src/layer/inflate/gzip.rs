@@ -1,8 +1,8 @@
 //! Gzip members one after another: headers, deflate bodies, trailers, padding. Knows RFC 1952; ignores how
 //! deflate itself works (`zlib-rs` does) and whether input will follow.
 //!
-//! Wrapper and checksum are ours, not `zlib-rs`'s, for two reasons: its reset always goes to zlib or raw, so a
-//! blob of ten thousand members (eStargz) would allocate as many states, and it does not skip padding.
+//! Wrapper and checksum are ours, not `zlib-rs`'s, for two reasons: its reset always goes to zlib or raw, so
+//! a blob of ten thousand members (eStargz) would allocate as many states, and it does not skip padding.
 
 use std::mem::take;
 
@@ -158,8 +158,8 @@ fn body(
     }
 }
 
-/// What `zlib-rs` says of broken data, in words that mean something: where its fast loop finds it, it says only that it
-/// was asked once more (0.6.8).
+/// What `zlib-rs` says of broken data, in words that mean something: where its fast loop finds it, it says
+/// only that it was asked once more (0.6.8).
 fn reason(message: &str) -> &str {
     if message == "repeated call with bad state" { "a member holds what is no deflate data" } else { message }
 }

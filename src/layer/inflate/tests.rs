@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::{Codec, Inflate, InflateError};
 
-/// Decompresses `blob`, giving and taking the sizes of `input` and `output` in turn. With `late_end` the end is
-/// announced by an empty piece of its own. Fails if a step that could move something does not.
+/// Decompresses `blob`, giving and taking the sizes of `input` and `output` in turn. With `late_end` the end
+/// is announced by an empty piece of its own. Fails if a step that could move something does not.
 fn inflate(blob: &[u8], input: &[usize], output: &[usize], late_end: bool) -> Result<Vec<u8>, InflateError> {
     let (mut inflate, mut used, mut plain) = (Inflate::new(), 0, Vec::new());
     let mut buffer = vec![0xaa; output.iter().copied().max().unwrap_or(1)];
@@ -99,7 +99,8 @@ proptest! {
 
     // However input and output are cut, a gzip blob of any members gives what flate2 gives in one go.
     #[test]
-    fn any_cut_of_gzip_gives_the_same(parts in parts(), i in sizes(), o in sizes(), late: bool, zeros in 0..9usize) {
+    fn any_cut_of_gzip_gives_the_same(parts in parts(), i in sizes(), o in sizes(), late: bool,
+        zeros in 0..9usize) {
         let mut blob: Vec<u8> = parts.iter().flat_map(|part| gzip(part)).collect();
         let mut expected = Vec::new();
         MultiGzDecoder::new(&blob[..]).read_to_end(&mut expected).unwrap();
@@ -107,7 +108,8 @@ proptest! {
         prop_assert!(inflate(&blob, &i, &o, late).unwrap() == expected);
     }
 
-    // However input and output are cut, zstd frames with skippable ones between give what libzstd gives in one go.
+    // However input and output are cut, zstd frames with skippable ones between give what
+    // libzstd gives in one go.
     #[test]
     fn any_cut_of_zstd_gives_the_same(parts in parts(), i in sizes(), o in sizes(), late: bool, first: bool) {
         let mut blob = if first { skippable(3, b"zstd:chunked") } else { Vec::new() };
@@ -124,16 +126,20 @@ proptest! {
 
     // Bytes that begin with no magic come out as they are.
     #[test]
-    fn any_cut_of_plain_gives_the_same(tail in prop::collection::vec(any::<u8>(), 0..300), i in sizes(), o in sizes(),
+    fn any_cut_of_plain_gives_the_same(tail in prop::collection::vec(any::<u8>(), 0..300), i in sizes(),
+        o in sizes(),
                                        late: bool, head in 0..8usize) {
-        let heads: [&[u8]; 8] = [b"", b"\x1f", b"\x28\xb5\x2f", b"\x5a\x2a\x4d", b"\x50", b"\x28", b"\x28\xb5", b"ab"];
+        let heads: [&[u8]; 8] = [b"", b"\x1f", b"\x28\xb5\x2f", b"\x5a\x2a\x4d", b"\x50", b"\x28",
+            b"\x28\xb5", b"ab"];
         let blob = [heads[head], b"\0", &tail].concat();
         prop_assert_eq!(inflate(&blob, &i, &o, late).unwrap(), blob);
     }
 
-    // Bytes that begin with a magic and go on at random end in an error or in an answer, never in a panic or a loop.
+    // Bytes that begin with a magic and go on at random end in an error or in an answer,
+    // never in a panic or a loop.
     #[test]
-    fn noise_is_survived(tail in prop::collection::vec(any::<u8>(), 0..3000), gzip: bool, i in sizes(), o in sizes()) {
+    fn noise_is_survived(tail in prop::collection::vec(any::<u8>(), 0..3000), gzip: bool, i in sizes(),
+        o in sizes()) {
         let head: &[u8] = if gzip { b"\x1f\x8b\x08\x00\0\0\0\0\0\0" } else { b"\x28\xb5\x2f\xfd" };
         let _ = inflate(&[head, &tail].concat(), &i, &o, false);
     }
@@ -359,7 +365,8 @@ fn errors_say_what_is_wrong() {
 
 #[test]
 fn a_window_above_128_mib_is_refused_before_it_is_allocated() {
-    // Frame header: no content size, window descriptor = exponent and mantissa of the window; an empty raw block.
+    // Frame header: no content size, window descriptor = exponent and mantissa of the
+    // window; an empty raw block.
     let frame = |descriptor| [&[0x28, 0xb5, 0x2f, 0xfd, 0, descriptor][..], &[1, 0, 0]].concat();
     assert_eq!(whole(&frame(17 << 3)).unwrap(), b"");
     assert!(matches!(whole(&frame(17 << 3 | 1)), Err(InflateError::WindowTooLarge)));

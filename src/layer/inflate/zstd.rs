@@ -1,8 +1,9 @@
-//! Zstd frames one after another, skippable ones too. Knows how libzstd's streaming interface behaves; ignores
-//! the format inside of frames and whether input will follow.
+//! Zstd frames one after another, skippable ones too. Knows how libzstd's streaming interface behaves;
+//! ignores the format inside of frames and whether input will follow.
 //!
-//! Where frames begin is not left to libzstd: built with the formats before zstd 0.8, as some crate always wants it, it
-//! takes or refuses such a frame depending on how the bytes arrive, and does not count its memory.
+//! Where frames begin is not left to libzstd: built with the formats before zstd 0.8, as some
+//! crate always wants it, it takes or refuses such a frame depending on how the bytes arrive, and
+//! does not count its memory.
 
 use zstd::zstd_safe::{
     DCtx, DParameter, ErrorCode, InBuffer, OutBuffer, get_error_name, zstd_sys::ZSTD_ErrorCode,
@@ -42,8 +43,8 @@ impl Zstd {
         let room = output.len();
         let mut source = InBuffer::around(input);
         let mut sink = OutBuffer::around(output);
-        // libzstd fails at the sixteenth call that moves nothing, so it is called only if there is hope; and so
-        // this ends.
+        // libzstd fails at the sixteenth call that moves nothing, so it is called only if there
+        // is hope; and so this ends.
         while sink.pos() < room && (source.pos() < input.len() || self.full) {
             if self.in_frame {
                 self.run(&mut source, &mut sink)?;

@@ -1,5 +1,5 @@
-//! Tests of the splitter: wherever a tar is cut, the same pieces come out. Knows how to build small tars, good and bad;
-//! ignores real ones.
+//! Tests of the splitter: wherever a tar is cut, the same pieces come out. Knows how to build small tars,
+//! good and bad; ignores real ones.
 
 use std::sync::Arc;
 

@@ -59,7 +59,8 @@ const fn upper_halves<const N: usize>(long: &[u64]) -> [u32; N] {
 pub(super) const INIT256: [u32; 8] = upper_halves(&INIT512);
 /// SHA-256's round constants.
 pub(super) const K256: [u32; 64] = upper_halves(&K512);
-/// SHA-512's initial state: square roots of the first 8 primes, 64 bits of the fraction. Source: FIPS 180-4, 5.3.5.
+/// SHA-512's initial state: square roots of the first 8 primes, 64 bits of the fraction.
+/// Source: FIPS 180-4, 5.3.5.
 pub(super) const INIT512: [u64; 8] = [
     0x6a09_e667_f3bc_c908,
     0xbb67_ae85_84ca_a73b,
@@ -70,7 +71,8 @@ pub(super) const INIT512: [u64; 8] = [
     0x1f83_d9ab_fb41_bd6b,
     0x5be0_cd19_137e_2179,
 ];
-/// SHA-512's round constants: cube roots of the first 80 primes, 64 bits of the fraction. Source: FIPS 180-4, 4.2.3.
+/// SHA-512's round constants: cube roots of the first 80 primes, 64 bits of the fraction.
+/// Source: FIPS 180-4, 4.2.3.
 pub(super) const K512: [u64; 80] = [
     0x428a_2f98_d728_ae22,
     0x7137_4491_23ef_65cd,

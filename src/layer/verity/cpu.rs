@@ -101,9 +101,11 @@ mod x86 {
     use super::super::{rounds, sha_ni, x86::*};
     use super::*;
 
-    /// Makes a kernel from a kind of [`rounds::Words`]; its two functions are compiled for the named instructions.
+    /// Makes a kernel from a kind of [`rounds::Words`]; its two functions are compiled
+    /// for the named instructions.
     macro_rules! kernel {
-        ($name:ident, $algorithm:ident, $k:ident, $words:ty, $lanes:literal x $word:ty , $features:literal) => {
+        ($name:ident, $algorithm:ident, $k:ident, $words:ty, $lanes:literal x $word:ty ,
+            $features:literal) => {
             static $name: Kernel<$lanes, $word> = {
                 #[target_feature(enable = $features)]
                 unsafe fn compress(state: &mut [[$word; $lanes]; 8], data: &[&[u8]; $lanes], blocks: usize) {
@@ -189,7 +191,8 @@ mod x86 {
 
     // SAFETY: `all256` lists a kernel only where its instructions were detected.
     static NI2: Kernel<2, u32> = unsafe { Kernel::new(&SHA256, sha_ni::compress, sha_ni::compress_known) };
-    // SAFETY: as above. For a lone message the crate, which uses the same instructions, was 16 % faster than ours.
+    // SAFETY: as above. For a lone message the crate, which uses the same instructions,
+    // was 16 % faster than ours.
     static NI1: Kernel<1, u32> =
         unsafe { Kernel::new(&SHA256, portable::compress256, sha_ni::compress_known) };
 }

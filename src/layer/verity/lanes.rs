@@ -1,8 +1,10 @@
-//! Many messages of one length through kernels that hash several at once. Knows lanes; ignores what is hashed and why.
+//! Many messages of one length through kernels that hash several at once. Knows lanes;
+//! ignores what is hashed and why.
 //!
-//! A [`Wave`] gathers messages, sorts them by how much of them is data, and gives each group of neighbours to a
-//! kernel, one message a lane. Lanes walk in step; what a message lacks to its full length is zeros, and from where all
-//! lanes have only zeros the kernel goes on without message schedules. Sorting makes that early.
+//! A [`Wave`] gathers messages, sorts them by how much of them is data, and gives each group of
+//! neighbours to a kernel, one message a lane. Lanes walk in step; what a message lacks to its full
+//! length is zeros, and from where all lanes have only zeros the kernel goes on without message
+//! schedules. Sorting makes that early.
 
 use super::cpu::Kernels;
 
@@ -142,7 +144,8 @@ impl<const N: usize, W: Word> Lanes for Kernel<N, W> {
     }
 }
 
-/// Where one lane is in its message. Data that straddles parts, or ends inside a block, is copied, a block at a time.
+/// Where one lane is in its message. Data that straddles parts, or ends inside a block, is
+/// copied, a block at a time.
 struct Feed<'a> {
     now: &'a [u8],
     rest: &'a [&'a [u8]],
@@ -208,7 +211,8 @@ pub(super) struct Wave<'a, 'd> {
     slot: usize,
 }
 
-/// Messages that wait for one another: enough to sort well, few enough to be still in the cache when they are read.
+/// Messages that wait for one another: enough to sort well, few enough to be still in the
+/// cache when they are read.
 const GATHER: usize = 256;
 
 impl<'a, 'd> Wave<'a, 'd> {

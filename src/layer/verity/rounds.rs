@@ -1,13 +1,15 @@
-//! SHA-2 over several messages at once, one a lane. Knows rounds and schedules; ignores cpus and Merkle trees.
+//! SHA-2 over several messages at once, one a lane. Knows rounds and schedules; ignores
+//! cpus and Merkle trees.
 //!
-//! SHA-256 and SHA-512 are the same rounds over words of another width, so they are written once, over [`Words`]:
-//! the same word of `N` messages side by side. How a cpu does that is in `x86.rs`.
-//! A block of sixteen words known beforehand (zeros, the padding) needs no message schedule, which is a third of
-//! the work, and most of what a small file hashes is zeros: [`compress_known`] is for them.
+//! SHA-256 and SHA-512 are the same rounds over words of another width, so they are written once, over
+//! [`Words`]: the same word of `N` messages side by side. How a cpu does that is in `x86.rs`. A block of
+//! sixteen words known beforehand (zeros, the padding) needs no message schedule, which is a third of the
+//! work, and most of what a small file hashes is zeros: [`compress_known`] is for them.
 
 /// The same word of `N` messages, side by side.
 ///
-/// A value exists only where the cpu has what its operations need: the constructors are unsafe, the rest is not.
+/// A value exists only where the cpu has what its operations need: the constructors are
+/// unsafe, the rest is not.
 pub(super) trait Words<const N: usize>: Copy {
     /// One lane: `u32` for SHA-256, `u64` for SHA-512.
     type Word: Copy;
@@ -24,7 +26,8 @@ pub(super) trait Words<const N: usize>: Copy {
     /// The cpu must have the instructions of this type.
     unsafe fn splat(word: Self::Word) -> Self;
 
-    /// The sixteen big-endian words of each lane's block, which starts at byte `at`. Panics where a lane is too short.
+    /// The sixteen big-endian words of each lane's block, which starts at byte `at`. Panics
+    /// where a lane is too short.
     ///
     /// # Safety
     /// The cpu must have the instructions of this type.

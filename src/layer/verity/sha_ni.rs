@@ -1,7 +1,8 @@
 //! SHA-256 with the cpu's own instructions, one or two messages at once. Knows SHA-NI; ignores Merkle trees.
 //!
-//! One message waits for itself: each pair of rounds takes four cycles, and the cpu could start the next after two. Two
-//! messages in turns keep it busy (2300 MB/s after 1750, Zen 4); more do not fit the sixteen registers.
+//! One message waits for itself: each pair of rounds takes four cycles, and the cpu could start the
+//! next after two. Two messages in turns keep it busy (2300 MB/s after 1750, Zen 4); more do not
+//! fit the sixteen registers.
 
 use std::arch::x86_64::*;
 

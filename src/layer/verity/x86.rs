@@ -1,8 +1,9 @@
-//! Words of several messages in x86 vector registers. Knows AVX2 and AVX-512; ignores rounds and Merkle trees.
+//! Words of several messages in x86 vector registers. Knows AVX2 and AVX-512; ignores
+//! rounds and Merkle trees.
 //!
-//! What makes AVX-512 more than twice as good is not the width alone: it rotates in one instruction, combines three
-//! inputs in one, and has 32 registers, so that state and schedule stay out of memory. The narrow types are for the
-//! last messages of a wave, where wide registers would carry empty lanes.
+//! What makes AVX-512 more than twice as good is not the width alone: it rotates in one instruction, combines
+//! three inputs in one, and has 32 registers, so that state and schedule stay out of memory. The narrow types
+//! are for the last messages of a wave, where wide registers would carry empty lanes.
 
 use std::arch::x86_64::*;
 
@@ -11,7 +12,8 @@ use super::rounds::{Words, sigmas};
 /// Writes a [`Words`] type over one register: what all of them have in common.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $register:ident, $lanes:literal x $word:ident,
-     $loadu:ident, $storeu:ident, $set1:ident as $signed:ident, $add:ident, $read:ident, $logic:ident! { $($op:tt)* }) => {
+     $loadu:ident, $storeu:ident, $set1:ident as $signed:ident, $add:ident, $read:ident,
+         $logic:ident! { $($op:tt)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub(super) struct $name($register);
@@ -43,7 +45,8 @@ macro_rules! words {
             }
             #[inline(always)]
             fn store(self, words: &mut [$word; $lanes]) {
-                // SAFETY: the array is as large as the register; a value of this type shows that the cpu has it.
+                // SAFETY: the array is as large as the register; a value of this type
+                // shows that the cpu has it.
                 unsafe { $storeu(words.as_mut_ptr().cast(), self.0) }
             }
             #[inline(always)]
@@ -95,7 +98,8 @@ macro_rules! binary {
     (rotr_shr $sll:ident $srl:ident $bits:literal) => {
         #[inline(always)]
         fn rotr<const R: i32>(self) -> Self {
-            // The shift counts are plain arguments here: `$bits - R` cannot be a const argument of a generic function.
+            // The shift counts are plain arguments here: `$bits - R` cannot be a const
+            // argument of a generic function.
             // SAFETY: a value of this type shows that the cpu has the instructions.
             Self(unsafe {
                 let (low, high) = (_mm_cvtsi32_si128(R), _mm_cvtsi32_si128($bits - R));
@@ -133,27 +137,32 @@ macro_rules! binary {
 
 words!(
     /// Eight messages of SHA-512: AVX-512 F and BW.
-    Eight64, __m512i, 8 x u64, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_set1_epi64 as i64, _mm512_add_epi64,
+    Eight64, __m512i, 8 x u64, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_set1_epi64 as i64,
+        _mm512_add_epi64,
     read_eight64, ternary! { _mm512_ror_epi64 _mm512_srli_epi64 u32 _mm512_ternarylogic_epi64 }
 );
 words!(
     /// Four messages of SHA-512: AVX2 and AVX-512 F and VL.
-    Four64, __m256i, 4 x u64, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi64x as i64, _mm256_add_epi64,
+    Four64, __m256i, 4 x u64, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi64x as i64,
+        _mm256_add_epi64,
     read_four64, ternary! { _mm256_ror_epi64 _mm256_srli_epi64 i32 _mm256_ternarylogic_epi64 }
 );
 words!(
     /// Four messages of SHA-512: AVX2.
-    Four64Avx2, __m256i, 4 x u64, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi64x as i64, _mm256_add_epi64,
+    Four64Avx2, __m256i, 4 x u64, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi64x as i64,
+        _mm256_add_epi64,
     read_four64, binary! { _mm256_sll_epi64 _mm256_srl_epi64 64 }
 );
 words!(
     /// Sixteen messages of SHA-256: AVX-512 F and BW.
-    Sixteen32, __m512i, 16 x u32, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_set1_epi32 as i32, _mm512_add_epi32,
+    Sixteen32, __m512i, 16 x u32, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_set1_epi32 as i32,
+        _mm512_add_epi32,
     read_sixteen32, ternary! { _mm512_ror_epi32 _mm512_srli_epi32 u32 _mm512_ternarylogic_epi32 }
 );
 words!(
     /// Eight messages of SHA-256: AVX2.
-    Eight32Avx2, __m256i, 8 x u32, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32 as i32, _mm256_add_epi32,
+    Eight32Avx2, __m256i, 8 x u32, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32 as i32,
+        _mm256_add_epi32,
     read_eight32, binary! { _mm256_sll_epi32 _mm256_srl_epi32 32 }
 );
 
