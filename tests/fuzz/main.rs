@@ -1,5 +1,5 @@
-//! What the fuzz targets assert, on inputs that the tests make and on those that once failed. Knows `fuzz/src`; libFuzzer
-//! itself is not needed here.
+//! What the fuzz targets assert, on inputs that the tests make and on those that once failed. Knows
+//! `fuzz/src`; libFuzzer itself is not needed here.
 //!
 //! The seeds are left in `target/fuzz-corpus/TARGET/`, where `.ci/fuzz` begins.
 

@@ -1,5 +1,5 @@
-//! Seeds for the fuzz targets, out of the builders of the tests. Knows what a target reads before the data, and that
-//! seeds are good: what should be read can be read; ignores what a target asserts.
+//! Seeds for the fuzz targets, out of the builders of the tests. Knows what a target reads before the data,
+//! and that seeds are good: what should be read can be read; ignores what a target asserts.
 //!
 //! The same seeds come out every time.
 
@@ -130,7 +130,8 @@ pub fn inflate() -> Seeds {
     seeds
 }
 
-/// Documents in an order in which each names only those after it, with marks where the digests and sizes were.
+/// Documents in an order in which each names only those after it, with marks where the
+/// digests and sizes were.
 fn marked(documents: &[Vec<u8>]) -> Vec<u8> {
     let mut texts: Vec<String> =
         documents.iter().map(|bytes| String::from_utf8(bytes.clone()).unwrap()).collect();
@@ -227,8 +228,8 @@ pub fn stream() -> Seeds {
     }
     assert!(seeds.len() >= 3, "{seeds:?}");
     seeds.sort();
-    // References to streams, to objects, bytes of names; then all of these, and the chunks. The object with this id is there
-    // and has 72 bytes.
+    // References to streams, to objects, bytes of names; then all of these, and the chunks. The object with
+    // this id is there and has 72 bytes.
     let id = [8; 32];
     let chunk = |bytes: &[u8]| [&(-(bytes.len() as i64)).to_le_bytes()[..], bytes].concat();
     let inline = tar([dir("usr"), file("usr/b", "b")]);
@@ -280,11 +281,13 @@ pub fn reference() -> Seeds {
 pub fn list() -> Seeds {
     let yaml = include_str!("../support/skopeo-sync.yaml");
     let digest = format!("sha256:{}", "0".repeat(64));
-    let more = "# ours\nr.example:\n  newest: 3\n  platform: linux/arm64\n  immutable-tags: yes\n  images:\n    \
+    let more = "# ours\nr.example:\n  newest: 3\n  platform: linux/arm64\n  immutable-tags: yes\n  \
+                images:\n    \
                 app: {tags: [\"1.0\", latest], platform: linux/amd64}\n    all:\n  images-by-semver:\n    \
                 b: {semver: \"^1.2 || 3.x\", newest: 2}\n  images-by-tag-regex:\n    c: '^v[0-9]+$'\n";
     let plain = format!(
-        "# what we run\n\ndocker://r.example:5000/a:v1 a\n\toci:some/dir:v2  app:v2 # ours\ndocker://r/x@{digest}\n"
+        "# what we run\n\ndocker://r.example:5000/a:v1 a\n\toci:some/dir:v2  app:v2 # \
+         ours\ndocker://r/x@{digest}\n"
     );
     let lock = format!(
         "# cfs-dag lock 1: what each image of a list stood for\n{digest} docker://r.example/a:1\n\

@@ -1,4 +1,5 @@
-//! Pages and pictures in a real browser. Knows how Chromium is driven; what is looked for is in `tests/browser`.
+//! Pages and pictures in a real browser. Knows how Chromium is driven; what is looked
+//! for is in `tests/browser`.
 
 use std::{
     ffi::OsString,
@@ -12,8 +13,8 @@ use super::repo::{command, program};
 /// Long enough for the largest page on a slow machine that has other work.
 const TIME_LIMIT: Duration = Duration::from_secs(400);
 
-/// Runs a scenario of `tests/browser/scenarios` on `files`. It fails as the scenario does, or with the name of a
-/// tool that is missing.
+/// Runs a scenario of `tests/browser/scenarios` on `files`. It fails as the scenario does, or with the name
+/// of a tool that is missing.
 pub fn check(scenario: &str, files: &[PathBuf]) {
     let chromium = tool(&["chromium", "chromium-browser"]);
     tool(&["node"]);
@@ -33,8 +34,8 @@ fn tool(names: &[&str]) -> PathBuf {
     found.unwrap_or_else(|| panic!("{} is missing: install it with .ci/install-tools", names[0]))
 }
 
-/// Installs what the scenarios import, unless that of this very lock file is there. Test binaries run at the same
-/// time: one installs, the others wait for it.
+/// Installs what the scenarios import, unless that of this very lock file is there. Test binaries run at the
+/// same time: one installs, the others wait for it.
 fn install(folder: &Path) {
     tool(&["npm"]);
     let guard = File::create(Path::new(program()).with_file_name("browser.lock")).unwrap();

@@ -88,8 +88,8 @@ pub fn refused() -> Vec<Case> {
     ]
 }
 
-/// Around every size at which a file is treated in another way: a segment, what may stay in memory until it is
-/// hashed (a quarter of the budget), and the whole budget.
+/// Around every size at which a file is treated in another way: a segment, what may stay in memory until it
+/// is hashed (a quarter of the budget), and the whole budget.
 fn large_files() -> Case {
     const SEGMENT: usize = 1 << 20;
     let budget = MEMORY_MIN as usize;

@@ -1,5 +1,5 @@
-//! A filesystem that lacks what others have: the case of names, links, a rename that replaces nothing. Knows the kernel's
-//! protocol of filesystems in user space; all that it is asked it does in a folder.
+//! A filesystem that lacks what others have: the case of names, links, a rename that replaces nothing. Knows
+//! the kernel's protocol of filesystems in user space; all that it is asked it does in a folder.
 //!
 //! Source: linux/fuse.h, protocol 7.31. Requests are answered one after another by a thread of this process.
 

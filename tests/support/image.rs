@@ -257,7 +257,8 @@ fn skippable(content: &[u8]) -> Vec<u8> {
 /// What a layer may be wrong about.
 #[derive(Debug, Clone)]
 enum Lie {
-    /// The blob unpacks to a tar with one bit changed; its size is right, its digest is that of the honest one.
+    /// The blob unpacks to a tar with one bit changed; its size is right, its digest is
+    /// that of the honest one.
     BlobDigest,
     /// The descriptor's size is this much off.
     Size(i64),
@@ -446,7 +447,8 @@ impl ImageBuilder<'_> {
         let layer_descriptors: Vec<Value> =
             layers.iter().map(|layer| descriptor(&layer.media_type, &layer.blob, layer.size)).collect();
         let mut manifest = json!({
-            "schemaVersion": 2, "mediaType": manifest_type, "config": config_descriptor, "layers": layer_descriptors,
+            "schemaVersion": 2, "mediaType": manifest_type, "config": config_descriptor,
+            "layers": layer_descriptors,
         });
         if self.artifact.is_some() {
             manifest["artifactType"] = "application/vnd.example.artifact".into();
@@ -539,12 +541,14 @@ fn with_a_bit_changed(tar: &[u8]) -> Vec<u8> {
 }
 
 impl Image {
-    /// `reference` with this image's digest in place of its tag: `docker://host/name:tag` → `docker://host/name@sha256:…`.
+    /// `reference` with this image's digest in place of its tag: `docker://host/name:tag` →
+    /// `docker://host/name@sha256:…`.
     pub fn pinned(&self, reference: &str) -> String {
         pinned(reference, &self.manifest)
     }
 
-    /// Copies the image with skopeo: `to` is a reference such as `oci-archive:/path` or `docker-archive:/path:name`.
+    /// Copies the image with skopeo: `to` is a reference such as `oci-archive:/path` or
+    /// `docker-archive:/path:name`.
     pub fn copy_to(&self, to: &str) {
         skopeo(&["copy", "--insecure-policy", "-q", &self.reference, to]);
     }

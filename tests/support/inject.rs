@@ -1,9 +1,10 @@
 //! Watches the system calls of a program, and has one of them fail, or all of a kind. Knows seccomp's user
 //! notifications; ignores what the calls are for.
 //!
-//! The kernel asks us about each call that is watched, whatever thread makes it, before it does it; so the calls of a
-//! whole program are counted in one row, and exactly one fails. (`strace -e inject` counts for each thread by itself:
-//! its `when=2` fails up to as many calls as there are threads, and the first failure hides the others.)
+//! The kernel asks us about each call that is watched, whatever thread makes it, before it does it; so the
+//! calls of a whole program are counted in one row, and exactly one fails. (`strace -e inject` counts for
+//! each thread by itself: its `when=2` fails up to as many calls as there are threads, and the first
+//! failure hides the others.)
 
 use std::{
     fs,
@@ -75,21 +76,21 @@ impl Kind {
     }
 }
 
-/// Runs a program to its end, and gives all calls but `sendmsg` that it made since `main` began its work, in the order
-/// in which the kernel asked.
+/// Runs a program to its end, and gives all calls but `sendmsg` that it made since `main` began its work, in
+/// the order in which the kernel asked.
 pub fn watch(program: Invocation) -> (Finished, Vec<Seen>) {
     run(program, Filter::asking_about_all(), |_| None)
 }
 
-/// Runs a program to its end and has a call fail with `errno`, without being made: of those of the kind, the one that is
-/// number `at`, from 1, since `main` began its work. Gives the call, if it came so far.
+/// Runs a program to its end and has a call fail with `errno`, without being made: of those of the kind, the
+/// one that is number `at`, from 1, since `main` began its work. Gives the call, if it came so far.
 pub fn inject(program: Invocation, kind: &'static Kind, at: usize, errno: i32) -> (Finished, Option<Seen>) {
     let (finished, mut failed) = fail(program, kind, errno, move |number| number == at);
     (finished, failed.pop())
 }
 
-/// Runs a program to its end and has each call of the kind fail with `errno`, without being made, since `main` began its
-/// work.
+/// Runs a program to its end and has each call of the kind fail with `errno`, without being made,
+/// since `main` began its work.
 pub fn inject_always(program: Invocation, kind: &'static Kind, errno: i32) -> Finished {
     fail(program, kind, errno, |_| true).0
 }
@@ -125,8 +126,8 @@ fn run(
     (finished, answering.join().unwrap())
 }
 
-/// The first thing that `main` does with the system is asking for the limit of open files. What comes before is the
-/// dynamic loader's and the standard library's, which nobody can do anything about.
+/// The first thing that `main` does with the system is asking for the limit of open files. What comes before
+/// is the dynamic loader's and the standard library's, which nobody can do anything about.
 const BEGIN: (libc::c_long, u64) = (libc::SYS_prlimit64, libc::RLIMIT_NOFILE as u64);
 
 /// What is to become of calls before they are made.
@@ -213,8 +214,8 @@ fn receive(socket: &OwnedFd) -> Option<OwnedFd> {
     })
 }
 
-/// Answers the kernel's questions until the program and all that it started have ended. `judge` says which calls are to
-/// fail.
+/// Answers the kernel's questions until the program and all that it started have ended. `judge` says
+/// which calls are to fail.
 fn answer(socket: &OwnedFd, mut judge: impl FnMut(&Seen) -> Option<i32>) -> Vec<Seen> {
     let mut calls = Vec::new();
     // None: it could not be started, which its starter tells.

@@ -1,5 +1,5 @@
-//! What the tests share: archives, images, repositories, registries, and upstream as the judge. A crate of its own, so
-//! that it is built once, not in each test program.
+//! What the tests share: archives, images, repositories, registries, and upstream as the judge. A crate of
+//! its own, so that it is built once, not in each test program.
 
 use std::path::Path;
 

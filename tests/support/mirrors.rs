@@ -16,8 +16,8 @@ pub fn list(scratch: &Scratch, name: &str, references: &[&String]) -> PathBuf {
     path
 }
 
-/// A mirror of the list at `list` into the repository at `repo`, which need not exist; the result as JSON. What
-/// stalls does so for longer than any test runs.
+/// A mirror of the list at `list` into the repository at `repo`, which need not exist; the result as JSON.
+/// What stalls does so for longer than any test runs.
 pub fn mirror(repo: &Path, list: &Path) -> Invocation {
     mirror_showing("plain", repo, list)
 }
@@ -61,8 +61,8 @@ pub fn assert_no_claims(repo: &Path) {
     assert!(claims.is_empty(), "{claims:?}");
 }
 
-/// Asserts that all processes end that were started with `mark` in their environment. The kernel ends some of them, a
-/// moment after who started them.
+/// Asserts that all processes end that were started with `mark` in their environment. The kernel ends some of
+/// them, a moment after who started them.
 #[track_caller]
 pub fn assert_nobody_left(mark: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -1,8 +1,8 @@
-//! Ending a program at a chosen moment: after its so-and-so-many-th change of a repository's folders. Knows inotify;
-//! ignores what the changes are.
+//! Ending a program at a chosen moment: after its so-and-so-many-th change of a repository's folders. Knows
+//! inotify; ignores what the changes are.
 //!
-//! Every object, link and temporary name is one event, so a seeded choice of numbers covers a run from its first
-//! object to its last link, however fast the machine is.
+//! Every object, link and temporary name is one event, so a seeded choice of numbers covers a run from its
+//! first object to its last link, however fast the machine is.
 
 use std::{fs, mem::MaybeUninit, os::fd::OwnedFd, path::Path};
 
@@ -16,8 +16,8 @@ use super::{
     tar::noise,
 };
 
-/// Makes an insecure repository with all the folders that will be watched. Whoever compares it makes the other one
-/// likewise.
+/// Makes an insecure repository with all the folders that will be watched. Whoever compares it
+/// makes the other one likewise.
 pub fn prepare(repo: &Path) {
     cfs_dag(["init", "--insecure"]).repo(repo).expect_success();
     for folder in ["streams/refs/oci", "images", "cfs-dag/tmp"] {

@@ -1,5 +1,5 @@
-//! Tar entries in odd dialects, block by block: what real and hostile writers leave in headers. Each piece is whole, with
-//! its extended headers and its content, so that any of them in a row are a tar.
+//! Tar entries in odd dialects, block by block: what real and hostile writers leave in headers. Each piece is
+//! whole, with its extended headers and its content, so that any of them in a row are a tar.
 
 mod fields;
 mod records;

@@ -178,7 +178,8 @@ pub fn stored(path: &Path, name: &str) -> Stored {
             None => image.layer_descriptors().iter().map(|layer| layer.digest().to_string()).collect(),
         };
         let stream_of = |id: String| {
-            let stream = image.layer_verity(&id).unwrap_or_else(|| panic!("{name}: no stream for layer {id}"));
+            let stream = image.layer_verity(&id).unwrap_or_else(|| panic!("{name}: no stream for layer \
+                                                                           {id}"));
             let hex = stream.to_hex();
             (id, hex)
         };
@@ -198,7 +199,8 @@ pub fn fsck(path: &Path) -> Vec<String> {
     with_repo!(path, repo => {
         let result = block_on(repo.fsck()).unwrap_or_else(|error| panic!("fsck: {error:#}"));
         let mut findings: Vec<String> = result.errors().iter().map(ToString::to_string).collect();
-        let images = block_on(composefs_oci::oci_fsck(&repo)).unwrap_or_else(|error| panic!("oci_fsck: {error:#}"));
+        let images = block_on(composefs_oci::oci_fsck(&repo))
+            .unwrap_or_else(|error| panic!("oci_fsck: {error:#}"));
         findings.extend(images.errors().iter().map(ToString::to_string));
         if findings.is_empty() && !(result.is_ok() && images.is_ok() && result.has_metadata()) {
             findings.push(format!("{result:?} {images:?}"));

@@ -1,4 +1,5 @@
-//! Plans from made-up inputs, and a made-up run over them. Knows the planner; ignores repositories and registries.
+//! Plans from made-up inputs, and a made-up run over them. Knows the planner; ignores
+//! repositories and registries.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -11,7 +11,8 @@ use super::{
     repo::{Invocation, assert_same_lines, cfs_dag, repo_manifest},
 };
 
-/// A pull of `references` into the repository at `repo`, which need not exist; without progress, the result as JSON.
+/// A pull of `references` into the repository at `repo`, which need not exist; without
+/// progress, the result as JSON.
 pub fn pull(repo: &Path, references: &[&str]) -> Invocation {
     pull_showing("none", repo, references)
 }
@@ -24,7 +25,8 @@ pub fn pull_showing(progress: &str, repo: &Path, references: &[&str]) -> Invocat
     cfs_dag(flags.iter().chain(references)).repo(repo)
 }
 
-/// `repo` after upstream's gc, as [`repo_manifest`] has it, less the folders of objects, which stay when they are empty.
+/// `repo` after upstream's gc, as [`repo_manifest`] has it, less the folders of objects, which
+/// stay when they are empty.
 pub fn swept(repo: &Path) -> Vec<String> {
     oracle::gc(repo);
     let mut lines = repo_manifest(repo);
@@ -38,7 +40,8 @@ pub fn assert_same_when_swept(expected: &Path, found: &Path) {
     assert_same_lines("repository after gc", &swept(expected), &swept(found));
 }
 
-/// Asserts that `name` is stored with the very layers, config and filesystem that upstream makes of `reference`.
+/// Asserts that `name` is stored with the very layers, config and filesystem that
+/// upstream makes of `reference`.
 #[track_caller]
 pub fn assert_stored(repo: &Path, name: &str, reference: &str) {
     assert_eq!(oracle::oracle(reference, DEFAULT_KIND).stored, oracle::stored(repo, name), "{name}");
@@ -71,8 +74,8 @@ pub fn assert_no_leftovers(repo: &Path) {
     assert!(leftovers.is_empty(), "{leftovers:?}");
 }
 
-/// Puts `image`, written into `layout`, into the scripted registry, and returns its reference there. Lies about a
-/// blob's own digest are lost: they are the registry's to tell.
+/// Puts `image`, written into `layout`, into the scripted registry, and returns its reference there. Lies
+/// about a blob's own digest are lost: they are the registry's to tell.
 pub fn serve(registry: &Registry, layout: &Layout, image: &Image, repository: &str) -> String {
     let blob = |digest: &str| fs::read(layout.blob(digest)).unwrap();
     for digest in image.layers.iter().map(|layer| &layer.blob).chain([&image.config]) {

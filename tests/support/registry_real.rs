@@ -127,7 +127,8 @@ impl RealRegistry {
         let config_path = dir.path().join("config.yml");
         fs::write(&config_path, config).unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
-        // The shell holds our pipe: when this process dies, however it dies, `read` ends and the registry with it.
+        // The shell holds our pipe: when this process dies, however it dies, `read` ends
+        // and the registry with it.
         let guard = Command::new("sh")
             .args(["-c", "docker-registry serve \"$0\" & read -r _; kill $!; wait"])
             .arg(&config_path)

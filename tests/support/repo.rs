@@ -21,6 +21,15 @@ use super::image::sha256;
 /// What a command gets before it counts as hung.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
+/// Lets what we start end by SIGHUP, also where the tests run under nohup: that it is ignored is inherited.
+fn take_hangups() {
+    static DONE: Once = Once::new();
+    // SAFETY: no handler is installed, so there is none that could do what a handler must not.
+    DONE.call_once(|| unsafe {
+        libc::signal(libc::SIGHUP, libc::SIG_DFL);
+    });
+}
+
 /// Fixes this process's umask at 022, so that modes are comparable; what we start inherits it.
 pub fn fix_umask() {
     static FIXED: Once = Once::new();
@@ -29,7 +38,8 @@ pub fn fix_umask() {
     });
 }
 
-/// The built `cfs-dag`: beside the folder of the test programs, or beside this one where both have been copied.
+/// The built `cfs-dag`: beside the folder of the test programs, or beside this one where
+/// both have been copied.
 pub fn program() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -109,6 +119,7 @@ impl Invocation {
     /// Starts it, in a process group of its own.
     pub fn start(mut self) -> Running {
         fix_umask();
+        take_hangups();
         // Files, not pipes: nobody has to read along, and a stray grandchild cannot hold us up.
         let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let mut stdin = tempfile::tempfile().unwrap();
@@ -243,8 +254,8 @@ impl Running {
         self.child.try_wait().unwrap()
     }
 
-    /// The kernel keeps the peak, so nothing between two looks is lost but what comes after the last. `ru_maxrss`
-    /// will not do: it begins with the memory of the process that forked, which is us.
+    /// The kernel keeps the peak, so nothing between two looks is lost but what comes after the last.
+    /// `ru_maxrss` will not do: it begins with the memory of the process that forked, which is us.
     fn note_peak_memory(&mut self) {
         let proc = Path::new("/proc").join(self.pid().as_raw_nonzero().to_string());
         // The kernel lets us go on a moment before the program has memory of its own.
@@ -343,7 +354,8 @@ impl std::fmt::Display for Finished {
     }
 }
 
-/// Everything below `path` but `cfs-dag/`, one line each, sorted: path, type, mode, link target or size and sha256.
+/// Everything below `path` but `cfs-dag/`, one line each, sorted: path, type, mode, link
+/// target or size and sha256.
 pub fn repo_manifest(path: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     describe_folder(path, Path::new(""), &mut lines);

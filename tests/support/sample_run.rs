@@ -1,5 +1,5 @@
-//! A run for tests that looks like life: three images, ten layers, four workers, three downloads at once. Made by a small
-//! simulation in ticks; ignores memory and failures.
+//! A run for tests that looks like life: three images, ten layers, four workers, three downloads at once.
+//! Made by a small simulation in ticks; ignores memory and failures.
 
 use std::time::{Duration, UNIX_EPOCH};
 

@@ -1,8 +1,8 @@
-//! A scripted skopeo: speaks the proxy protocol of any version over a tiny OCI layout, and misbehaves on request.
-//! Debian's skopeo is old and well behaved; this one is new, or slow, or dies.
+//! A scripted skopeo: speaks the proxy protocol of any version over a tiny OCI layout, and misbehaves on
+//! request. Debian's skopeo is old and well behaved; this one is new, or slow, or dies.
 //!
-//! A test program that uses it must contain a test that calls [`run_if_asked`], since the program itself is
-//! started again as skopeo: `#[test] fn fake_skopeo() { support::skopeo::run_if_asked() }`.
+//! A test program that uses it must have at its root a test that calls [`run_if_asked`], since the program
+//! itself is started again as skopeo: `#[test] fn fake_skopeo() { support::skopeo::run_if_asked() }`.
 
 use std::{
     fs::{self, File},

@@ -1,9 +1,9 @@
-//! Tar archives written by hand, header by header. Knows every dialect that a layer may come in; ignores what a
-//! layer is.
+//! Tar archives written by hand, header by header. Knows every dialect that a layer may come in;
+//! ignores what a layer is.
 //!
-//! [`tar`] makes an archive out of entries; an [`Entry`] is made by [`file`], [`dir`], [`symlink`]… and changed by
-//! its methods. The same calls give the same bytes. Whatever a real tar writer would refuse (lies, garbage,
-//! unknown types) can be written here too.
+//! [`tar`] makes an archive out of entries; an [`Entry`] is made by [`file`], [`dir`], [`symlink`]… and
+//! changed by its methods. The same calls give the same bytes. Whatever a real tar writer would refuse (lies,
+//! garbage, unknown types) can be written here too.
 
 use super::random::Random;
 

@@ -1,8 +1,8 @@
 //! Trees of files as lists of lines (composefs dumpfile): what some tars should give, and what is mounted.
 //!
-//! The expected tree is upstream's reading of the tars under upstream's OCI rules. The mounted one is walked with
-//! `lstat`, `readlink`, `llistxattr` and by reading every file. A line names a large file's content by its fs-verity
-//! digest, and a hard link by the path of the first of its names.
+//! The expected tree is upstream's reading of the tars under upstream's OCI rules. The mounted one is walked
+//! with `lstat`, `readlink`, `llistxattr` and by reading every file. A line names a large file's content by
+//! its fs-verity digest, and a hard link by the path of the first of its names.
 
 use std::{
     collections::{BTreeMap, HashMap},

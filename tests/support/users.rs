@@ -1,5 +1,5 @@
-//! Running programs as an ordinary user, and what came of it: modes and owners. Knows ids and permissions; ignores what
-//! is run.
+//! Running programs as an ordinary user, and what came of it: modes and owners. Knows ids and
+//! permissions; ignores what is run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,11 +39,12 @@ pub fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Which modes and owners each kind of thing has: upstream's manifests have ids of their own, so objects go by kind.
+/// Which modes and owners each kind of thing has: upstream's manifests have ids of their
+/// own, so objects go by kind.
 ///
-/// `tightened`: without the right of group and others to write objects and their folders. Where the umask leaves it,
-/// upstream gives it to those objects that it writes in one piece, and never to the others; we give it to none, since an
-/// object's bytes are never to change.
+/// `tightened`: without the right of group and others to write objects and their folders. Where the umask
+/// leaves it, upstream gives it to those objects that it writes in one piece, and never to the others; we
+/// give it to none, since an object's bytes are never to change.
 pub fn kinds(repo: &Path, tightened: bool) -> BTreeMap<String, BTreeSet<(String, u32, u32)>> {
     let mut found: BTreeMap<String, BTreeSet<_>> = BTreeMap::new();
     let mut folders = vec![repo.to_owned()];

@@ -1,10 +1,11 @@
-//! Power cuts: whatever moment the machine stops at, what was reported is there, what is visible is whole, and the next
-//! run ends as an undisturbed one. Knows what is done, and what must hold afterwards; ignores disks and their logs.
+//! Power cuts: whatever moment the machine stops at, what was reported is there, what is visible is
+//! whole, and the next run ends as an undisturbed one. Knows what is done, and what must hold afterwards;
+//! ignores disks and their logs.
 //!
-//! One machine does the work while everything that it writes to its disk is logged. The log gives the disk as it would
-//! be at any moment, with a cache that keeps, loses or tears what was not flushed; many such disks are put into a second
-//! machine, which looks at each of them. `CFS_DAG_CUTS` is how many (24), `CFS_DAG_SEED` chooses the moments. Other
-//! machines are really killed at such moments.
+//! One machine does the work while everything that it writes to its disk is logged. The log gives the disk as
+//! it would be at any moment, with a cache that keeps, loses or tears what was not flushed; many such disks
+//! are put into a second machine, which looks at each of them. `CFS_DAG_CUTS` is how many (24),
+//! `CFS_DAG_SEED` chooses the moments. Other machines are really killed at such moments.
 
 use std::{
     collections::BTreeSet,
@@ -203,8 +204,8 @@ fn repo() -> PathBuf {
     Path::new(DISK).join("repo")
 }
 
-/// What is done, with a mark before and after each step. `how` may have `--insecure`, and a system call that does
-/// nothing and says that all is well.
+/// What is done, with a mark before and after each step. `how` may have `--insecure`, and a system call that
+/// does nothing and says that all is well.
 fn work(how: &[&str]) {
     mount_disk("/dev/vda");
     let layout = write_images();
@@ -254,9 +255,9 @@ fn work(how: &[&str]) {
     drop(layout);
 }
 
-/// A pull that is killed when all its links are made and none is synced. Whoever comes next finds them in place, and must
-/// not report them before it has synced them itself. So from here on the journal is not committed every second, which
-/// would sync them for it.
+/// A pull that is killed when all its links are made and none is synced. Whoever comes next finds them in
+/// place, and must not report them before it has synced them itself. So from here on the journal is not
+/// committed every second, which would sync them for it.
 fn leave_links_unsynced(reference: &str, insecure: bool) {
     mount_remount(DISK, MountFlags::empty(), c"commit=300").unwrap();
     // Without --seccomp-bpf: the kernel takes no signals at its stops.

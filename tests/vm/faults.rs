@@ -1,6 +1,7 @@
-//! System calls that fail while a secure repository is made and filled, each once: the pull ends, its exit code is the
-//! truth, nothing is visible that the kernel does not guard, and the next pull ends as an undisturbed one. Knows the
-//! calls that this depends on; the others fail in `tests/faults.rs`, where no kernel with fs-verity is needed.
+//! System calls that fail while a secure repository is made and filled, each once: the pull ends, its exit
+//! code is the truth, nothing is visible that the kernel does not guard, and the next pull ends as an
+//! undisturbed one. Knows the calls that this depends on; the others fail in `tests/faults.rs`, where no
+//! kernel with fs-verity is needed.
 
 use std::{
     collections::BTreeSet,
@@ -92,7 +93,8 @@ fn names(errno: i32) -> (&'static str, &'static [&'static str]) {
     }
 }
 
-/// Two layers with files of several sizes, one of which has two segments and so is written while it is hashed.
+/// Two layers with files of several sizes, one of which has two segments and so is
+/// written while it is hashed.
 fn image(layout: &Layout) -> Image {
     let base = [
         dir("usr"),
@@ -122,8 +124,8 @@ struct Fault {
 }
 
 impl Fault {
-    /// What to try on a kind of call that is made `count` times: verity with each of its errors, others with one at each
-    /// place.
+    /// What to try on a kind of call that is made `count` times: verity with each of its errors,
+    /// others with one at each place.
     fn all(kind: &'static Kind, count: usize) -> Vec<Self> {
         // The first ones are about the place and meta.json, most others about objects.
         let places = BTreeSet::from([1, 2, 3, count.div_ceil(2), count]);

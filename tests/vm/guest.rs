@@ -1,5 +1,5 @@
-//! Inside the machine: making it usable, running a scenario, and the end. Knows mounts and modules; ignores who booted
-//! it.
+//! Inside the machine: making it usable, running a scenario, and the end. Knows mounts and
+//! modules; ignores who booted it.
 
 use std::{
     collections::BTreeMap,

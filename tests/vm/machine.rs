@@ -1,5 +1,5 @@
-//! Booting a small machine that runs a scenario of these tests inside. Knows QEMU, what the machine is made of and how
-//! its end is read; ignores what a scenario does.
+//! Booting a small machine that runs a scenario of these tests inside. Knows QEMU, what the machine is made
+//! of and how its end is read; ignores what a scenario does.
 
 use std::{
     env,
@@ -69,8 +69,8 @@ impl Disk {
     fn formatted(mebibytes: u32, block_bytes: &str, features: &str) -> Self {
         let scratch = scratch();
         let path = scratch.path("disk.img");
-        // Smaller blocks than pages are what small disks would get, and no fs-verity. Nothing is left for the kernel to
-        // do in its own time, which would be other writes in every run.
+        // Smaller blocks than pages are what small disks would get, and no fs-verity. Nothing is left for the
+        // kernel to do in its own time, which would be other writes in every run.
         let made = Command::new("/sbin/mke2fs")
             .args(["-q", "-t", "ext4", "-b", block_bytes, "-O", features])
             .args(["-E", "lazy_itable_init=0,lazy_journal_init=0"])
@@ -175,23 +175,27 @@ impl Machine {
         let library = tools.join("qemu/usr/lib/x86_64-linux-gnu");
         let share = |name: &str| tools.join("qemu/usr/share").join(name);
         let mut qemu = Command::new(tools.join("qemu/usr/bin/qemu-system-x86_64"));
-        qemu.env("LD_LIBRARY_PATH", format!("{}:{}", library.display(), tools.join("qemu/lib/x86_64-linux-gnu").display()))
-            .arg("-L")
-            .arg(share("qemu"))
-            .arg("-L")
-            .arg(share("seabios"))
-            .args(["-M", "q35", "-accel", accelerator, "-cpu", "max", "-smp", "1", "-m", "768"])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial"])
-            .arg(format!("file:{}", console.display()))
-            .arg("-kernel")
-            .arg(tools.join("vmlinuz"))
-            .arg("-initrd")
-            .arg(initrd())
-            .arg("-append")
-            .arg(format!(
-                "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init {SCENARIO}={scenario} -- guest --exact --nocapture"
-            ))
-            .stdin(Stdio::null());
+        qemu.env(
+            "LD_LIBRARY_PATH",
+            format!("{}:{}", library.display(), tools.join("qemu/lib/x86_64-linux-gnu").display()),
+        )
+        .arg("-L")
+        .arg(share("qemu"))
+        .arg("-L")
+        .arg(share("seabios"))
+        .args(["-M", "q35", "-accel", accelerator, "-cpu", "max", "-smp", "1", "-m", "768"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial"])
+        .arg(format!("file:{}", console.display()))
+        .arg("-kernel")
+        .arg(tools.join("vmlinuz"))
+        .arg("-initrd")
+        .arg(initrd())
+        .arg("-append")
+        .arg(format!(
+            "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init {SCENARIO}={scenario} -- guest \
+                 --exact --nocapture"
+        ))
+        .stdin(Stdio::null());
         for (number, disk) in disks.iter().enumerate() {
             qemu.args(disk.options(number));
         }
@@ -199,8 +203,8 @@ impl Machine {
         Self { child, console, began: Instant::now(), _scratch: scratch }
     }
 
-    /// Ends it as a power cut would, once `due` says so. What it has written to its disks stays. False if it had ended by
-    /// itself.
+    /// Ends it as a power cut would, once `due` says so. What it has written to its disks stays. False
+    /// if it had ended by itself.
     pub fn cut_when(mut self, due: impl Fn() -> bool) -> bool {
         while !due() {
             if !self.is_running() {
@@ -254,8 +258,8 @@ impl Drop for Machine {
     }
 }
 
-/// Hardware virtualisation where a machine really comes up with it, and emulation elsewhere: there are hosts with a
-/// `/dev/kvm` that boots no kernel.
+/// Hardware virtualisation where a machine really comes up with it, and emulation elsewhere: there are hosts
+/// with a `/dev/kvm` that boots no kernel.
 fn accelerator() -> &'static str {
     static CHOSEN: OnceLock<&str> = OnceLock::new();
     CHOSEN.get_or_init(|| {
@@ -273,8 +277,8 @@ fn accelerator() -> &'static str {
     })
 }
 
-/// The machine's first filesystem: this program and cfs-dag, where they are here, with what they need. The same for all
-/// machines of a run.
+/// The machine's first filesystem: this program and cfs-dag, where they are here, with what they need. The
+/// same for all machines of a run.
 fn initrd() -> &'static Path {
     static INITRD: OnceLock<(PathBuf, Scratch)> = OnceLock::new();
     let made = INITRD.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! What only a machine of our own can show, which the tests boot: secure repositories on a kernel with fs-verity, what
-//! becomes of them when a system call fails, and what a power cut leaves.
+//! What only a machine of our own can show, which the tests boot: secure repositories on a kernel with
+//! fs-verity, what becomes of them when a system call fails, and what a power cut leaves.
 
 #![cfg(target_arch = "x86_64")] // the machine is one
 

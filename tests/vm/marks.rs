@@ -1,8 +1,8 @@
-//! Marks on a disk, behind its filesystem: what had been reported when the disk stopped. Knows where they are; ignores
-//! how a disk stops.
+//! Marks on a disk, behind its filesystem: what had been reported when the disk stopped. Knows where they
+//! are; ignores how a disk stops.
 //!
-//! A mark goes straight to the device, between the filesystem's own writes, so a copy of the disk as it was at any
-//! moment says itself what has to be there.
+//! A mark goes straight to the device, between the filesystem's own writes, so a copy of the disk as it was
+//! at any moment says itself what has to be there.
 
 use std::{
     fs::{File, OpenOptions},

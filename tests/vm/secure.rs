@@ -1,4 +1,5 @@
-//! Repositories on a filesystem with fs-verity: what the kernel measures and refuses, what is mended, what it finds.
+//! Repositories on a filesystem with fs-verity: what the kernel measures and refuses, what
+//! is mended, what it finds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -135,7 +136,8 @@ fn mismeasured_as<H: FsVerityHashValue>(repo: &Path) -> Vec<String> {
     oracle::objects(repo).into_iter().filter_map(wrong).collect()
 }
 
-/// Asserts that there are links of every kind, and that each leads to an object: to its own, if its name is an id.
+/// Asserts that there are links of every kind, and that each leads to an object: to its
+/// own, if its name is an id.
 fn assert_linked(repo: &Path) {
     let objects = fs::canonicalize(repo.join("objects")).unwrap();
     for folder in ["streams", "images", "streams/refs/oci"] {
@@ -309,8 +311,8 @@ fn changed() {
     assert_mounted_whole(&repo, &image.reference);
 }
 
-/// Objects get fs-verity although other threads start programs all the time, which hold copies of every descriptor for
-/// a while: the kernel refuses files that somebody could write (ETXTBSY).
+/// Objects get fs-verity although other threads start programs all the time, which hold copies of every
+/// descriptor for a while: the kernel refuses files that somebody could write (ETXTBSY).
 fn busy() {
     mount_disk("/dev/vda");
     let repo = Path::new(DISK).join("repo");

@@ -1,5 +1,5 @@
-//! What a machine wrote to its disk, in order, and the disk as a power cut would have left it. Knows the log of QEMU's
-//! `blklogwrites`; ignores filesystems.
+//! What a machine wrote to its disk, in order, and the disk as a power cut would have left it. Knows the log
+//! of QEMU's `blklogwrites`; ignores filesystems.
 //!
 //! Source: the kernel's `Documentation/admin-guide/device-mapper/log-writes.rst`, whose format QEMU uses.
 
@@ -88,8 +88,8 @@ impl WriteLog {
         self.entries.iter().enumerate().filter_map(is_mark).collect()
     }
 
-    /// Copies the disk `before` (as it was when the machine began) to `to`, with what of the first `count` requests is
-    /// there after a power cut. What a torn cache has written is chosen by `seed`.
+    /// Copies the disk `before` (as it was when the machine began) to `to`, with what of the first `count`
+    /// requests is there after a power cut. What a torn cache has written is chosen by `seed`.
     pub fn cut(&self, before: &Path, to: &Path, count: usize, cache: Cache, seed: u64) {
         copy_image(before, to);
         let disk = OpenOptions::new().write(true).open(to).unwrap();

@@ -1,4 +1,5 @@
-//! What a scripted registry serves. Knows repositories, tags and layouts on disk; ignores requests and faults.
+//! What a scripted registry serves. Knows repositories, tags and layouts on disk;
+//! ignores requests and faults.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},

@@ -1,5 +1,5 @@
-//! What a scripted registry was asked and what it sent. Knows kinds of requests, bytes and how many went on at once;
-//! ignores time and faults themselves.
+//! What a scripted registry was asked and what it sent. Knows kinds of requests, bytes and how many went on
+//! at once; ignores time and faults themselves.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -56,7 +56,8 @@ pub struct Counts {
     requests: Gauge,
     blobs: Gauge,
     layers: Gauge,
-    /// For each layer that was asked for, how many were being sent then, with this one; in the order of requests.
+    /// For each layer that was asked for, how many were being sent then, with this one;
+    /// in the order of requests.
     layers_met: Vec<usize>,
 }
 
@@ -113,7 +114,8 @@ impl Counts {
         surplus
     }
 
-    /// The most requests that were being answered at once. Those whose client has hung up count until that is seen.
+    /// The most requests that were being answered at once. Those whose client has hung up
+    /// count until that is seen.
     pub fn most_requests(&self) -> usize {
         self.requests.most
     }
@@ -133,7 +135,8 @@ impl Counts {
         self.layers.most
     }
 
-    /// For each request for a layer, in order, how many layers were being sent when it came, itself among them.
+    /// For each request for a layer, in order, how many layers were being sent when it
+    /// came, itself among them.
     pub fn layers_met(&self) -> &[usize] {
         &self.layers_met
     }

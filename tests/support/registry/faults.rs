@@ -1,11 +1,12 @@
-//! What goes wrong at a scripted registry, and when. Knows paths, kinds and chance; ignores how a fault is played.
+//! What goes wrong at a scripted registry, and when. Knows paths, kinds and chance;
+//! ignores how a fault is played.
 
 use std::{collections::HashMap, time::Duration};
 
 use super::Kind;
 
-/// What goes wrong with one answer. A count of bytes beyond a short body is taken as its last byte, so that a fault
-/// is one for every body.
+/// What goes wrong with one answer. A count of bytes beyond a short body is taken as its last byte, so that a
+/// fault is one for every body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// Answers with this status, an error body as registries write it, and perhaps a further header.
@@ -20,7 +21,8 @@ pub enum Fault {
     CutAfter(usize),
     /// Promises the whole body and resets the connection after so many bytes, some of which may be lost.
     ResetAfter(usize),
-    /// Promises the whole body, sends so many bytes and then nothing until [`super::Registry::release`] or the end.
+    /// Promises the whole body, sends so many bytes and then nothing until
+    /// [`super::Registry::release`] or the end.
     StallAfter(usize),
     /// Sends so many bytes and says that this is all.
     ShortHonest(usize),
@@ -43,8 +45,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// A status with an error body and `Retry-After: 0`: skopeo, which waits and repeats by itself on 429, does so
-    /// at once.
+    /// A status with an error body and `Retry-After: 0`: skopeo, which waits and repeats by itself
+    /// on 429, does so at once.
     pub fn at_once(status: u16) -> Self {
         Self::Status(status, Some(("Retry-After".into(), "0".into())))
     }
@@ -52,8 +54,8 @@ impl Fault {
 
 /// Faults by chance.
 ///
-/// Whether a request meets one, and which, is told by the seed, its path and how often that was asked before, so it
-/// does not depend on the order of threads.
+/// Whether a request meets one, and which, is told by the seed, its path and how often that was asked before,
+/// so it does not depend on the order of threads.
 #[derive(Debug, Clone)]
 pub struct Mix {
     pub seed: u64,
@@ -63,9 +65,9 @@ pub struct Mix {
     pub kinds: Vec<Kind>,
     /// What may happen to them.
     pub faults: Vec<Fault>,
-    /// The most faults of one path, in all: who asks once more than this for one path must succeed, and who needs
-    /// several paths at a time, after as many rounds as they have faults together. In all and not in a row, since
-    /// many clients share a ping, and what follows it may fail in turns with it.
+    /// The most faults of one path, in all: who asks once more than this for one path must succeed, and who
+    /// needs several paths at a time, after as many rounds as they have faults together. In all and not in a
+    /// row, since many clients share a ping, and what follows it may fail in turns with it.
     pub at_most: usize,
 }
 

@@ -48,7 +48,8 @@ pub fn serve(shared: &Shared, number: usize, stream: Arc<TcpStream>) {
 }
 
 fn converse(shared: &Shared, stream: &TcpStream) -> After {
-    // Head and body are written one after the other: the second must not wait until the first is acknowledged.
+    // Head and body are written one after the other: the second must not wait until the
+    // first is acknowledged.
     let _ = stream.set_nodelay(true);
     let mut input = BufReader::new(stream);
     // The first byte of a TLS handshake: Go's servers answer it in plain HTTP, and Go's clients know.

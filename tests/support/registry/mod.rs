@@ -1,5 +1,6 @@
-//! A scripted registry: serves manifests, blobs, tags and tokens on a loopback port, with faults where a test wants
-//! them, and counts what it was asked. Knows enough HTTP/1.1 for skopeo; ignores uploads, ranges and TLS.
+//! A scripted registry: serves manifests, blobs, tags and tokens on a loopback port, with faults
+//! where a test wants them, and counts what it was asked. Knows enough HTTP/1.1 for skopeo; ignores
+//! uploads, ranges and TLS.
 //!
 //! ```text
 //! let registry = Registry::start();
@@ -9,7 +10,7 @@
 //! registry.mix(Mix { seed: 7, per_mille: 200, ..Mix::of(faults) });      // any, by chance
 //! ... docker://{registry.host()}/app:v1 ...
 //! assert_eq!(registry.requests_for(image.layers[0]), 2);
-//! assert_eq!(registry.counts().surplus(), []);                           // no byte twice, but for the faults
+//! assert_eq!(registry.counts().surplus(), []);      // no byte twice, but for the faults
 //! ```
 //!
 //! One thread a connection; all end with the registry, stalled ones too.
@@ -159,20 +160,21 @@ impl Registry {
         self.manifest(repository, Some(tag), layout::OCI_INDEX, index.to_string().as_bytes())
     }
 
-    /// Serves every image of the OCI layout at `path`, and returns the tags. Blobs stay where they are and are read
-    /// when they are asked for, so that many images in many repositories cost little.
+    /// Serves every image of the OCI layout at `path`, and returns the tags. Blobs stay where they are and
+    /// are read when they are asked for, so that many images in many repositories cost little.
     pub fn serve_layout(&self, repository: &str, path: &Path) -> Vec<String> {
         self.shared.lock().content.layout(repository, path)
     }
 
-    /// From now on everything below `/v2/` needs a token, which `/token` gives to everyone. Tokens given before are
-    /// no longer good: called in the middle of a pull, it lets them expire.
+    /// From now on everything below `/v2/` needs a token, which `/token` gives to everyone. Tokens given
+    /// before are no longer good: called in the middle of a pull, it lets them expire.
     pub fn require_token(&self) {
         let mut state = self.shared.lock();
         state.token = Some(state.token.map_or(1, |token| token + 1));
     }
 
-    /// Lists of tags come in pages of at most `most`, with a `Link` to the next, as large registries do unasked.
+    /// Lists of tags come in pages of at most `most`, with a `Link` to the next, as
+    /// large registries do unasked.
     pub fn page_tags(&self, most: usize) {
         self.shared.lock().tag_page = Some(most);
     }
@@ -206,7 +208,8 @@ impl Registry {
         self.shared.lock().faults.at_path(path, fault, false);
     }
 
-    /// Makes all requests for a path below `/v2/` go wrong (`app/manifests/v1`; empty for the ping, `/token`).
+    /// Makes all requests for a path below `/v2/` go wrong (`app/manifests/v1`; empty
+    /// for the ping, `/token`).
     pub fn fault_always(&self, path: &str, fault: Fault) {
         self.shared.lock().faults.at_path(path, fault, true);
     }
@@ -237,7 +240,8 @@ impl Registry {
         self.shared.changed.notify_all();
     }
 
-    /// Lets what stalls from now on wait for another release. Only when nothing is left that the last one let go.
+    /// Lets what stalls from now on wait for another release. Only when nothing is left
+    /// that the last one let go.
     pub fn hold(&self) {
         self.shared.lock().released = false;
     }

@@ -1,4 +1,5 @@
-//! How an answer is sent, and how it goes wrong. Knows bodies, faults and what they cost; ignores what was asked.
+//! How an answer is sent, and how it goes wrong. Knows bodies, faults and what they
+//! cost; ignores what was asked.
 
 use std::{
     io::{self, Write},
@@ -41,8 +42,8 @@ enum Then {
 
 /// An answer on its way.
 ///
-/// What is about to be sent counts as sent, and what is about to end as ended: when a client has all of an answer,
-/// it was counted, and the client's next request does not seem to come beside it.
+/// What is about to be sent counts as sent, and what is about to end as ended: when a client has all of an
+/// answer, it was counted, and the client's next request does not seem to come beside it.
 pub struct Sending<'a> {
     shared: &'a Shared,
     stream: &'a TcpStream,
