@@ -1,5 +1,5 @@
-//! The verbs that look after a repository: images, inspect, tag, untag, fsck, gc, mount. Knows how to print what
-//! the store says.
+//! The verbs that look after a repository: images, inspect, tag, untag, fsck, gc, mount. Knows how to
+//! print what the store says.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub(super) struct ImagesArgs {
 pub(super) struct InspectArgs {
     /// The image's name, or the digest of its manifest
     name: String,
-    /// As JSON: manifest, config, referrers
+    /// As JSON: manifest, config, referrers, filesystem
     #[arg(long)]
     json: bool,
 }
@@ -32,13 +32,13 @@ pub(super) struct InspectArgs {
 pub(super) struct TagArgs {
     /// The image's name, or the digest of its manifest
     image: String,
-    /// The name that it shall have too
+    /// The further name
     name: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct UntagArgs {
-    /// The name to take away
+    /// The name to remove
     name: String,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct FsckArgs {}
 
 #[derive(Debug, Args)]
 pub(super) struct GcArgs {
-    /// Say what would go, and change nothing
+    /// Print what would be removed, and change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
 }

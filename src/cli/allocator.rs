@@ -1,5 +1,5 @@
-//! Memory: how the C library's allocator is set for this program, and what is said when there is no more. Knows one switch
-//! of glibc.
+//! Memory: how the C library's allocator is set for this program, and what is said when there is no more.
+//! Knows one switch of glibc.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -8,8 +8,8 @@ use std::{
 
 /// Gives large pieces of memory back to the system as soon as they are freed, whatever was freed before.
 ///
-/// After the first large piece glibc keeps freed ones instead, and for every thread by itself: a pull of 40 images
-/// with a budget of 18 MiB took 26 MB at one worker and 50 at 32; with this, 22 and 23.
+/// After the first large piece glibc keeps freed ones instead, and for every thread by itself: a pull of 40
+/// images with a budget of 18 MiB took 26 MB at one worker and 50 at 32; with this, 22 and 23.
 #[cfg(target_env = "gnu")]
 pub(super) fn set_up() {
     use std::ffi::c_int;
@@ -26,8 +26,9 @@ pub(super) fn set_up() {
 #[cfg(not(target_env = "gnu"))]
 pub(super) fn set_up() {}
 
-/// The system's allocator, for a program that has to end in clear words when memory is refused (`ulimit -v`, a system
-/// without overcommit): the standard library would abort. That is as lawful as a kill: what is committed stays.
+/// The system's allocator, for a program that has to end in clear words when memory is refused
+/// (`ulimit -v`, a system without overcommit): the standard library would abort. That is as lawful as a
+/// kill: what is committed stays.
 #[derive(Debug)]
 pub struct Allocator;
 
@@ -68,7 +69,8 @@ fn refused(size: usize) -> ! {
         let mut rest = &mut line[..];
         let _ = writeln!(
             rest,
-            "cfs-dag: cannot allocate memory: {size} bytes more are refused: raise the limit (ulimit -v, or that of the \
+            "cfs-dag: cannot allocate memory: {size} bytes more are refused: raise the limit (ulimit -v, or \
+             that of the \
              control group), or ask for less (--memory, --jobs)"
         );
         let left = rest.len();

@@ -1,5 +1,5 @@
-//! Files that the command line names: read within bounds, checked before a run, written whole. Knows kinds of files and
-//! their places; ignores what is in them.
+//! Files that the command line names: read within bounds, checked before a run, written whole. Knows kinds of
+//! files and their places; ignores what is in them.
 
 use std::{
     fs::{File, Metadata},
@@ -19,8 +19,8 @@ use rustix::{
 use super::Problem;
 use crate::types::{errno_in_text, remedy};
 
-/// Bytes of a list or a lock: a million images of 60 characters, which is more than one run could mirror. Reading takes
-/// up to ten times as much memory.
+/// Bytes of a list or a lock: a million images of 60 characters, which is more than one run could mirror.
+/// Reading takes up to ten times as much memory.
 pub(super) const MAX_LIST: u64 = 64 << 20;
 
 /// Bytes of a saved plan: some hundred thousand layers.
@@ -131,8 +131,8 @@ impl<'a> Files<'a> {
         self.outputs.extend(path.map(|path| Named { what, path }));
     }
 
-    /// Refuses outputs that would destroy an input or each other, or that cannot be written: what a run has done must
-    /// not be lost at its end.
+    /// Refuses outputs that would destroy an input or each other, or that cannot be written: what a run has
+    /// done must not be lost at its end.
     pub(super) fn check(&self) -> Result<(), Problem> {
         let mut taken: Vec<(Named<'_>, Identity, bool)> = Vec::new();
         taken.extend(self.inputs.iter().filter_map(|input| Some((*input, input.identity()?, true))));
@@ -187,7 +187,8 @@ impl Named<'_> {
         })
     }
 
-    /// Where an output goes; `None` for what is not replaced but written to as it is: pipes, terminals, `/dev/null`.
+    /// Where an output goes; `None` for what is not replaced but written to as it is:
+    /// pipes, terminals, `/dev/null`.
     fn destination(&self) -> Result<Option<Identity>, String> {
         let found = match std::fs::metadata(self.path) {
             Ok(found) => Some(found),
@@ -277,8 +278,8 @@ pub(super) fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Prob
     };
     if let Ok(found) = std::fs::metadata(path) {
         if !found.is_file() || (stream_of(&found).is_none() && std::fs::canonicalize(path).is_err()) {
-            // A pipe is written as it is, and so is a file without a name, which /dev/fd/9 can lead to: what would be
-            // replaced is the link in /dev.
+            // A pipe is written as it is, and so is a file without a name, which /dev/fd/9 can lead to: what
+            // would be replaced is the link in /dev.
             return std::fs::write(path, text).map_err(fault);
         }
         // Replaced, it would no longer be the file that the stream writes to.
@@ -298,7 +299,8 @@ pub(super) fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Prob
     let _ = std::fs::remove_file(&beside);
     let mut file = File::create_new(&beside).map_err(fault)?;
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    // Not before its bytes are on the disk: a power cut must not leave an empty file in the place of the one before.
+    // Not before its bytes are on the disk: a power cut must not leave an empty file in the
+    // place of the one before.
     let written = written.and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|error| {
         let _ = std::fs::remove_file(&beside);

@@ -1,5 +1,5 @@
-//! Completions for shells and manual pages, from the very definition that parses the command line. Knows clap's
-//! generators and how pages are named; ignores what the verbs do.
+//! Completions for shells and manual pages, from the very definition that parses the command line. Knows
+//! clap's generators and how pages are named; ignores what the verbs do.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +11,13 @@ use super::{Cli, Exit, Problem, files::write_file, print};
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
-    /// The shell to complete in
+    /// The shell
     shell: Shell,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// Write a page for each verb into DIR, which must be there [default: the main page to stdout]
+    /// Write a page for each command into DIR, which must exist [default: the main page to stdout]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     out: Option<PathBuf>,
 }

@@ -1,5 +1,5 @@
-//! What earlier runs in a repository tell a new one: how fast this machine is, what names stood for. Knows heads of
-//! records; a record that cannot be read tells nothing.
+//! What earlier runs in a repository tell a new one: how fast this machine is, what names stood for. Knows
+//! heads of records; a record that cannot be read tells nothing.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -53,7 +53,8 @@ impl History {
         }
     }
 
-    /// The rates of the latest runs that read from the same places, or from any if there are none, and their number.
+    /// The rates of the latest runs that read from the same places, or from any if there
+    /// are none, and their number.
     fn rates(&self, plan: &Plan) -> (Rates, usize) {
         let needed = plan.images.iter().filter(|image| plan.graph[image.tag].state != State::Stored);
         let wanted: Vec<&str> = needed.map(|image| place(&image.reference)).collect();

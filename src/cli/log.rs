@@ -31,19 +31,20 @@ struct ViewArgs {
     /// List the runs that are kept
     #[arg(long, conflicts_with = "run")]
     list: bool,
-    /// Why something ran or did not: an image's name, a layer as IMAGE:PLACE or by its digest, or a node
+    /// Why something ran or did not: an image's name, a layer as IMAGE:POSITION or by its digest, or a node
     #[arg(long, value_name = "WHAT")]
     why: Option<String>,
-    /// The chain that decided how long it took, and what one free second on each of its nodes would have won
+    /// The chain of nodes that determined the duration, and what one second less on each would have saved
     #[arg(long)]
     critical_path: bool,
-    /// A page with a chart of nodes over workers, cpu and network use [default file: cfs-dag-timings-RUN.html]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, value_hint = ValueHint::FilePath)]
+    /// Write a page with a chart of nodes, CPU and network use [default file: cfs-dag-timings-RUN.html]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true,
+        value_hint = ValueHint::FilePath)]
     timings: Option<Option<PathBuf>>,
-    /// Trace events for Perfetto or chrome://tracing
+    /// Write trace events for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     trace: Option<PathBuf>,
-    /// Draw the graph as it ran; the file's ending chooses the format: txt, dot, mmd, json, svg or html
+    /// Draw the graph as it ran; the file's ending selects the format: txt, dot, mmd, json, svg or html
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     graph: Option<PathBuf>,
     /// Everything that is kept of the run, as JSON

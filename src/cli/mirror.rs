@@ -1,5 +1,5 @@
-//! `cfs-dag mirror`: the images of a list, kept. Knows the order of things: list, tags, images, run, lock, names;
-//! each of them is done elsewhere.
+//! `cfs-dag mirror`: the images of a list, kept. Knows the order of things: list, tags, images, run, lock,
+//! names; each of them is done elsewhere.
 
 mod asking;
 mod chosen;
@@ -41,25 +41,25 @@ const NOT_DONE: &str = "not done: the mirror ended before";
 /// A list and how to keep it.
 #[derive(Debug, Args)]
 pub(super) struct MirrorArgs {
-    /// The list: lines with a reference and perhaps a name, or YAML as for skopeo sync; - reads stdin
+    /// The list: lines with a reference and perhaps a name, or YAML as for skopeo sync; a file, a pipe, or -
+    /// for stdin
     #[arg(value_name = "LIST", value_hint = ValueHint::FilePath)]
     list: PathBuf,
-    /// Write what every image of the list stands for to FILE, also in a dry run: a lock says what tags stood for, not what
-    /// was pulled
+    /// Write the digest that every image of the list has now to FILE, also in a dry run
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     lock: Option<PathBuf>,
-    /// Mirror exactly what the lock says, and ask for no tags
+    /// Mirror exactly the digests of the lock, without asking for tags; refuse a lock of another list
     #[arg(long, requires = "lock")]
     locked: bool,
-    /// Write a line with digest and reference for each image that is here in the end
+    /// Write a line with digest and reference for each image stored; in a dry run, for each that would be
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     digestfile: Option<PathBuf>,
-    /// When all is done, take away names that an earlier mirror of this list made and the list no longer has; lists from
-    /// stdin count as one
+    /// Afterwards, untag names that an earlier mirror of this list made and that the list no longer has;
+    /// lists from stdin count as one list. Their files stay until gc
     #[arg(long)]
     prune: bool,
-    /// The most names that --prune takes away: where there are more, none goes and the exit code is 3 [default: half of
-    /// the names of the list's last mirror, at least 10]
+    /// Maximum of names that --prune untags: where there are more, none is untagged and the exit code is 3
+    /// [default: half of the names of the list's last mirror, at least 10]
     #[arg(long, value_name = "N", requires = "prune")]
     prune_max: Option<usize>,
     #[command(flatten)]
@@ -291,8 +291,8 @@ impl Mirror<'_> {
         }
     }
 
-    /// The names that shall go: mirrors made them, the list has lost them, they are still there, and no other list has
-    /// them. What a rule that failed could have chosen is not lost.
+    /// The names that shall go: mirrors made them, the list has lost them, they are still there, and no other
+    /// list has them. What a rule that failed could have chosen is not lost.
     fn lost(&self, sofar: &Sofar, names: &BTreeMap<String, Option<String>>) -> Result<Lost, Problem> {
         let Some(store) = self.session.store().filter(|_| self.args.prune) else {
             return Ok(Lost::default());
@@ -361,14 +361,16 @@ impl Lost {
         self.names.len() > self.most
     }
 
-    /// Says that they stay, if they do because something failed or because they are too many; gives the exit code.
+    /// Says that they stay, if they do because something failed or because they are too
+    /// many; gives the exit code.
     fn tell_kept(&self, exit: Exit) -> Exit {
         let lost = self.names.len();
         match exit {
             Exit::Done | Exit::WorkNeeded if self.is_too_much() => {
                 let (of, most) = (self.of, self.most);
                 super::say(format_args!(
-                    "cfs-dag: not pruned: the list has lost {lost} of {of} names, and {most} may go at once: see that \
+                    "cfs-dag: not pruned: the list has lost {lost} of {of} names, and {most} may go at \
+                     once: see that \
                      its registries list all their tags, or allow it with --prune-max={lost}"
                 ));
                 Exit::SomeFailed

@@ -37,7 +37,7 @@ use crate::{
     with_store,
 };
 
-/// Exit codes, as in the README.
+/// Exit codes, as in `docs/cli.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {
     Done = 0,
@@ -54,11 +54,20 @@ impl From<Exit> for ExitCode {
     }
 }
 
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  failed, or fsck found damage
+    2  wrong command line, list, plan, lock or output file
+    3  some images failed and the others are stored, or --prune was refused
+    4  with --dry-run --detailed-exitcode: there is work to do
+  130  interrupted: committed work stays, and the next run continues from there";
+
 /// Pulls container images into a composefs repository, as one task graph.
 #[derive(Debug, Parser)]
-#[command(name = "cfs-dag", version, max_term_width = 100)]
+#[command(name = "cfs-dag", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
-    /// Tell what is decided, and the causes of an error, one a line; RUST_LOG chooses more
+    /// Log decisions and the causes of an error, one a line; RUST_LOG selects more
     #[arg(long, short, global = true)]
     verbose: bool,
     #[command(flatten)]
@@ -71,38 +80,39 @@ struct Cli {
 enum Verb {
     /// Pull images; creates the repository if nothing is there
     Pull(Box<pull::PullArgs>),
-    /// Keep the images of a list; made to run unattended
+    /// Mirror the images of a list; made to run unattended
     Mirror(Box<mirror::MirrorArgs>),
-    /// Show what earlier runs did, why, and where the time went
+    /// Show what earlier runs did, why, and how long it took
     Log(log::LogArgs),
     /// Create a repository
     Init(InitArgs),
     /// List images
     Images(admin::ImagesArgs),
-    /// Show what is known of an image
+    /// Show an image: manifest, config, filesystem
     Inspect(admin::InspectArgs),
-    /// Give an image another name
+    /// Give an image a further name
     Tag(admin::TagArgs),
-    /// Take a name away
+    /// Remove a name
     Untag(admin::UntagArgs),
-    /// Check the whole repository
+    /// Check the whole repository; exit code 1 if something is damaged
     Fsck(admin::FsckArgs),
-    /// Remove what no name reaches
+    /// Remove files that no image uses
     Gc(admin::GcArgs),
-    /// Mount an image's filesystem
+    /// Mount an image's filesystem, read-only; needs root
     Mount(admin::MountArgs),
     /// Print completions for a shell
     Completions(generate::CompletionsArgs),
-    /// Print the manual
+    /// Print manual pages
     Man(generate::ManArgs),
 }
 
-/// Which repository; without any of these the system's for root, the user's for everyone else.
+/// Which repository; without any of these the system's for root, the user's for all others.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Repository")]
 struct RepoArgs {
     /// The repository at PATH [default: the system's for root, else the user's]
-    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::DirPath, conflicts_with_all = ["user", "system"])]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::DirPath,
+        conflicts_with_all = ["user", "system"])]
     repo: Option<PathBuf>,
     /// The user's repository, ~/.var/lib/composefs
     #[arg(long, global = true, conflicts_with = "system")]
@@ -110,7 +120,7 @@ struct RepoArgs {
     /// The system's repository, /sysroot/composefs
     #[arg(long, global = true)]
     system: bool,
-    /// Refuse a repository that goes without fs-verity
+    /// Refuse a repository without fs-verity
     #[arg(long, global = true)]
     require_verity: bool,
 }
@@ -119,13 +129,14 @@ struct RepoArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "New repositories")]
 struct InitArgs {
-    /// Digest of objects in a new repository: sha512 or sha256
+    /// Digest of objects in a new repository: sha512 or sha256 [default: sha512]
     #[arg(long, value_name = "NAME", value_parser = store::parse_algorithm)]
     algorithm: Option<store::Algorithm>,
-    /// Make a new repository without fs-verity
+    /// Create a new repository without fs-verity, for filesystems that lack it
     #[arg(long)]
     insecure: bool,
-    /// EROFS format of a new repository: 0 (mkcomposefs by default), 1, 2, or several like 1,2, the first being the default
+    /// EROFS formats of a new repository: 0 (that of mkcomposefs), 1, or 2 (older bootc deployments), or
+    /// several like 1,2, the first for mounting; not 0 with 1 [default: 1]
     #[arg(long, value_name = "VERSIONS", value_parser = store::parse_formats)]
     erofs_version: Option<store::FormatConfig>,
 }
@@ -174,8 +185,8 @@ fn open(path: &Path) -> Result<AnyStore, Problem> {
     Ok(store)
 }
 
-/// Leaves the lock on a repository to the end of this process. Upstream gives it back when the last handle goes, and
-/// panics if that fails (a network filesystem); so the last one stays.
+/// Leaves the lock on a repository to the end of this process. Upstream gives it back when the last handle
+/// goes, and panics if that fails (a network filesystem); so the last one stays.
 fn keep_lock(store: &AnyStore) {
     with_store!(store, store => std::mem::forget(store.upstream().clone()));
 }
@@ -255,14 +266,15 @@ fn tell_causes(error: &dyn Error, verbose: bool) {
     }
 }
 
-/// A line to stderr: errors repeat what lists, images and registries say, and a terminal obeys what it is sent. Nobody
-/// can be told if it fails: `eprintln` would panic.
+/// A line to stderr: errors repeat what lists, images and registries say, and a terminal obeys what it is
+/// sent. Nobody can be told if it fails: `eprintln` would panic.
 fn say(line: std::fmt::Arguments<'_>) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{}", words::printable(&line.to_string()));
 }
 
-/// Prints to stdout. A reader that has gone away is no error; a result that is lost otherwise (a full disk) is.
+/// Prints to stdout. A reader that has gone away is no error; a result that is lost
+/// otherwise (a full disk) is.
 fn print(text: &str) -> Result<(), Problem> {
     use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout();

@@ -1,5 +1,5 @@
-//! What `pull` and `mirror` can both be told: limits, patience, access, what is shown. Knows words and defaults; ignores
-//! what is run with them.
+//! What `pull` and `mirror` can both be told: limits, patience, access, what is shown. Knows words and
+//! defaults; ignores what is run with them.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,35 +16,35 @@ use crate::{
 /// What a run does, may use and tells.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// Draw the graph that would run, and change nothing
+    /// Draw the graph that would run, and change nothing in the repository [default format: text]
     #[arg(long, value_name = "FORMAT", value_enum, num_args = 0..=1, require_equals = true,
           default_missing_value = "text")]
     pub(super) dry_run: Option<PlanFormat>,
-    /// With --dry-run: exit with 4 if there is work to do, with 0 if there is none
+    /// With --dry-run: exit code 4 if there is work to do
     #[arg(long, requires = "dry_run")]
     pub(super) detailed_exitcode: bool,
-    /// Make everything again, also what is stored
+    /// Make everything again, also what is stored; repairs missing and truncated files
     #[arg(long)]
     pub(super) force: bool,
     /// Accept entries that tar readers read differently and read them as cfsctl does, with a warning
     #[arg(long)]
     pub(super) as_upstream: bool,
-    /// Go on with the other images when one fails; the default
+    /// Continue with the other images when one fails (the default)
     #[arg(long)]
     keep_going: bool,
-    /// Stop at the first image that fails; what is done stays
+    /// Stop at the first image that fails; images that are complete stay
     #[arg(long, conflicts_with = "keep_going")]
     pub(super) fail_fast: bool,
-    /// How to print the result
+    /// Form of the result on stdout
     #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "dry_run")]
     pub(super) format: Format,
     /// Also write the result to FILE, as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "dry_run")]
     pub(super) summary: Option<PathBuf>,
-    /// The platform to choose from an image index: os/arch[/variant]
+    /// Platform to choose from an image index, os/arch[/variant] [default: that of this machine]
     #[arg(long, value_name = "PLATFORM")]
     pub(super) platform: Option<Platform>,
-    /// How to show progress on stderr
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub(super) progress: Mode,
     // Headings are for all that follows.
@@ -60,45 +60,49 @@ pub(super) struct RunArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
-    /// Cpu threads [default: one for each core]
+    /// CPU threads, 1 to 1024 [default: one for each core]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Memory for data in flight
+    /// Memory for data in flight, at least 18MiB; the tree of one filesystem image comes on top
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse::bytes)]
     memory: u64,
-    /// Blobs to transfer at once
-    #[arg(long, value_name = "N", default_value = "6", value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Concurrent downloads
+    #[arg(long, value_name = "N", default_value = "6",
+        value_parser = clap::value_parser!(u16).range(1..=256))]
     downloads: u16,
-    /// Of these, from one registry; fewer while it is in trouble
-    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Concurrent downloads per registry; reduced while it throttles or fails
+    #[arg(long, value_name = "N", default_value = "4",
+        value_parser = clap::value_parser!(u16).range(1..=256))]
     downloads_per_host: u16,
-    /// Bytes a second from registries, all together
+    /// Bytes a second from all registries together, on average
     #[arg(long, value_name = "SIZE", value_parser = parse::rate)]
     limit_rate: Option<u64>,
-    /// Try again so often what may pass: broken connections, 408, 429, 5xx, stalls
-    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    /// Retries for transient failures: broken connections, 408, 429, 5xx, stalls
+    #[arg(long, value_name = "N", default_value = "5",
+        value_parser = clap::value_parser!(u32).range(0..=1000))]
     retries: u32,
-    /// The pause before the first of these; each further one is twice as long, up to a minute
+    /// Pause before the first retry; doubles with each further one, up to a minute
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse::duration)]
     retry_delay: Duration,
-    /// Cut a transfer that delivers less than 256 bytes a second for so long; an answer, its first byte or a whole config
-    /// may take three times as long, and a mirror goes ahead without registries after a sixth of it
+    /// Abort a transfer that delivers less than 256 bytes a second for this long; an answer, a first
+    /// byte or a whole config may take three times as long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::duration)]
     stall_timeout: Duration,
-    /// What is refused as broken or hostile: --help lists the names
+    /// Limits above which an image is refused: --help lists them
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse::limit, long_help = limits_help())]
     limit: Vec<(Limit, u64)>,
 }
 
 /// All limits with their defaults.
 fn limits_help() -> String {
-    let mut help = "What is refused as broken or hostile. A VALUE of bytes may have a unit, like 1GiB. \
-                    May be given several times:"
+    let mut help = "Limit above which an image is refused as broken or hostile. A VALUE in bytes may have a \
+                    unit \
+                    (1GiB). May be given several times:"
         .to_owned();
     for limit in Limit::ALL {
         let value = limit.default_value();
         let text = if limit.is_bytes() { parse::shown_bytes(value) } else { value.to_string() };
-        let fixed = if value == limit.most() { ", the most that it may be" } else { "" };
+        let fixed = if value == limit.most() { ", the maximum" } else { "" };
         help.push_str(&format!("\n{:>12}  {} [default: {text}{fixed}]", limit.name(), limit.what()));
     }
     help
@@ -108,17 +112,17 @@ fn limits_help() -> String {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Registries")]
 struct AccessArgs {
-    /// Credentials, as skopeo login writes them
+    /// Credentials for registries, as skopeo login writes them
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     authfile: Option<PathBuf>,
-    /// Certificates and keys for the registry
+    /// Certificates and keys for registries
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     cert_dir: Option<PathBuf>,
-    /// Whether registries must prove who they are; false also allows plain HTTP
+    /// Require valid certificates of registries; false also allows plain HTTP
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tls_verify: bool,
-    /// The signature policy to enforce
+    /// Signature policy to enforce; needs a skopeo with proxy protocol 0.2.6
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     policy: Option<PathBuf>,
 }

@@ -1,8 +1,9 @@
-//! Panics by which libraries say that the system refuses what they cannot do without, a thread or an open file: told
-//! like any other error. Knows how their messages show the cause; leaves defects to be told as ever.
+//! Panics by which libraries say that the system refuses what they cannot do without, a thread or
+//! an open file: told like any other error. Knows how their messages show the cause; leaves
+//! defects to be told as ever.
 //!
-//! Without this the program would not only tell it badly: a runtime that gets one of its threads and not the next one
-//! waits for the first for ever.
+//! Without this the program would not only tell it badly: a runtime that gets one of its threads and not the
+//! next one waits for the first for ever.
 
 use std::{panic, process};
 
@@ -11,7 +12,8 @@ use rustix::io::Errno;
 use super::{Exit, say};
 use crate::types::{errno_in_text, remedy};
 
-/// Has such a panic end the program, wherever it happens. That is as lawful as a kill: what is committed stays.
+/// Has such a panic end the program, wherever it happens. That is as lawful as a kill:
+/// what is committed stays.
 pub(super) fn set_up() {
     let others = panic::take_hook();
     panic::set_hook(Box::new(move |info| {

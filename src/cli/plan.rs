@@ -1,5 +1,5 @@
-//! Plans on their way in and out: drawn for `--dry-run`, saved by `--plan-out`, run again by `--plan`. Knows formats and
-//! files; ignores what is in a plan.
+//! Plans on their way in and out: drawn for `--dry-run`, saved by `--plan-out`, run again by `--plan`. Knows
+//! formats and files; ignores what is in a plan.
 
 use std::path::Path;
 

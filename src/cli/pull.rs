@@ -1,4 +1,5 @@
-//! `cfs-dag pull`: images by their references. Knows what can be asked for; how it is done is [`super::request`]'s.
+//! `cfs-dag pull`: images by their references. Knows what can be asked for; how it is done
+//! is [`super::request`]'s.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -22,17 +23,19 @@ use crate::{
 /// Images and how to get them.
 #[derive(Debug, Args)]
 pub(super) struct PullArgs {
-    /// oci:PATH[:TAG], docker://NAME, docker-archive:PATH, oci-archive:PATH, dir:PATH, containers-storage:NAME
+    /// docker://HOST/NAME[:TAG][@DIGEST], oci:PATH[:NAME], oci-archive:PATH[:TAG],
+    /// docker-archive:PATH[:NAME], dir:PATH, containers-storage:NAME
     #[arg(required_unless_present = "plan", conflicts_with = "plan", value_name = "IMAGE")]
     images: Vec<String>,
-    /// The image's name in the repository, instead of the reference; for one image
+    /// Name in the repository for a single image [default: the reference]
     #[arg(long, value_name = "NAME", conflicts_with = "plan")]
     name: Option<String>,
-    /// Save the plan for --plan
+    /// Save the plan for --plan; nothing is saved if an image cannot be resolved
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     plan_out: Option<PathBuf>,
-    /// Run exactly this plan, or refuse if an image or the repository is not what it was made for
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["force", "platform"])]
+    /// Run exactly this plan; refused if a tag or the repository has changed since
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["force",
+        "platform"])]
     plan: Option<PathBuf>,
     #[command(flatten)]
     run: RunArgs,

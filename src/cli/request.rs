@@ -1,5 +1,5 @@
-//! A request whose images are resolved, on its way to results: plan, then show or run. Knows the order; the work is the
-//! library's, and results are told elsewhere.
+//! A request whose images are resolved, on its way to results: plan, then show or run. Knows the order; the
+//! work is the library's, and results are told elsewhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,8 +43,8 @@ pub(super) struct Request<'a> {
     pub(super) untag: Vec<String>,
     /// The list that it is part of; `None` for a pull.
     pub(super) of_list: Option<OfList>,
-    /// Whether other images of what was asked for have had their run: then failures alone are one as well, so that they
-    /// are in a record.
+    /// Whether other images of what was asked for have had their run: then failures alone are one as well, so
+    /// that they are in a record.
     pub(super) is_later: bool,
 }
 
@@ -204,7 +204,8 @@ impl Request<'_> {
             None => report::RunEnd::Whole,
         };
         let run = report::Run::new(plan, record, &results.summary(), began, args.limits(), end);
-        // The record helps to understand the run; the run is as good without it, and one that failed has its own error.
+        // The record helps to understand the run; the run is as good without it, and one that
+        // failed has its own error.
         let kept = run.to_bytes().map_err(Problem::from).and_then(|bytes| Ok(store.keep_run(&bytes)?));
         if let Err(error) = kept.map_err(|error| error.error)
             && failure.is_none()
@@ -223,7 +224,8 @@ impl Request<'_> {
         Ok(results)
     }
 
-    /// Records the names of the list, and which of them this run makes: those that stand for another image or for none.
+    /// Records the names of the list, and which of them this run makes: those that stand for
+    /// another image or for none.
     fn begin<H: FsVerityHashValue>(&self, store: &Store<H>, plan: &Plan) -> Result<Begun, StoreError> {
         let Some(OfList { list, names }) = &self.of_list else { return Ok(Begun::default()) };
         let is_made = |image: &&PlannedImage| image.named != Some(image.manifest);
@@ -231,7 +233,8 @@ impl Request<'_> {
         store.begin_mirror(list, names, &making)
     }
 
-    /// Takes back that this run made names which it did not make after all: another program may, before the next run.
+    /// Takes back that this run made names which it did not make after all: another program
+    /// may, before the next run.
     fn forget_unmade<H: FsVerityHashValue>(
         &self,
         store: &Store<H>,
@@ -265,7 +268,8 @@ impl Request<'_> {
         }
     }
 
-    /// Says which lists have names that this run moved, for other images: every run of either list would move them.
+    /// Says which lists have names that this run moved, for other images: every run of
+    /// either list would move them.
     fn tell_contested(&self, begun: &Begun, results: &Results) {
         let Some(OfList { names, .. }) = &self.of_list else { return };
         let mut by_list: BTreeMap<&str, Vec<(&str, Option<&str>)>> = BTreeMap::new();
@@ -284,7 +288,8 @@ impl Request<'_> {
             };
             let image = image.map_or_else(String::new, |image| format!(" for {image}"));
             super::say(format_args!(
-                "cfs-dag: {name}{others} moved, and the list {list} has that name{image}: the lists will take it from \
+                "cfs-dag: {name}{others} moved, and the list {list} has that name{image}: the lists will \
+                 take it from \
                  each other until one of them has another name for it"
             ));
         }

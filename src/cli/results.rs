@@ -1,5 +1,5 @@
-//! What became of the images of a request, and how it is told in the end. Knows places, sums and words; ignores how it
-//! came about.
+//! What became of the images of a request, and how it is told in the end. Knows places, sums and words;
+//! ignores how it came about.
 
 use super::{Exit, Problem, files::write_file, options::Format, print, session::Session};
 use crate::{

@@ -1,5 +1,5 @@
-//! What a verb that talks to registries needs around it: the repository as it is found, signals, a runtime and the
-//! sources. Knows when each begins and ends; ignores what is asked of them.
+//! What a verb that talks to registries needs around it: the repository as it is found, signals, a runtime
+//! and the sources. Knows when each begins and ends; ignores what is asked of them.
 
 use std::{cell::OnceCell, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
@@ -56,8 +56,8 @@ impl<'a> Session<'a> {
         Ok(Self { args, verbose, path, store, target, options, runtime, interrupt, sources })
     }
 
-    /// Waits for something; `None` if a signal came first. A registry that is silent would hold us up for as long as
-    /// it likes.
+    /// Waits for something; `None` if a signal came first. A registry that is silent would hold us up
+    /// for as long as it likes.
     pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         self.runtime.block_on(async {
             tokio::select! {

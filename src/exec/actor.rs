@@ -70,7 +70,8 @@ impl Actor {
         }
     }
 
-    /// [`Actor::wake`] as a function. It does not keep the actor alive: whoever starts one keeps it until it is done.
+    /// [`Actor::wake`] as a function. It does not keep the actor alive: whoever starts one
+    /// keeps it until it is done.
     pub fn waker(&self) -> Wake {
         let actor = Arc::downgrade(&self.0);
         Arc::new(move || {

@@ -9,8 +9,8 @@ use crate::types::NodeId;
 pub enum Event {
     /// Work on the node began.
     Started(NodeId),
-    /// `bytes` more have passed through the node (compressed ones for a fetch, tar bytes for a split, bytes of
-    /// new objects for a write).
+    /// `bytes` more have passed through the node (compressed ones for a fetch, tar bytes for a split, bytes
+    /// of new objects for a write).
     Progress {
         /// The node.
         node: NodeId,

@@ -44,16 +44,17 @@ struct Inner {
     observer: OnceLock<Arc<dyn Observer>>,
 }
 
-/// From so many ready pieces a worker on, what gives memory back goes before everything else: it is what those wait for
-/// who find no memory, and its bytes are still in some core's cache. Below it, other work goes first, so that no
-/// worker runs dry while the next step of a split makes more of them: always first, a single layer took 40 % longer
-/// on two workers; always last, splits run ahead until the budget is full.
+/// From so many ready pieces a worker on, what gives memory back goes before everything else: it is what
+/// those wait for who find no memory, and its bytes are still in some core's cache. Below it, other work goes
+/// first, so that no worker runs dry while the next step of a split makes more of them: always first, a
+/// single layer took 40 % longer on two workers; always last, splits run ahead until the budget is full.
 const DRAINS_PER_WORKER: usize = 4;
 
 /// What is ready to run.
 #[derive(Default)]
 struct Queue {
-    /// What gives memory back: first in, first out, so that no layer keeps its memory because another has more to do.
+    /// What gives memory back: first in, first out, so that no layer keeps its memory
+    /// because another has more to do.
     drains: VecDeque<Piece>,
     /// The rest, by priority.
     rest: BinaryHeap<Ready>,

@@ -7,8 +7,8 @@ use crate::types::Edge;
 
 /// The place of a piece of work in the queue.
 ///
-/// The longest way to the end goes first, so that the critical path never waits for work that has time. What gives
-/// memory back lies apart: see `DRAINS_PER_WORKER` in the pool for when it goes before everything else.
+/// The longest way to the end goes first, so that the critical path never waits for work that has time. What
+/// gives memory back lies apart: see `DRAINS_PER_WORKER` in the pool for when it goes before everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority {
     drains: bool,

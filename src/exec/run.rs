@@ -301,8 +301,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Unlocks and does what is asked for. The tickets of what follows are out before the lock is gone, so that
-    /// nobody sees a run without tickets that is not over.
+    /// Unlocks and does what is asked for. The tickets of what follows are out before the lock is gone, so
+    /// that nobody sees a run without tickets that is not over.
     fn tell(self: &Arc<Self>, mut state: MutexGuard<'_, State>, told: Told) {
         let tickets = self.claim(&mut state, told.ready.into_iter());
         // We may be on a thread that the pool does not count: it must not look quiet before all is told.

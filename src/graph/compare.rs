@@ -1,5 +1,5 @@
-//! Whether a plan that was made before is still what would be done. Knows what matters to whoever agreed to it; ignores
-//! what became less work meanwhile.
+//! Whether a plan that was made before is still what would be done. Knows what matters to whoever agreed to
+//! it; ignores what became less work meanwhile.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -31,9 +31,9 @@ impl Plan {
         !self.untag.is_empty() || self.graph.node_weights().any(|node| node.state == State::Needed)
     }
 
-    /// What keeps `now`, made of the same references, from being this plan: another image behind a reference, a
-    /// repository that makes other bytes, work that was stored, a name that somebody else took. Work that was done
-    /// meanwhile does not.
+    /// What keeps `now`, made of the same references, from being this plan: another image behind a reference,
+    /// a repository that makes other bytes, work that was stored, a name that somebody else took. Work that
+    /// was done meanwhile does not.
     pub fn moved(&self, now: &Plan) -> Option<Moved> {
         if self.repository != now.repository {
             let (then, now) = (&self.repository, &now.repository);
@@ -73,8 +73,8 @@ impl Plan {
 }
 
 impl Plan {
-    /// What this plan says of its images that their manifests, which are those of `now`, do not: it was changed since it
-    /// was made, by hand perhaps, and would not be what is run.
+    /// What this plan says of its images that their manifests, which are those of `now`, do not: it was
+    /// changed since it was made, by hand perhaps, and would not be what is run.
     fn edited(&self, now: &Plan) -> Option<Moved> {
         for (ix, (then, new)) in self.images.iter().zip(&now.images).enumerate() {
             let (ix, reference) = (ImageIx(ix), &new.reference);

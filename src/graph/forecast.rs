@@ -1,8 +1,9 @@
-//! How long a plan takes, and which chain of nodes decides that. Knows costs and edges; ignores where costs come from
-//! and how work is scheduled.
+//! How long a plan takes, and which chain of nodes decides that. Knows costs and edges; ignores where costs
+//! come from and how work is scheduled.
 //!
-//! Three things bound a run from below, and the largest counts: the longest chain of nodes that wait for one another,
-//! all cpu work on all workers, and all bytes on the network. A scheduler that never idles comes close to it.
+//! Three things bound a run from below, and the largest counts: the longest chain of nodes that wait
+//! for one another, all cpu work on all workers, and all bytes on the network. A scheduler that never
+//! idles comes close to it.
 
 use std::cmp::Reverse;
 
@@ -10,7 +11,8 @@ use petgraph::{Direction, algo::toposort, visit::EdgeRef};
 
 use super::{Edge, NodeId, Plan};
 
-/// What the nodes cost, by their number; in seconds, or in any one unit as long as only the chain is asked for.
+/// What the nodes cost, by their number; in seconds, or in any one unit as long as only
+/// the chain is asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Costs {
     /// How long a node takes when nothing holds it up; 0 for what is not done.
@@ -48,8 +50,8 @@ impl Bound {
 /// What bounds a run, each in the unit of the costs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forecast {
-    /// The longest chain, first node first. Of two that stream, the first is there because the second cannot begin
-    /// or end before it.
+    /// The longest chain, first node first. Of two that stream, the first is there because the second
+    /// cannot begin or end before it.
     pub chain: Vec<NodeId>,
     /// How long the chain takes.
     pub chain_time: f64,
@@ -91,7 +93,8 @@ enum Moment {
     End,
 }
 
-/// What bounds a run of `plan` at these costs. The same plan gives the same chain, however its nodes are numbered.
+/// What bounds a run of `plan` at these costs. The same plan gives the same chain,
+/// however its nodes are numbered.
 pub fn forecast(plan: &Plan, costs: &Costs) -> Forecast {
     let sum = |all: &[f64]| all.iter().sum::<f64>();
     let mut forecast = Forecast {
@@ -106,8 +109,9 @@ pub fn forecast(plan: &Plan, costs: &Costs) -> Forecast {
     for node in order {
         times[node.index()] = earliest(plan, costs, &times, node);
     }
-    // Of two that end together the chain goes to the end: nothing ends before what it feeds, so only what feeds nothing
-    // comes into question. The key decides between the rest, since numbers change when a plan is read back.
+    // Of two that end together the chain goes to the end: nothing ends before what it feeds, so only
+    // what feeds nothing comes into question. The key decides between the rest, since numbers change
+    // when a plan is read back.
     let ends = plan.graph.node_indices().filter(|node| is_last(plan, costs, *node));
     let last = ends.max_by(|a, b| {
         let of = |node: &NodeId| (times[node.index()].end, Reverse(plan.graph[*node].key));

@@ -205,8 +205,8 @@ impl State {
 }
 
 impl Plan {
-    /// The node's name for people, programs and records: its kind and the first 16 digits of its key. The same work has
-    /// the same name in every plan.
+    /// The node's name for people, programs and records: its kind and the first 16 digits of its key. The
+    /// same work has the same name in every plan.
     pub fn id(&self, node: NodeId) -> String {
         let node = &self.graph[node];
         format!("{}-{}", node.kind.name(), &node.key.hex()[..16])

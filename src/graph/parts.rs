@@ -1,5 +1,5 @@
-//! What a node's key is made of, part by part, so that a change can be told by its name. Knows each kind's parts;
-//! ignores why they matter.
+//! What a node's key is made of, part by part, so that a change can be told by its name. Knows each kind's
+//! parts; ignores why they matter.
 
 use std::fmt;
 
@@ -56,8 +56,8 @@ pub enum Value {
 pub type Parts = Vec<(Part, Value)>;
 
 impl Part {
-    /// Those that may be another when the same name is pulled again. With another of the rest it is other work: another
-    /// layer, another name.
+    /// Those that may be another when the same name is pulled again. With another of the rest it is other
+    /// work: another layer, another name.
     pub const CHANGES: [Self; 5] =
         [Self::Format, Self::Repository, Self::Layers, Self::Digest, Self::Filesystem];
 
@@ -157,7 +157,8 @@ pub(super) fn of_tag(name: &str, manifest: Key) -> Parts {
 }
 
 impl Plan {
-    /// What the key of `node` covers, as far as the plan says; what every key covers ([`Part::Format`]) is left out.
+    /// What the key of `node` covers, as far as the plan says; what every key covers
+    /// ([`Part::Format`]) is left out.
     pub fn parts(&self, node: NodeId) -> Parts {
         let Node { kind, subject, layer_kind, cost_bytes, .. } = &self.graph[node];
         let repository = &*self.repository;

@@ -120,8 +120,8 @@ pub fn plan(inputs: &Inputs, facts: &Facts) -> Plan {
 }
 
 impl Plan {
-    /// The layer that `node` is a step of, as the first image that wants the node names it; `None` for nodes that
-    /// belong to no layer.
+    /// The layer that `node` is a step of, as the first image that wants the node names it; `None` for nodes
+    /// that belong to no layer.
     pub fn layer_of<'a>(&self, inputs: &'a Inputs, node: NodeId) -> Option<&'a LayerInput> {
         let kind = self.graph[node].kind;
         let mut finalize = node;
@@ -209,8 +209,8 @@ impl Builder<'_> {
         }
     }
 
-    /// The blob as one more way to the layer. A fetch belongs to one layer: two layers that claim the same blob
-    /// cannot both be right, and each is checked by itself. So are two sizes of one blob.
+    /// The blob as one more way to the layer. A fetch belongs to one layer: two layers that claim the same
+    /// blob cannot both be right, and each is checked by itself. So are two sizes of one blob.
     fn fetch(&mut self, ix: ImageIx, layer: &LayerInput, split: NodeId, layer_state: State) {
         let (split_key, reason) = (self.plan.graph[split].key, self.plan.graph[split].reason);
         let before = self.plan.graph.neighbors_directed(split, petgraph::Direction::Incoming).count();
@@ -245,8 +245,8 @@ impl Builder<'_> {
         if let Some(tree) = tree {
             self.edge(tree, config, Edge::Needs);
             if self.plan.graph[tree].state == State::Stored {
-                // A filesystem that is there waits for nobody, but a layer of it may have to be split again, and
-                // the config names it.
+                // A filesystem that is there waits for nobody, but a layer of it may have to be split again,
+                // and the config names it.
                 for layer in layers {
                     self.edge(*layer, config, Edge::Needs);
                 }

@@ -21,8 +21,8 @@ pub(crate) struct Sample {
 pub(crate) type Blob = (&'static str, u64);
 
 impl Sample {
-    /// A layer that has to be made for `images` from the first of `blobs`, or one that is stored; each blob is
-    /// wanted by the images beside it.
+    /// A layer that has to be made for `images` from the first of `blobs`, or one that is stored; each blob
+    /// is wanted by the images beside it.
     pub(crate) fn layer(
         mut self,
         name: &'static str,
@@ -160,7 +160,8 @@ pub(crate) fn two_candidates() -> Plan {
         .plan()
 }
 
-/// The same as a list asks for it, the second image for a platform of its own; one rule chose nothing, and a name goes.
+/// The same as a list asks for it, the second image for a platform of its own; one rule chose
+/// nothing, and a name goes.
 pub(crate) fn of_a_list() -> Plan {
     let mut plan = two_images();
     plan.images[1].platform = Some("linux/arm64".to_owned());

@@ -1,7 +1,8 @@
-//! Version constraints as skopeo's lists write them. Knows the rules of Masterminds/semver; ignores registries.
+//! Version constraints as skopeo's lists write them. Knows the rules of
+//! Masterminds/semver; ignores registries.
 //!
-//! Source: Masterminds/semver 3.5, constraints.go. Its corners are kept, since a list must mean here what it means
-//! to skopeo: `^*` holds for 0.0.0 alone, and `~0.0.0` for everything.
+//! Source: Masterminds/semver 3.5, constraints.go. Its corners are kept, since a list must mean here what it
+//! means to skopeo: `^*` holds for 0.0.0 alone, and `~0.0.0` for everything.
 
 use std::{fmt, str::FromStr, sync::LazyLock};
 
@@ -22,7 +23,8 @@ pub struct Constraint {
 pub enum ParseConstraintError {
     /// Not the grammar.
     #[error(
-        "{0:?} is not a version constraint (expected comparisons, as in \">= 1.2, < 3\", \"~1.2\", \"^2 || 4.x\" or \"1.2 - 1.4\")"
+        "{0:?} is not a version constraint (expected comparisons, as in \">= 1.2, < 3\", \"~1.2\", \"^2 || \
+         4.x\" or \"1.2 - 1.4\")"
     )]
     Malformed(String),
     /// More than upstream takes.

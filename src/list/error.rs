@@ -1,4 +1,5 @@
-//! Why a list or a lock cannot be read. Knows where; ignores which file it was: the caller puts its name in front.
+//! Why a list or a lock cannot be read. Knows where; ignores which file it was: the
+//! caller puts its name in front.
 
 /// What is wrong at one place of a list or a lock, on one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,9 @@
-//! Regular expressions of lists. Knows what Go and the `regex` crate read differently; ignores which tags there are.
+//! Regular expressions of lists. Knows what Go and the `regex` crate read differently;
+//! ignores which tags there are.
 //!
-//! skopeo is written in Go. An expression must choose the same tags in both programs, so one that Go refuses or reads in
-//! another way is refused here too. Tags are ASCII: what differs in other characters alone does not count.
+//! skopeo is written in Go. An expression must choose the same tags in both programs, so one that Go
+//! refuses or reads in another way is refused here too. Tags are ASCII: what differs in other
+//! characters alone does not count.
 //!
 //! Source: Go's `regexp/syntax`, parse.go, with the flags of `regexp.Compile` (`syntax.Perl`).
 
@@ -72,8 +74,8 @@ fn place(text: &str, offset: usize) -> String {
 /// More repetitions Go refuses, in one or in several that are nested.
 const MAX_REPEAT: u32 = 1000;
 
-/// The one-letter and two-letter categories that both know by the same names, and the only script with ASCII letters.
-/// `Cn` and `LC` are unknown to older Go.
+/// The one-letter and two-letter categories that both know by the same names, and the only script with ASCII
+/// letters. `Cn` and `LC` are unknown to older Go.
 const CATEGORIES: [&str; 36] = [
     "C", "Cc", "Cf", "Co", "L", "Ll", "Lm", "Lo", "Lt", "Lu", "M", "Mc", "Me", "Mn", "N", "Nd", "Nl", "No",
     "P", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "S", "Sc", "Sk", "Sm", "So", "Z", "Zl", "Zp", "Zs",
@@ -87,8 +89,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Refuses what Go reads differently. `repeats` is how often Go would repeat what is here. The parser bounds how
-    /// deep trees are.
+    /// Refuses what Go reads differently. `repeats` is how often Go would repeat what is here. The parser
+    /// bounds how deep trees are.
     fn check(&self, tree: &Ast, repeats: u32) -> Result<(), Refused> {
         match tree {
             Ast::Empty(_) | Ast::Dot(_) | Ast::ClassPerl(_) => Ok(()),

@@ -41,7 +41,8 @@ impl Lock {
     /// Reads a lock. Lines may be in any order; empty lines and comments are passed over.
     ///
     /// # Errors
-    /// It is no lock, or one of another version; a line is malformed, or names an image that an earlier line names.
+    /// It is no lock, or one of another version; a line is malformed, or names an image
+    /// that an earlier line names.
     pub fn parse(text: &str) -> Result<Self, ListError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         check_head(lines(text).next().map_or("", |(_, line)| line))?;
@@ -95,7 +96,8 @@ impl Lock {
 
     /// Notes what `reference` stands for on `platform`, in place of what it stood for.
     ///
-    /// `false`, and nothing is noted, if the reference holds white space: no line could hold it, and no list can name it.
+    /// `false`, and nothing is noted, if the reference holds white space: no line could hold it,
+    /// and no list can name it.
     pub fn insert(&mut self, reference: &Reference, platform: Option<Platform>, digest: Digest) -> bool {
         let text = reference.default_name();
         // A `#` is a comment's only after white space, so it does no harm.
@@ -225,7 +227,8 @@ mod tests {
             let mut lock = Lock::default();
             for (name, platform, digest) in entries {
                 let platform = [None, Some("linux/arm64"), Some("linux/amd64")][platform];
-                lock.insert(&reference(&format!("dir:{name}")), platform.map(|p| p.parse().unwrap()), digest.into());
+                lock.insert(&reference(&format!("dir:{name}")), platform.map(|p| p.parse().unwrap()),
+                    digest.into());
             }
             prop_assert_eq!(Lock::parse(&lock.to_string()).unwrap(), lock);
             if let Ok(lock) = Lock::parse(&noise) {

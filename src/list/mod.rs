@@ -1,7 +1,8 @@
-//! What shall be mirrored: lists, their rules, and locks. Knows texts and tags; ignores registries, files and pulls.
+//! What shall be mirrored: lists, their rules, and locks. Knows texts and tags; ignores
+//! registries, files and pulls.
 //!
-//! A [`List`] is text or YAML and holds [`Rule`]s: images by name, or tags that a pattern chooses of what a registry
-//! has. A [`Lock`] keeps what every tag stood for.
+//! A [`List`] is text or YAML and holds [`Rule`]s: images by name, or tags that a pattern chooses of what a
+//! registry has. A [`Lock`] keeps what every tag stood for.
 
 mod constraint;
 mod error;
@@ -30,8 +31,9 @@ pub struct List {
 impl List {
     /// Reads a list: plain text or YAML.
     ///
-    /// It is YAML if its first line that is neither empty nor a comment begins with `---`, `{`, `%` or a quote, or
-    /// holds a colon that white space or the line's end follows. `docker://host:5000/x name` has no such colon.
+    /// It is YAML if its first line that is neither empty nor a comment begins with `---`, `{`, `%` or
+    /// a quote, or holds a colon that white space or the line's end follows.
+    /// `docker://host:5000/x name` has no such colon.
     ///
     /// # Errors
     /// The first thing that is wrong, with its place; also where the list names no image.
@@ -45,8 +47,8 @@ impl List {
     }
 }
 
-/// More images no plain list names. With YAML's bound on values it keeps what a list takes in memory below a few hundred
-/// MB: a rule takes some 300 bytes, and could stand in a line of 6.
+/// More images no plain list names. With YAML's bound on values it keeps what a list takes in memory below a
+/// few hundred MB: a rule takes some 300 bytes, and could stand in a line of 6.
 const MAX_RULES: usize = 1_000_000;
 
 fn is_yaml(text: &str) -> bool {

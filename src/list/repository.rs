@@ -19,7 +19,8 @@ pub enum ParseRepositoryError {
     Tagged(String),
     /// Anything else.
     #[error(
-        "{0:?} is not the name of an image (expected a registry and a path in lower case, as in quay.io/coreos/etcd)"
+        "{0:?} is not the name of an image (expected a registry and a path in lower case, as in \
+         quay.io/coreos/etcd)"
     )]
     Malformed(String),
 }
@@ -75,7 +76,8 @@ impl FromStr for Repository {
     }
 }
 
-/// Whether `text` names a registry, perhaps with the first parts of a path: `quay.io`, `localhost:5000/mirror`.
+/// Whether `text` names a registry, perhaps with the first parts of a path: `quay.io`,
+/// `localhost:5000/mirror`.
 pub(super) fn is_registry(text: &str) -> bool {
     let (host, path) = text.split_once('/').map_or((text, None), |(host, path)| (host, Some(path)));
     is_host(host) && path.is_none_or(is_path)

@@ -1,4 +1,5 @@
-//! Rules: which images a list asks for. Knows tags and patterns; ignores how a registry is asked for its tags.
+//! Rules: which images a list asks for. Knows tags and patterns; ignores how a registry
+//! is asked for its tags.
 
 use std::{fmt, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
@@ -69,11 +70,13 @@ pub struct Registry {
 }
 
 impl Rule {
-    /// The tags that this rule takes of `tags`, all that a registry lists; none for a rule that names its image.
+    /// The tags that this rule takes of `tags`, all that a registry lists; none for a
+    /// rule that names its image.
     ///
-    /// The result is the same whatever the order of `tags`, holds each tag once, and is sorted: first what is no
-    /// version, numbers in it by value, then versions (`v1`, `1.2`, `1.2.3-rc.1`), oldest first. "Newest" are the last
-    /// ones, so tags that are no versions count only where versions are too few. What no tag may look like is ignored.
+    /// The result is the same whatever the order of `tags`, holds each tag once, and is sorted: first what
+    /// is no version, numbers in it by value, then versions (`v1`, `1.2`, `1.2.3-rc.1`), oldest first.
+    /// "Newest" are the last ones, so tags that are no versions count only where versions are too few. What
+    /// no tag may look like is ignored.
     pub fn choose(&self, tags: &[String]) -> Vec<String> {
         let Choice::Tags { pattern, exclude, newest, .. } = &self.choice else { return Vec::new() };
         let mut chosen: Vec<&String> =
@@ -255,7 +258,8 @@ mod tests {
     }
 
     proptest! {
-        /// The order in which a registry lists its tags does not matter, and the newest are the last of all chosen.
+        /// The order in which a registry lists its tags does not matter, and the newest
+        /// are the last of all chosen.
         #[test]
         fn choosing_does_not_depend_on_order(
             (given, mixed) in proptest::collection::vec("v?[0-2][.][0-2](-[ab])?|[ab][0-2]{1,2}", 0..12)
@@ -268,7 +272,8 @@ mod tests {
             prop_assert_eq!(few.len(), all.len().min(newest));
             prop_assert!(all.ends_with(&few));
             let rule = rule(Pattern::All, newest);
-            let covered = few.iter().all(|tag| rule.covers(&format!("docker://r.example/app:{tag}").parse().unwrap()));
+            let covered = few.iter().all(|tag| rule.covers(&format!("docker://r.example/app:{tag}").parse()
+                .unwrap()));
             prop_assert!(covered);
         }
     }

@@ -36,10 +36,12 @@ fn the_example_of_the_manual_asks_for_the_images_that_it_describes() {
     let tags =
         "3.9 3.12.0 4.0.0 latest 1.13.1-alpine-perl 1.13.2-alpine-perl 1.13.3-alpine-perl 1.13.1-alpine";
     let all = tags.split_whitespace().map(|tag| format!("docker://registry.example.com/busybox:{tag}"));
+    let digest = "0".repeat(32) + &"1".repeat(32);
+    let pinned = format!("docker://registry.example.com/redis@sha256:{digest}");
     let others = [
         "docker://registry.example.com/redis:1.0",
         "docker://registry.example.com/redis:2.0",
-        "docker://registry.example.com/redis@sha256:0000000000000000000000000000000011111111111111111111111111111111",
+        &pinned,
         "docker://registry.example.com/nginx:1.13.1-alpine-perl",
         "docker://registry.example.com/nginx:1.13.2-alpine-perl",
         "docker://registry.example.com/alpine:3.12.0",
@@ -115,7 +117,8 @@ fn a_list_without_images_is_an_error() {
 
 #[test]
 fn scalars_are_texts_as_they_are_written() {
-    let text = "q.io:\n  images:\n    a: [1.0, 8, true, 0x10, 1e3, null-ish, !!str 2.10, 2024-01-01, 'null']\n    8: [010]\n";
+    let text = "q.io:\n  images:\n    a: [1.0, 8, true, 0x10, 1e3, null-ish, !!str 2.10, 2024-01-01, \
+                'null']\n    8: [010]\n";
     let tags = ["1.0", "8", "true", "0x10", "1e3", "null-ish", "2.10", "2024-01-01", "null"];
     let mut expected: Vec<String> = tags.iter().map(|tag| format!("docker://q.io/a:{tag}")).collect();
     expected.push("docker://q.io/8:010".to_owned());
@@ -511,7 +514,8 @@ proptest! {
     fn rules_written_as_yaml_read_back(
         registries in proptest::collection::btree_map(
             "[a-z]{1,4}[.]io(:[0-9]{2,4})?",
-            (proptest::collection::vec(section(), 3), settings(), any::<bool>(), ("\\PC{1,8}", "\\PC{0,8}"), 0usize..3),
+            (proptest::collection::vec(section(), 3), settings(), any::<bool>(), ("\\PC{1,8}", "\\PC{0,8}"),
+                0usize..3),
             1..4,
         ),
     ) {
@@ -523,7 +527,8 @@ proptest! {
                 continue;
             }
             writeln!(yaml, "{}:", quoted(host, *before)).unwrap();
-            writeln!(yaml, "  credentials: {{username: {}, password: {}}}", quoted(username, true), quoted(password, true)).unwrap();
+            writeln!(yaml, "  credentials: {{username: {}, password: \
+                            {}}}", quoted(username, true), quoted(password, true)).unwrap();
             if *before {
                 write_settings(&mut yaml, "  ", *outer);
             }
@@ -537,7 +542,8 @@ proptest! {
             }
         }
         prop_assume!(!expected.is_empty());
-        let rules = List::parse(&yaml).map_err(|error| TestCaseError::fail(format!("{error}\n{yaml}")))?.rules;
+        let rules = List::parse(&yaml)
+            .map_err(|error| TestCaseError::fail(format!("{error}\n{yaml}")))?.rules;
         let seen: Vec<String> = rules
             .iter()
             .map(|r| format!("{r} {:?} {}", r.platform.as_ref().map(ToString::to_string), r.immutable_tags))
@@ -557,8 +563,10 @@ proptest! {
             prop_oneof![
                 "\\PC{0,6}",
                 proptest::sample::select(vec![
-                    "\n", "  ", "\t", ": ", "- ", "? ", "[", "]", "{", "}", ",", "&a ", "*a ", "!!str ", "!<", "|\n", ">-\n",
-                    "'", "\"", "\\", "#", "---\n", "...\n", "%YAML 1.2\n", "%TAG ! x\n", "q.io:\n", "images", "newest", "~", "\r\n", "\u{feff}", "\0",
+                    "\n", "  ", "\t", ": ", "- ", "? ", "[", "]", "{", "}", ",", "&a ", "*a ", "!!str ",
+                    "!<", "|\n", ">-\n",
+                    "'", "\"", "\\", "#", "---\n", "...\n", "%YAML 1.2\n", "%TAG ! x\n", "q.io:\n", "images",
+                    "newest", "~", "\r\n", "\u{feff}", "\0",
                     "images-by-semver: {a: ", "images-by-tag-regex: {a: ", "docker://a b\n",
                 ]).prop_map(str::to_owned),
             ],
@@ -568,7 +576,8 @@ proptest! {
     ) {
         for text in [text.concat(), String::from_utf8_lossy(&bytes).into_owned()] {
             if let Err(error) = List::parse(&text) {
-                prop_assert!(error.line >= 1 && error.column >= 1 && error.line <= text.split(['\n', '\r']).count() + 1, "{}", error);
+                prop_assert!(error.line >= 1 && error.column >= 1 && error.line <= text.split(['\n',
+                    '\r']).count() + 1, "{}", error);
                 prop_assert!(!error.text.contains('\n'), "{}", error);
             }
         }

@@ -1,4 +1,5 @@
-//! Plain lists: a reference a line, a name behind it. Knows lines, words and comments, and which names no list may give.
+//! Plain lists: a reference a line, a name behind it. Knows lines, words and comments, and
+//! which names no list may give.
 
 use std::iter;
 
@@ -61,8 +62,8 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses characters that look like the end of a line, or like a blank, and are neither here: the line would be another
-/// one than what an editor shows.
+/// Refuses characters that look like the end of a line, or like a blank, and are neither here: the line would
+/// be another one than what an editor shows.
 fn check_white_space(number: usize, line: &str) -> Result<(), ListError> {
     let ends_line = |c: char| matches!(c, '\x0b' | '\x0c' | '\u{85}' | '\u{2028}' | '\u{2029}');
     let strange = |c: char| c.is_whitespace() && !matches!(c, ' ' | '\t');
@@ -75,7 +76,8 @@ fn check_white_space(number: usize, line: &str) -> Result<(), ListError> {
     Err(ListError::new(number, line[..at].chars().count() + 1, text))
 }
 
-/// The lines of a text with their numbers, from 1. A line feed ends one, a carriage return, or both, as in YAML.
+/// The lines of a text with their numbers, from 1. A line feed ends one, a carriage
+/// return, or both, as in YAML.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut rest = Some(text);
     let lines = iter::from_fn(move || {
@@ -91,7 +93,8 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     (1..).zip(lines)
 }
 
-/// The line without its comment, which begins with a `#` at the line's start or after white space, as in YAML.
+/// The line without its comment, which begins with a `#` at the line's start or after
+/// white space, as in YAML.
 pub(super) fn without_comment(line: &str) -> &str {
     let begins = |at: usize| line[..at].chars().next_back().is_none_or(char::is_whitespace);
     let comment = line.match_indices('#').find(|(at, _)| begins(*at));

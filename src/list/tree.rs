@@ -1,5 +1,5 @@
-//! YAML as a tree in which everything has its place. Knows YAML with anchors, aliases and merge keys; ignores what a list
-//! may say in it.
+//! YAML as a tree in which everything has its place. Knows YAML with anchors, aliases and merge keys; ignores
+//! what a list may say in it.
 
 use std::{collections::HashMap, rc::Rc};
 
@@ -63,11 +63,12 @@ pub(super) fn read(text: &str) -> Result<Node, ListError> {
 /// More than a list needs, and few enough for the stack.
 const MAX_DEPTH: usize = 8;
 
-/// Values of a list, keys counted too: a million images that are named one by one. A node takes about 100 bytes.
+/// Values of a list, keys counted too: a million images that are named one by one. A
+/// node takes about 100 bytes.
 const MAX_NODES: usize = 2_000_000;
 
-/// Values that all aliases of a list stand for, all together. Each becomes rules, which take memory however small the file
-/// is: a list of 200 bytes could stand for millions of images.
+/// Values that all aliases of a list stand for, all together. Each becomes rules, which take memory however
+/// small the file is: a list of 200 bytes could stand for millions of images.
 pub(super) const MAX_ALIASED: usize = 100_000;
 
 struct Reader<'a> {
@@ -209,7 +210,8 @@ impl<'a> Reader<'a> {
 
 /// Whether a key merges other mappings into its own.
 ///
-/// Source: YAML 1.1, "Merge Key Language-Independent Type"; `isMerge` of Go's yaml.v3, which skopeo reads lists with.
+/// Source: YAML 1.1, "Merge Key Language-Independent Type"; `isMerge` of Go's yaml.v3, which
+/// skopeo reads lists with.
 fn is_merge(key: &Event<'_>) -> bool {
     matches!(key, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<")
 }

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 use semver::{Prerelease, Version};
 
-/// The version that `tag` stands for: one to three numbers, perhaps with a `v` in front and a prerelease behind.
-/// Zeros may lead a number, as dates have them (`22.04`).
+/// The version that `tag` stands for: one to three numbers, perhaps with a `v` in front and a prerelease
+/// behind. Zeros may lead a number, as dates have them (`22.04`).
 ///
 /// Source: Masterminds/semver 3.5, `NewVersion` as skopeo calls it.
 pub(super) fn version(tag: &str) -> Option<Version> {
@@ -24,8 +24,8 @@ pub(super) fn version(tag: &str) -> Option<Version> {
     Some(version)
 }
 
-/// A tag's place among others: first the tags that are no versions, in natural order, then the versions, oldest
-/// first; versions that are the same (`1.2`, `v1.2.0`) in natural order.
+/// A tag's place among others: first the tags that are no versions, in natural order, then the versions,
+/// oldest first; versions that are the same (`1.2`, `v1.2.0`) in natural order.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place(Option<Version>, Vec<Piece>, String);
 

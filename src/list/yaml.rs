@@ -1,9 +1,11 @@
-//! YAML lists, as `skopeo sync --src yaml` reads them and a little more. Knows their keys; ignores YAML's own rules.
+//! YAML lists, as `skopeo sync --src yaml` reads them and a little more. Knows their keys;
+//! ignores YAML's own rules.
 //!
-//! Source: skopeo-sync(1), "YAML file content". Ours are `newest`, `exclude`, `platform`, `immutable-tags` and `as-upstream`,
-//! of a registry or of one image, whose value is a mapping then: `nginx: {regex: '^1\.', newest: 3}`. What skopeo warns of
-//! and passes over is an error here: a mirror that lacks images without a word is found out too late. Passed over are keys
-//! that cannot be registries and are a place for anchors by custom: `x-defaults`, `.defaults`.
+//! Source: skopeo-sync(1), "YAML file content". Ours are `newest`, `exclude`, `platform`, `immutable-tags`
+//! and `as-upstream`, of a registry or of one image, whose value is a mapping then:
+//! `nginx: {regex: '^1\.', newest: 3}`. What skopeo warns of and passes over is an error here: a mirror that
+//! lacks images without a word is found out too late. Passed over are keys that cannot be registries and are
+//! a place for anchors by custom: `x-defaults`, `.defaults`.
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -64,7 +66,8 @@ struct Pick {
     settings: Settings,
 }
 
-const REGISTRY_KEYS: &str = "images, images-by-tag-regex, images-by-semver, credentials, tls-verify, cert-dir, newest, \
+const REGISTRY_KEYS: &str = "images, images-by-tag-regex, images-by-semver, credentials, tls-verify, \
+                             cert-dir, newest, \
                              exclude, platform, immutable-tags, as-upstream";
 
 fn registry(name: &Key, node: &Node, expressions: &mut Expressions) -> Result<Vec<Rule>, ListError> {
@@ -79,7 +82,8 @@ fn registry(name: &Key, node: &Node, expressions: &mut Expressions) -> Result<Ve
     }
     if is_on_docker_hub(&name.text) {
         let text = format!(
-            "{shown:?} is not a registry: skopeo would ask Docker Hub for docker.io/{shown}/…: write docker.io/{shown} \
+            "{shown:?} is not a registry: skopeo would ask Docker Hub for docker.io/{shown}/…: write \
+             docker.io/{shown} \
              if that is meant, or the host with its domain or port, as in {shown}:443"
         );
         return Err(name.error(text));
@@ -163,8 +167,8 @@ fn chosen<'a>(
     }
 }
 
-/// The images of tags and digests that are listed, without the tags that the image's own `exclude` matches, or all tags
-/// where none is listed. What a registry excludes does not hold for tags that are named.
+/// The images of tags and digests that are listed, without the tags that the image's own `exclude` matches,
+/// or all tags where none is listed. What a registry excludes does not hold for tags that are named.
 fn tags(
     name: &Key,
     node: Option<&Node>,
@@ -214,8 +218,8 @@ fn constraint(name: &Key, node: Option<&Node>) -> Result<Pattern, ListError> {
     Ok(Pattern::Version(constraint))
 }
 
-/// `None` where nothing or empty texts are written, as skopeo has it. No message repeats a value: it could be the
-/// password.
+/// `None` where nothing or empty texts are written, as skopeo has it. No message repeats a value:
+/// it could be the password.
 fn credentials(section: &Key, node: &Node) -> Result<Option<Credentials>, ListError> {
     let (mut username, mut password) = (None, None);
     for (key, node) in entries(section, node)? {

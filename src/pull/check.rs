@@ -1,6 +1,6 @@
-//! The digests of a layer's blob and of its tar, taken beside the inflating: hashing costs half of what inflating
-//! does, and in one piece they would be the longest chain of a large layer. Knows the bytes in their order; what
-//! they must hash to is the split's business.
+//! The digests of a layer's blob and of its tar, taken beside the inflating: hashing costs half of what
+//! inflating does, and in one piece they would be the longest chain of a large layer. Knows the bytes in
+//! their order; what they must hash to is the split's business.
 
 use std::{
     collections::VecDeque,

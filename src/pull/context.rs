@@ -33,8 +33,8 @@ pub(super) struct Context<H: FsVerityHashValue> {
     pub(super) builds: Arc<Lane>,
     /// For frames that need an unusual window.
     pub(super) windows: Arc<Lane>,
-    /// The largest file that is kept in memory until its id is known, in bytes: if it is stored already, it costs no
-    /// write. In an empty repository there is little hope, and to write each segment as soon as it is hashed takes
-    /// less memory, and no long write at the end.
+    /// The largest file that is kept in memory until its id is known, in bytes: if it is stored already, it
+    /// costs no write. In an empty repository there is little hope, and to write each segment as soon as it
+    /// is hashed takes less memory, and no long write at the end.
     pub(super) hash_first_max: u64,
 }

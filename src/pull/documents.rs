@@ -90,9 +90,9 @@ impl<H: FsVerityHashValue> Config<H> {
         Ok(())
     }
 
-    /// Makes it anew if one of its layers was adopted since: an id that it named has no link, and what it keeps
-    /// alive is lost at the next gc. For an artifact it is asked once more which stream it may have: an image may
-    /// have got a name since.
+    /// Makes it anew if one of its layers was adopted since: an id that it named has no link, and what it
+    /// keeps alive is lost at the next gc. For an artifact it is asked once more which stream it may have: an
+    /// image may have got a name since.
     fn refresh(&self, context: &Context<H>) -> Result<(), Failure> {
         let layers = layer_ids(&self.layers)?;
         let names_them = || lock(&self.state).names.iter().eq(layers.iter().map(|(_, id)| id));
@@ -112,8 +112,8 @@ impl<H: FsVerityHashValue> Config<H> {
         Some(DocumentLink { name: StreamName::Config(self.digest), id, seen })
     }
 
-    /// The links of the other tagged manifests that name this config, if its stream is replaced: they must name
-    /// the new one.
+    /// The links of the other tagged manifests that name this config, if its stream is replaced:
+    /// they must name the new one.
     fn dependents(&self, store: &Store<H>, except: &Digest) -> Result<Vec<DocumentLink<H>>, Failure> {
         let Some(link) = self.link() else { return Err(TooEarly.into()) };
         // An artifact replaces no config that an image with a name needs: the commit then says so.
@@ -189,8 +189,8 @@ impl<H: FsVerityHashValue> Manifest<H> {
         Ok(links)
     }
 
-    /// Looks again at what is linked, because someone else linked something meanwhile, and makes both documents
-    /// anew beside it.
+    /// Looks again at what is linked, because someone else linked something meanwhile, and makes both
+    /// documents anew beside it.
     pub(super) fn rewrite(&self, context: &Context<H>) -> Result<(), Failure> {
         lock(&self.config.state).stored = context.store.config(&self.config.digest)?;
         lock(&self.state).stored = context.store.manifest(&self.digest)?;

@@ -1,5 +1,5 @@
-//! The fetch step: a blob from the first place that gives it, into its layer's flow. Knows slots, memory, limits and
-//! pauses; ignores what the bytes are.
+//! The fetch step: a blob from the first place that gives it, into its layer's flow. Knows slots, memory,
+//! limits and pauses; ignores what the bytes are.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -25,7 +25,8 @@ use crate::{
 
 /// How often to look whether another program has done with a layer.
 const CLAIM_POLL: Duration = Duration::from_millis(200);
-/// When the run drains, a blob whose rest takes longer is given up: what follows its last byte takes time too.
+/// When the run drains, a blob whose rest takes longer is given up: what follows its
+/// last byte takes time too.
 const NEARLY_WHOLE: Duration = Duration::from_secs(4);
 
 /// One blob and the places that have it.
@@ -130,8 +131,8 @@ impl<H: FsVerityHashValue> Fetch<H> {
         Ok(result?)
     }
 
-    /// A slot of the registry and one of the run, for a layer that nobody else is at work on; nothing if somebody else
-    /// has stored it by now.
+    /// A slot of the registry and one of the run, for a layer that nobody else is at work on; nothing if
+    /// somebody else has stored it by now.
     async fn admission<'a>(
         &self,
         tries: &Tries,

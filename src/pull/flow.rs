@@ -1,5 +1,5 @@
-//! What flows inside a layer: a blob's bytes from fetch to split, a stream's items from split to encode. Knows
-//! order and bounds; ignores what is in them.
+//! What flows inside a layer: a blob's bytes from fetch to split, a stream's items from split to encode.
+//! Knows order and bounds; ignores what is in them.
 
 use std::{
     collections::VecDeque,
@@ -85,8 +85,8 @@ impl Flow {
     }
 }
 
-/// The flow of a stream's items from the split to the encoder. Every item pins memory of the layer's account, so
-/// the budget bounds it.
+/// The flow of a stream's items from the split to the encoder. Every item pins memory of the layer's account,
+/// so the budget bounds it.
 pub(super) struct Items<H> {
     pub(super) queue: VecDeque<Item<H>>,
     /// Set when the whole tar was verified and nothing will follow.

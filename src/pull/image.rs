@@ -1,5 +1,5 @@
-//! The image step: a filesystem out of layers, and its EROFS images. Knows where entries are; upstream's rules
-//! for merging them are behind the store.
+//! The image step: a filesystem out of layers, and its EROFS images. Knows where entries are; upstream's
+//! rules for merging them are behind the store.
 
 use std::{
     io::IoSlice,
@@ -194,8 +194,8 @@ impl<H: FsVerityHashValue> Tree<H> {
     }
 }
 
-/// A filesystem in the making, as large as limits allow. A layer that an image has twice counts twice: upstream's tree
-/// keeps what was replaced until it is whole.
+/// A filesystem in the making, as large as limits allow. A layer that an image has twice counts twice:
+/// upstream's tree keeps what was replaced until it is whole.
 struct Growing<'a, H: FsVerityHashValue> {
     builder: FilesystemBuilder<H>,
     entries: u64,
@@ -213,7 +213,8 @@ impl<H: FsVerityHashValue> Growing<'_, H> {
         self.entries += 1;
         self.metadata += metadata(&entry);
         self.check()?;
-        // Layers that others have stored were not measured when they were split. The slash before is not the tar's.
+        // Layers that others have stored were not measured when they were split. The slash
+        // before is not the tar's.
         let path = entry.path.as_os_str().len().saturating_sub(1);
         self.limits.check(Limit::Path, path as u64).map_err(AddError::Limit)?;
         self.builder.add(entry).map_err(AddError::Entry)?;

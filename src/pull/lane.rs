@@ -1,5 +1,5 @@
-//! What may exceed the budget, once at a time: the tree of the one image that is being built, the window of the
-//! one hostile frame. Knows who is inside and who waits; nobody waits on a worker.
+//! What may exceed the budget, once at a time: the tree of the one image that is being built, the window of
+//! the one hostile frame. Knows who is inside and who waits; nobody waits on a worker.
 
 use std::{
     collections::VecDeque,
@@ -52,8 +52,8 @@ impl Lane {
 }
 
 impl Place {
-    /// Whether what is in it may take `bytes`. If not, it is given up before another is asked for: nobody waits with
-    /// memory that others need.
+    /// Whether what is in it may take `bytes`. If not, it is given up before another is asked for: nobody
+    /// waits with memory that others need.
     pub(super) fn covers(&self, bytes: usize) -> bool {
         self.spared.as_ref().is_none_or(|(_, spared)| bytes <= *spared)
     }

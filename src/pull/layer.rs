@@ -1,9 +1,10 @@
 //! One layer while it is pulled: what its fetch, split, write, encode and finalize share. Knows how they hand
 //! bytes and ids to one another; the work itself is in the files named after the steps.
 //!
-//! A layer may take several attempts: when a candidate blob fails, everything that was made from it is dropped
-//! and the next candidate starts a new [`Attempt`]. Objects that a failed attempt has written may be used by others;
-//! what nobody uses goes at the end of the run if it has no name yet, and else with the next gc.
+//! A layer may take several attempts: when a candidate blob fails, everything that was made from it
+//! is dropped and the next candidate starts a new [`Attempt`]. Objects that a failed attempt has
+//! written may be used by others; what nobody uses goes at the end of the run if it has no name yet,
+//! and else with the next gc.
 
 use std::{
     sync::{
@@ -31,14 +32,14 @@ use crate::{
 };
 
 /// Memory that an active layer may always have, in bytes: its flow (1 MiB), a file of one segment across its
-/// inflated buffers (2 MiB), and what is kept outside of buffers. What waits to be hashed, written or encoded goes
-/// without more of it.
+/// inflated buffers (2 MiB), and what is kept outside of buffers. What waits to be hashed, written or encoded
+/// goes without more of it.
 pub(super) const RESERVE: usize = (3 << 20) + KEPT;
 /// Of the reserve: an inflate window, the encoder's tables and the part of its output that stays in memory.
 pub(super) const KEPT: usize = 6 << 20;
 
-/// Memory that a layer may have besides large files, in bytes, however much there is: with more, inflating runs further
-/// ahead of hashing, writing and encoding, until what they take up has left every cache.
+/// Memory that a layer may have besides large files, in bytes, however much there is: with more, inflating
+/// runs further ahead of hashing, writing and encoding, until what they take up has left every cache.
 pub(super) const LIMIT: usize = RESERVE + (8 << 20);
 
 /// A layer and what its steps have made so far.
@@ -99,7 +100,8 @@ pub(super) enum Claimed {
 /// Somebody else's content has the name that ours must have.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{0} is taken by content of another kind in this repository: untag what uses it and collect garbage, or pull \
+    "{0} is taken by content of another kind in this repository: untag what uses it and collect garbage, or \
+     pull \
      into another repository"
 )]
 pub(super) struct LinkTaken(pub(super) StreamName);
@@ -187,8 +189,8 @@ impl<H: FsVerityHashValue> Layer<H> {
         }
     }
 
-    /// The same for an image that takes ambiguous entries as upstream does, if it is `as_upstream`; those that are `noted`
-    /// are known already.
+    /// The same for an image that takes ambiguous entries as upstream does, if it is `as_upstream`; those
+    /// that are `noted` are known already.
     pub(super) fn reading(self, as_upstream: bool, noted: Vec<Ambiguity>) -> Self {
         Self { as_upstream, ambiguities: Mutex::new(noted), ..self }
     }
@@ -213,7 +215,8 @@ impl<H: FsVerityHashValue> Layer<H> {
         self.lock().stream_id.as_ref().map(|(id, _)| id.clone())
     }
 
-    /// Sets the stream's id and content: as it was stored, or as it was found when it should have been linked.
+    /// Sets the stream's id and content: as it was stored, or as it was found when it
+    /// should have been linked.
     pub(super) fn set_id(&self, id: H, content: Content) {
         self.lock().stream_id = Some((id, content));
     }
@@ -223,8 +226,8 @@ impl<H: FsVerityHashValue> Layer<H> {
         self.adopted.load(Ordering::SeqCst)
     }
 
-    /// Claims the layer, so that no other program fetches it as well; or takes over what another has stored since we
-    /// looked.
+    /// Claims the layer, so that no other program fetches it as well; or takes over what another
+    /// has stored since we looked.
     pub(super) fn claim(&self, store: &Store<H>, force: bool) -> Result<Claimed, StoreError> {
         let mut state = self.lock();
         if state.claim.is_some() || state.released {
@@ -253,8 +256,8 @@ impl<H: FsVerityHashValue> Layer<H> {
         Ok(theirs.map_or(Claimed::Ours, |(holder, pulse)| Claimed::Theirs(holder, pulse)))
     }
 
-    /// Whether what is stored has to be examined. That may take long, so while we wait for somebody it is done once for
-    /// each link there is.
+    /// Whether what is stored has to be examined. That may take long, so while we wait for somebody it is
+    /// done once for each link there is.
     fn may_have_come(&self, store: &Store<H>, waiting: bool) -> Result<bool, StoreError> {
         if !waiting {
             return Ok(true);
@@ -415,8 +418,8 @@ impl<H: FsVerityHashValue> Layer<H> {
         Released(self.clone())
     }
 
-    /// Gives up an attempt, with all that it holds. The steps that read it are woken to let go of it, too: the next one
-    /// may wait for its memory.
+    /// Gives up an attempt, with all that it holds. The steps that read it are woken to let go of it, too:
+    /// the next one may wait for its memory.
     pub(super) fn forget(&self, attempt: &Arc<Attempt<H>>) {
         let forgotten = self.lock().attempt.take_if(|current| Arc::ptr_eq(current, attempt));
         drop(forgotten);
@@ -435,8 +438,8 @@ impl<H: FsVerityHashValue> Layer<H> {
         drop((attempt, stream, claim));
     }
 
-    /// The entries, if they were collected, for one of the filesystems that are built from it. After the last one
-    /// the layer has them no more.
+    /// The entries, if they were collected, for one of the filesystems that are built from it. After the last
+    /// one the layer has them no more.
     pub(super) fn use_tree(&self) -> Option<Collected<H>> {
         let mut state = self.lock();
         state.tree_users = state.tree_users.saturating_sub(1);

@@ -1,4 +1,5 @@
-//! What the repository has of an image, before anything is planned. Knows what to ask the store; writes nothing.
+//! What the repository has of an image, before anything is planned. Knows what to ask
+//! the store; writes nothing.
 
 use std::collections::{HashMap, HashSet};
 

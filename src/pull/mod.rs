@@ -1,9 +1,9 @@
 //! From references to a repository: resolve, plan, run. The one room that knows all others, and the one place
 //! where a kind of node meets the code that does it.
 //!
-//! [`Resolving`] turns references into manifests and configs, side by side; [`Waiting`] says how long those that have
-//! come wait for the others. [`look`] asks the repository what it has of them, `graph::plan` makes the plan, and [`run`]
-//! does it: `work.rs` says which file does which kind of node.
+//! [`Resolving`] turns references into manifests and configs, side by side; [`Waiting`] says how long those
+//! that have come wait for the others. [`look`] asks the repository what it has of them, `graph::plan` makes
+//! the plan, and [`run`] does it: `work.rs` says which file does which kind of node.
 
 mod check;
 mod context;

@@ -1,4 +1,5 @@
-//! The places that have a blob, and which of them is next. Knows what failed where; ignores how a blob is fetched.
+//! The places that have a blob, and which of them is next. Knows what failed where;
+//! ignores how a blob is fetched.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -20,8 +20,9 @@ impl RateLimit {
         Self { bytes_per_second: bytes_per_second.max(1), paid: Mutex::new(None) }
     }
 
-    /// Waits until `bytes`, which were taken just now, are within the limit. Bytes are paid for after they came: how many
-    /// a transfer gives is not known before, and so a lone transfer never waits for its first ones.
+    /// Waits until `bytes`, which were taken just now, are within the limit. Bytes are paid for
+    /// after they came: how many a transfer gives is not known before, and so a lone transfer never
+    /// waits for its first ones.
     pub(super) async fn pay(&self, bytes: u64) {
         let now = Instant::now();
         let until = {

@@ -1,5 +1,5 @@
-//! References become images: manifests and configs, fetched side by side. Knows names and their clashes, and what the
-//! repository can tell instead of a registry; ignores how a transport works.
+//! References become images: manifests and configs, fetched side by side. Knows names and their clashes, and
+//! what the repository can tell instead of a registry; ignores how a transport works.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,7 +30,8 @@ pub struct Asked {
     pub site: Arc<Site>,
     /// Its name stands for the same image for ever: if it is there, nobody is asked.
     pub immutable: bool,
-    /// Whether entries that tar readers read differently are taken as upstream takes them; otherwise they are refused.
+    /// Whether entries that tar readers read differently are taken as upstream takes them;
+    /// otherwise they are refused.
     pub as_upstream: bool,
 }
 
@@ -84,9 +85,9 @@ impl Stored {
         Self(store.cloned())
     }
 
-    /// The image that has this name, if no registry could say anything else about it: its tag is not expected to move, or
-    /// its digest is in the reference; and it is whole, and for the platform that is asked for. With a signature policy
-    /// nobody but skopeo can say.
+    /// The image that has this name, if no registry could say anything else about it: its tag is not expected
+    /// to move, or its digest is in the reference; and it is whole, and for the platform that is asked for.
+    /// With a signature policy nobody but skopeo can say.
     fn image(&self, asked: &Asked) -> Option<Resolved> {
         let pinned = asked.reference.pinned();
         if !(asked.immutable || pinned.is_some()) || asked.site.access.policy.is_some() {
@@ -106,8 +107,8 @@ impl Documents for Stored {
     }
 }
 
-/// Images on their way: asked for, heard of as they come, and handed out when there is time for them. They go on while
-/// nobody listens.
+/// Images on their way: asked for, heard of as they come, and handed out when there is time for them. They go
+/// on while nobody listens.
 pub struct Resolving<'a> {
     sources: &'a Sources,
     stored: Arc<Stored>,
@@ -116,7 +117,8 @@ pub struct Resolving<'a> {
     here: Resolution,
 }
 
-/// An image that was asked for, and everyone who did so, by their places in the request: nobody is asked twice.
+/// An image that was asked for, and everyone who did so, by their places in the request:
+/// nobody is asked twice.
 struct Question {
     source: Arc<dyn Source>,
     askers: Vec<(u64, Asked)>,
@@ -129,8 +131,8 @@ impl<'a> Resolving<'a> {
         Self { sources, stored, held, answers: Answers::default(), here: Resolution::default() }
     }
 
-    /// Asks for images, each with its place in the request; `owed` hears of each answer that has to come, by its registry.
-    /// Must be called inside a tokio runtime.
+    /// Asks for images, each with its place in the request; `owed` hears of each answer that has to come, by
+    /// its registry. Must be called inside a tokio runtime.
     pub fn ask(&mut self, asked: Vec<(u64, Asked)>, mut owed: impl FnMut(Option<&str>)) {
         let mut questions: Vec<Question> = Vec::new();
         let mut alike = HashMap::new();
@@ -155,8 +157,8 @@ impl<'a> Resolving<'a> {
         }
     }
 
-    /// Waits for the next answer: the name of the registry that gave it, if it has one, and whether it is an image; or
-    /// `None` if all have come. Dropping the future loses nothing.
+    /// Waits for the next answer: the name of the registry that gave it, if it has one, and whether it is an
+    /// image; or `None` if all have come. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<(Option<String>, bool)> {
         let (Question { source, askers }, answer) = self.answers.next().await?;
         for (place, asked) in askers {
@@ -181,8 +183,8 @@ impl<'a> Resolving<'a> {
         here
     }
 
-    /// Gives up what was not handed out: what failed by itself is told with its own error, and all else, here or on its
-    /// way, with `error`.
+    /// Gives up what was not handed out: what failed by itself is told with its own error, and all else, here
+    /// or on its way, with `error`.
     pub fn give_up(&mut self, error: &SourceError) -> GivenUp {
         let Resolution { images, failed } = self.take();
         let late = self.late().map(|(place, asked)| Unresolved::new(*place, asked, error.clone()));
@@ -212,8 +214,8 @@ impl Resolution {
         }
     }
 
-    /// Gives up the images that have a layer which is stored and was noted as ambiguous, unless they take such layers as
-    /// upstream does.
+    /// Gives up the images that have a layer which is stored and was noted as ambiguous, unless they take
+    /// such layers as upstream does.
     pub fn refuse_ambiguous<H: FsVerityHashValue>(&mut self, store: &Store<H>) -> Result<(), StoreError> {
         if !store.has_ambiguous_layers() {
             return Ok(());

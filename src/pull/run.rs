@@ -1,5 +1,5 @@
-//! Runs a plan against a repository. Knows how nodes, images and what was found fit together; the steps are in
-//! the files named after them.
+//! Runs a plan against a repository. Knows how nodes, images and what was found fit together; the steps are
+//! in the files named after them.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -74,7 +74,8 @@ pub enum RunError {
     Store(#[from] StoreError),
     /// The system refuses threads.
     #[error(
-        "cannot start worker threads: {0}: raise the limits of processes (ulimit -u) and of memory, then run again"
+        "cannot start worker threads: {0}: raise the limits of processes (ulimit -u) and of memory, then \
+         run again"
     )]
     Threads(#[from] rayon::ThreadPoolBuildError),
     /// A defect of this program.
@@ -105,7 +106,8 @@ struct Interruptible {
 }
 
 impl Interrupt {
-    /// Tells the run to end in good order: it starts nothing new, and has [`GRACE`] to finish what is nearly whole.
+    /// Tells the run to end in good order: it starts nothing new, and has [`GRACE`] to
+    /// finish what is nearly whole.
     pub fn raise(&self) {
         self.0.raised.raise();
         let run = self.run().clone();

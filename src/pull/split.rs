@@ -1,5 +1,5 @@
-//! The split step: a blob's bytes in, verified pieces of its tar out to the writers and the encoder. Knows the
-//! order in which bytes are checked; ignores where they come from and what becomes of them.
+//! The split step: a blob's bytes in, verified pieces of its tar out to the writers and the encoder. Knows
+//! the order in which bytes are checked; ignores where they come from and what becomes of them.
 //!
 //! Nothing of a layer is named before its blob's digest and size and its `diff_id` are right (law 1): the
 //! stream is complete only then, and only a complete stream is finalized.
@@ -37,7 +37,8 @@ const WINDOW: usize = 3 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BlobError {
     #[error(
-        "the blob has digest {found}, not the {wanted} that its descriptor names: it was damaged or replaced on the way"
+        "the blob has digest {found}, not the {wanted} that its descriptor names: it was damaged or \
+         replaced on the way"
     )]
     Digest { wanted: Digest, found: Digest },
     #[error(
@@ -116,7 +117,8 @@ enum Checked {
 enum Draining {
     /// If it is what its descriptor says, it is stored whole.
     Raw,
-    /// If it is what its descriptor says, this is wrong with it; if not, another place may have the right bytes.
+    /// If it is what its descriptor says, this is wrong with it; if not, another place
+    /// may have the right bytes.
     Faulty(BlobError),
 }
 
@@ -322,8 +324,9 @@ impl<H: FsVerityHashValue> Reading<H> {
         }
     }
 
-    /// Whether the decompressor's memory is counted: a frame may ask for a window beyond what every layer has, and the
-    /// next one for more. The window is reserved by then, but hardly touched, and the one before it is freed.
+    /// Whether the decompressor's memory is counted: a frame may ask for a window beyond what every
+    /// layer has, and the next one for more. The window is reserved by then, but hardly touched, and
+    /// the one before it is freed.
     fn has_window(&mut self, context: &Context<H>) -> bool {
         let memory = self.inflate.as_ref().map_or(0, Inflate::memory);
         if memory <= WINDOW || self.window.as_ref().is_some_and(|place| place.covers(memory)) {
@@ -338,8 +341,8 @@ impl<H: FsVerityHashValue> Reading<H> {
         self.output.take().or_else(|| self.attempt.account.buffer(TAR_BUFFER).map(|buffer| (buffer, 0)))
     }
 
-    /// The next input with the place in it, if there is more, and whether it is the last; `None` if nothing has
-    /// come yet.
+    /// The next input with the place in it, if there is more, and whether it is the last; `None`
+    /// if nothing has come yet.
     fn take_input(&mut self) -> Option<(Option<Input>, bool)> {
         let input = match self.input.take() {
             Some(input) => Some(input),
@@ -419,8 +422,8 @@ impl<H: FsVerityHashValue> Reading<H> {
         Ok(Advance::Ended)
     }
 
-    /// What is wrong with a blob that the splitter fails for: if not even its first header is one, the format that its
-    /// first bytes are of.
+    /// What is wrong with a blob that the splitter fails for: if not even its first header is one, the format
+    /// that its first bytes are of.
     fn told_by_magic(&self, error: SplitError) -> BlobError {
         let at_start = match &error {
             SplitError::Corrupt { offset, .. } => *offset == 0,

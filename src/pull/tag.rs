@@ -1,5 +1,5 @@
-//! The tag step: an image becomes visible, bottom-up, after one barrier. Knows what one image reaches; ignores
-//! how links and barriers are made.
+//! The tag step: an image becomes visible, bottom-up, after one barrier. Knows what one image reaches;
+//! ignores how links and barriers are made.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! A layer's entries, collected while it is split so that no stream has to be read back. Knows what they weigh;
-//! ignores how layers are merged.
+//! A layer's entries, collected while it is split so that no stream has to be read back. Knows what they
+//! weigh; ignores how layers are merged.
 
 use std::{os::unix::ffi::OsStrExt, sync::Arc};
 
@@ -17,7 +17,8 @@ use crate::{
 /// How much memory is asked for at a time, in bytes.
 const STEP: usize = 256 << 10;
 
-/// What upstream's tree and EROFS writer take for an entry without its extended attributes, in bytes, as measured.
+/// What upstream's tree and EROFS writer take for an entry without its extended
+/// attributes, in bytes, as measured.
 const BYTES_PER_ENTRY: usize = 1400;
 
 /// Collects while memory allows; a tree that does not fit is read back from its stream instead.
@@ -79,15 +80,16 @@ impl<H: FsVerityHashValue> Tree<H> {
     }
 }
 
-/// How many directories are on the way to `path` that are not on the way to `before`, nor that itself: none in a tar that
-/// has an entry for each directory before what is in it.
+/// How many directories are on the way to `path` that are not on the way to `before`, nor that itself: none
+/// in a tar that has an entry for each directory before what is in it.
 fn new_parents(before: &[u8], path: &[u8]) -> usize {
     let common = before.iter().zip(path).take_while(|(a, b)| a == b).count();
     let is_common = |end: usize| end == 0 || end < common || end == common && before.len() == end;
     (0..path.len()).skip(common).filter(|at| path[*at] == b'/' && !is_common(*at)).count()
 }
 
-/// Hands over all entries in tar order, with their ids filled in; copies of them if somebody else needs the tree, too.
+/// Hands over all entries in tar order, with their ids filled in; copies of them if somebody
+/// else needs the tree, too.
 pub(super) fn for_each<H: FsVerityHashValue, E>(
     tree: Collected<H>,
     mut each: impl FnMut(Entry<H>) -> Result<(), E>,

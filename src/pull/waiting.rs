@@ -1,8 +1,8 @@
-//! How long images that have come wait for those that have not. Knows registries, what they owe, and clocks; ignores
-//! what they are asked for.
+//! How long images that have come wait for those that have not. Knows registries, what they owe, and clocks;
+//! ignores what they are asked for.
 //!
-//! A run is best when it knows all images, so it waits for registries that are merely slow. It does not wait for those
-//! that hold up others, from which all has come: what is late makes a run of its own.
+//! A run is best when it knows all images, so it waits for registries that are merely slow. It does not wait
+//! for those that hold up others, from which all has come: what is late makes a run of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,8 @@ use crate::source::Patience;
 /// What registries still owe, and since when others wait for it.
 pub struct Waiting {
     patience: Patience,
-    /// How often a wait ended before all had come. Each makes the next one twice as long, so that they stay few.
+    /// How often a wait ended before all had come. Each makes the next one twice as
+    /// long, so that they stay few.
     cut_short: u32,
     /// Answers that each registry owes.
     owing: BTreeMap<String, usize>,
@@ -83,9 +84,9 @@ impl Waiting {
         }
     }
 
-    /// When what has come shall wait no longer: nothing has been heard for a while, or the registries that are done have
-    /// waited for as long as a transfer may stall, and for as long as they took themselves. `None` while nobody is held
-    /// up by others.
+    /// When what has come shall wait no longer: nothing has been heard for a while, or the registries that
+    /// are done have waited for as long as a transfer may stall, and for as long as they took themselves.
+    /// `None` while nobody is held up by others.
     pub fn ends(&self) -> Option<Instant> {
         let done = self.done?;
         if self.owing_here > 0 || !self.came.iter().any(|host| self.is_held_up(host)) {

@@ -2,8 +2,8 @@
 //! Knows files and segments; ignores tar and streams.
 //!
 //! Small files go in batches, so that their blocks share the hash's SIMD lanes. A file of several segments is
-//! hashed by as many workers as are free; it is kept until its id is known if the repository may have it and the
-//! budget has room for all of it, and written to an anonymous file meanwhile if not.
+//! hashed by as many workers as are free; it is kept until its id is known if the repository may have it and
+//! the budget has room for all of it, and written to an anonymous file meanwhile if not.
 
 use std::{
     fs::File,

@@ -1,7 +1,7 @@
 //! A plan for Graphviz. Knows DOT and how kinds look; ignores how it is laid out.
 //!
-//! Images are clusters, their layers clusters inside. A node that several images want stands with the first of them,
-//! and the edges cross: in DOT, a node stands in one cluster only.
+//! Images are clusters, their layers clusters inside. A node that several images want stands with the first
+//! of them, and the edges cross: in DOT, a node stands in one cluster only.
 
 use std::fmt::{self, Write};
 
@@ -14,12 +14,13 @@ use super::{
 };
 use crate::graph::{Edge, Kind, NodeId, Plan};
 
-/// `plan` as a DOT digraph, with `marks` over it; the same plan gives the same text, however its nodes are numbered.
+/// `plan` as a DOT digraph, with `marks` over it; the same plan gives the same text,
+/// however its nodes are numbered.
 ///
-/// Nodes have the names that records and JSON give them. Shapes are kinds, fills are states, a double outline is work
-/// that several images want. Solid edges are `Needs`, dashed ones `Streams`, dotted ones `Candidate` with its rank.
-/// Bold nodes and edges decide how long the run takes. Tooltips tell why a node is there, who wants it, and what
-/// became of it. A note says what the list says.
+/// Nodes have the names that records and JSON give them. Shapes are kinds, fills are states, a double outline
+/// is work that several images want. Solid edges are `Needs`, dashed ones `Streams`, dotted ones `Candidate`
+/// with its rank. Bold nodes and edges decide how long the run takes. Tooltips tell why a node is there, who
+/// wants it, and what became of it. A note says what the list says.
 pub fn dot(plan: &Plan, marks: &Marks) -> String {
     let ids = plan.graph.node_indices().map(|node| plan.id(node)).collect();
     let mut out = String::new();

@@ -1,9 +1,10 @@
-//! A plan as JSON, for programs, for `diff` and for the record of a run. Knows the field names; ignores who reads
-//! them.
+//! A plan as JSON, for programs, for `diff` and for the record of a run. Knows the field
+//! names; ignores who reads them.
 //!
-//! Fields are only added while `schema` stays the same. There are no times and no host paths other than in references
-//! as the user wrote them. A node is named by what it does, not by its place, and every node, edge and image is one
-//! line, so that two plans can be compared with `diff`. `graphs/plan.schema.json` says the same to machines.
+//! Fields are only added while `schema` stays the same. There are no times and no host paths other than in
+//! references as the user wrote them. A node is named by what it does, not by its place, and every node,
+//! edge and image is one line, so that two plans can be compared with `diff`. `graphs/plan.schema.json`
+//! says the same to machines.
 
 mod parse;
 
@@ -86,22 +87,24 @@ pub struct SelectionJson {
 /// One step of a plan.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeJson {
-    /// Its name: the kind and the first 16 digits of the key. The same work has the same name in every plan, and in
-    /// events and records of runs.
+    /// Its name: the kind and the first 16 digits of the key. The same work has the same name in every plan,
+    /// and in events and records of runs.
     pub node: String,
     /// `fetch`, `split`, `write`, `encode`, `finalize`, `image`, `config`, `manifest` or `tag`.
     pub kind: Cow<'static, str>,
     /// What it is about.
     pub subject: SubjectJson,
-    /// How a layer is stored: `tar`, `artifact tar` or `raw`; absent for fetches and what is no step of a layer.
+    /// How a layer is stored: `tar`, `artifact tar` or `raw`; absent for fetches and
+    /// what is no step of a layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<Cow<'static, str>>,
-    /// 64 hexadecimal digits over everything that changes its bytes: the same key in two plans is the same work.
+    /// 64 hexadecimal digits over everything that changes its bytes: the same key in two
+    /// plans is the same work.
     pub key: String,
     /// `needed`, `stored`, `shared` or `standby`.
     pub state: Cow<'static, str>,
-    /// Why it is in that state: `stored`, `not stored`, `tag moved`, `outputs missing`, `size wrong`, `forced` or
-    /// `key changed (PART)`.
+    /// Why it is in that state: `stored`, `not stored`, `tag moved`, `outputs missing`, `size wrong`,
+    /// `forced` or `key changed (PART)`.
     pub reason: String,
     /// Estimated bytes that pass through it; for a fetch the blob's size. 0 if not known.
     pub cost_bytes: u64,
@@ -163,15 +166,16 @@ pub struct EdgeJson {
     pub from: String,
     /// The consumer's `node`.
     pub to: String,
-    /// `needs`: one after the other; `streams`: together; `candidate`: as `streams`, one of several tried in turn.
+    /// `needs`: one after the other; `streams`: together; `candidate`: as `streams`, one
+    /// of several tried in turn.
     pub edge: Cow<'static, str>,
     /// A candidate's place in the order, from 0; absent for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<u32>,
 }
 
-/// `plan` as JSON with a newline at its end; the same plan gives the same text. Of the marks only what was measured is
-/// drawn: a plan does not change with estimates.
+/// `plan` as JSON with a newline at its end; the same plan gives the same text. Of the marks only what was
+/// measured is drawn: a plan does not change with estimates.
 pub fn json(plan: &Plan, marks: &Marks) -> String {
     let ids: Vec<String> = plan.graph.node_indices().map(|node| plan.id(node)).collect();
     let mut nodes: Vec<NodeId> = plan.graph.node_indices().collect();

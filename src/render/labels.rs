@@ -1,4 +1,5 @@
-//! What stands in a node and beside it. Knows a plan's words and a run's numbers; ignores the language of the picture.
+//! What stands in a node and beside it. Knows a plan's words and a run's numbers; ignores the
+//! language of the picture.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -13,7 +14,8 @@ use crate::graph::{ImageIx, Kind, NodeId, Plan, State};
 
 /// The longest name that a picture shows whole, in characters.
 const NAME: usize = 80;
-/// How many images are named of those that want a node: with a thousand over forty layers, all would fill gigabytes.
+/// How many images are named of those that want a node: with a thousand over forty layers,
+/// all would fill gigabytes.
 const NAMED: usize = 20;
 
 /// How a node looks; of several in one place, the first of them in this order says how the place looks.
@@ -27,7 +29,8 @@ pub(super) enum Look {
     Standby,
 }
 
-/// What a look is drawn with. Text has a contrast of 4.5 or more against its ground, whatever lies around the node.
+/// What a look is drawn with. Text has a contrast of 4.5 or more against its ground,
+/// whatever lies around the node.
 pub(super) struct Colours {
     pub(super) ground: &'static str,
     pub(super) text: &'static str,
@@ -69,7 +72,8 @@ pub(super) struct Labels<'a> {
     marks: &'a Marks,
     critical: HashSet<NodeId>,
     path: HashSet<(NodeId, NodeId)>,
-    /// For each image, the first one with its name: a request may name an image twice, and JSON has names only.
+    /// For each image, the first one with its name: a request may name an image twice,
+    /// and JSON has names only.
     namesakes: Vec<ImageIx>,
 }
 

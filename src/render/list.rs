@@ -1,12 +1,13 @@
-//! What a list says of its plan: the names that go, and what each rule chose. Knows how names are gathered and
-//! shortened; ignores the language of the picture.
+//! What a list says of its plan: the names that go, and what each rule chose. Knows how names are gathered
+//! and shortened; ignores the language of the picture.
 
 use super::words::{clip, count, printable};
 use crate::graph::Plan;
 
 /// So many names of an entry are shown as lines; then comes how many more there are.
 const NAMES: usize = 40;
-/// A note in a picture has so many lines at most, of so many characters: Mermaid refuses what is too large for it.
+/// A note in a picture has so many lines at most, of so many characters: Mermaid refuses
+/// what is too large for it.
 const NOTE_LINES: usize = 12;
 const NOTE_WIDTH: usize = 120;
 
@@ -60,8 +61,8 @@ impl Entry<'_> {
         groups(&self.names).iter().map(|words| words.join(" ")).collect()
     }
 
-    /// The names as lines of `width` columns, unless a name is longer. Of many the first; the last line then says how
-    /// many more there are.
+    /// The names as lines of `width` columns, unless a name is longer. Of many the first; the last line then
+    /// says how many more there are.
     pub(super) fn lines(&self, width: usize) -> Vec<String> {
         let (shown, hidden) = self.names.split_at(self.names.len().min(NAMES));
         let mut lines: Vec<String> = groups(shown).iter().flat_map(|words| wrapped(words, width)).collect();

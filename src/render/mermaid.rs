@@ -1,10 +1,12 @@
 //! A plan for Mermaid. Knows its flowcharts and their limits; ignores how they are laid out.
 //!
-//! Mermaid refuses what is too large for it, with the settings that a reader's page has; so a large plan is drawn with
-//! one node for a layer, a larger one with one for an image, and the largest with its first images only.
+//! Mermaid refuses what is too large for it, with the settings that a reader's page has; so a large
+//! plan is drawn with one node for a layer, a larger one with one for an image, and the largest
+//! with its first images only.
 //!
-//! What several images want is a group of its own, beside the images. It cannot stand with the first of them, as in
-//! DOT: then images have edges to images, and Mermaid's layout (dagre) fails from six images on one base on.
+//! What several images want is a group of its own, beside the images. It cannot stand with the
+//! first of them, as in DOT: then images have edges to images, and Mermaid's layout (dagre) fails
+//! from six images on one base on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,17 +24,18 @@ use crate::graph::{Edge, Kind, NodeId, Plan};
 
 /// How many edges Mermaid takes, as long as nobody sets `maxEdges`.
 const EDGES: usize = 500;
-/// How many characters it takes, as long as nobody sets `maxTextSize`. It is no error if there are more, only a picture
-/// that says so.
+/// How many characters it takes, as long as nobody sets `maxTextSize`. It is no error if there are more,
+/// only a picture that says so.
 const CHARACTERS: usize = 50_000;
 
-/// `plan` as a Mermaid flowchart, with `marks` over it; the same plan gives the same text, however its nodes are
-/// numbered.
+/// `plan` as a Mermaid flowchart, with `marks` over it; the same plan gives the same text,
+/// however its nodes are numbered.
 ///
-/// Images are subgraphs, and so is what several images want, with the layers as subgraphs inside. Colours are states;
-/// work that several images want has its sides doubled, too. `-->` is `Needs`, `-.->` is `Streams`, `-.-o` is `Candidate` (with its rank
-/// unless it is tried first), `==>` is the chain that decides how long the run takes. A plan that would be too large
-/// is folded; a comment says how. A note says what the list says.
+/// Images are subgraphs, and so is what several images want, with the layers as subgraphs inside. Colours
+/// are states; work that several images want has its sides doubled, too. `-->` is `Needs`, `-.->` is
+/// `Streams`, `-.-o` is `Candidate` (with its rank unless it is tried first), `==>` is the chain that
+/// decides how long the run takes. A plan that would be too large is folded; a comment says how. A note
+/// says what the list says.
 pub fn mermaid(plan: &Plan, marks: &Marks) -> String {
     let (labels, order) = (Labels::new(plan, marks), order(plan));
     let mut detail = Detail::Steps;
@@ -308,8 +311,9 @@ fn id(plan: &Plan, node: NodeId) -> String {
     plan.id(node).replace('-', "_")
 }
 
-/// A label of these lines. Everything goes by number that Mermaid, its Markdown (`1. a`, `- a`, `_a_`, addresses) or
-/// HTML could understand; a colon too, since with one `style` in a name costs the last semicolon of its line.
+/// A label of these lines. Everything goes by number that Mermaid, its Markdown (`1. a`, `- a`,
+/// `_a_`, addresses) or HTML could understand; a colon too, since with one `style` in a name costs
+/// the last semicolon of its line.
 fn escaped(lines: &[String]) -> String {
     let mut out = String::new();
     for (place, line) in lines.iter().enumerate() {
@@ -343,8 +347,8 @@ fn escaped(lines: &[String]) -> String {
 /// A word joiner: nobody sees it.
 const JOINER: &str = "#8288;";
 
-/// Whether Mermaid would still understand something here after it has read the numbers: `$$` as a formula, `fa:fa-…` as
-/// an icon, and the letters by which it remembers numbers itself.
+/// Whether Mermaid would still understand something here after it has read the numbers: `$$` as a formula,
+/// `fa:fa-…` as an icon, and the letters by which it remembers numbers itself.
 fn means_more(c: char, after: &str) -> bool {
     matches!(c, '$' | 'ﬂ' | '¶') || (c == ':' && after.starts_with("fa-"))
 }

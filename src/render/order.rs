@@ -1,4 +1,5 @@
-//! In which order a plan is drawn: images, their layers, their nodes. Knows what stands where; ignores how it looks.
+//! In which order a plan is drawn: images, their layers, their nodes. Knows what stands
+//! where; ignores how it looks.
 //!
 //! Numbers of nodes play no part: a plan that was read back from its JSON has others, and is drawn the same.
 

@@ -1,4 +1,5 @@
-//! A plan as text, for `--dry-run`. Knows what people ask first: what is fetched, what is not, why; and 80 columns.
+//! A plan as text, for `--dry-run`. Knows what people ask first: what is fetched, what is
+//! not, why; and 80 columns.
 
 mod paint;
 
@@ -22,8 +23,8 @@ const OTHERS: usize = 36;
 /// Where chains begin.
 const INDENT: &str = "     ";
 
-/// `plan` as text: what its list says, a headline, every image with its layers and their nodes as a drawn chain, the critical path. Ends
-/// with a newline; the same input gives the same text.
+/// `plan` as text: what its list says, a headline, every image with its layers and their nodes as a drawn
+/// chain, the critical path. Ends with a newline; the same input gives the same text.
 ///
 /// Work that several images want is shown under the first of them; the others refer to it.
 pub fn text(plan: &Plan, marks: &Marks, outlook: &Outlook, colour: Colour) -> String {

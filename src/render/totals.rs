@@ -28,8 +28,8 @@ pub struct Totals {
     pub fetch_bytes: u64,
     /// Compressed bytes of layers that would be fetched again if each image were pulled alone.
     pub shared_bytes: u64,
-    /// Compressed bytes of layers that the repository has, each once. Layers whose blobs the plan does not know add
-    /// nothing.
+    /// Compressed bytes of layers that the repository has, each once. Layers whose blobs the plan
+    /// does not know add nothing.
     pub stored_bytes: u64,
     /// The layers of all images.
     pub layers: LayerCounts,

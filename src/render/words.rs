@@ -52,8 +52,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-/// [`printable`] text, and without what could reorder or hide its neighbours: a viewer obeys directions of writing
-/// also across labels. Characters for private use have no meaning between strangers.
+/// [`printable`] text, and without what could reorder or hide its neighbours: a viewer obeys directions of
+/// writing also across labels. Characters for private use have no meaning between strangers.
 pub fn clean(text: &str) -> Cow<'_, str> {
     let hides = |c: char| {
         matches!(c,

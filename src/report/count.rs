@@ -1,4 +1,5 @@
-//! How far resolving has come, on stderr, while there is no plan. Knows a number of images; ignores which they are.
+//! How far resolving has come, on stderr, while there is no plan. Knows a number of
+//! images; ignores which they are.
 
 use std::{
     io::{self, Write},
@@ -13,8 +14,8 @@ const FEW: usize = 16;
 /// The time between two changes of the line.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// Counts images as they are resolved: on a terminal in one line that goes away at the end; elsewhere a line for
-/// each tenth of them. Nothing for a few.
+/// Counts images as they are resolved: on a terminal in one line that goes away at the end; elsewhere a line
+/// for each tenth of them. Nothing for a few.
 pub struct ResolveCount {
     mode: Mode,
     asked: usize,

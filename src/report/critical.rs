@@ -1,12 +1,14 @@
-//! The chain of nodes that decided how long a run took. Knows real times and edges; ignores how anything is drawn.
+//! The chain of nodes that decided how long a run took. Knows real times and edges;
+//! ignores how anything is drawn.
 //!
-//! It is found from the end. A node that *needs* another waited for its end, and for the last of several. Nodes that
-//! *stream* run together; whose time was it? Each could have ended when its own work was done, counted from its first
-//! piece: busy time of a worker's step, a transfer's time without that in which it was held up. The node of a stream
-//! that would have ended last by this measure was the bottleneck and has the common time; those before it have the time
-//! until its first piece, those after it the time since its end. A fetch that found every place for transfers taken goes on
-//! with the fetch that gave it one. So the links tile the run: what lies between two of them is waiting for a worker or
-//! for memory, and belongs to the one that waited.
+//! It is found from the end. A node that *needs* another waited for its end, and for the last of several.
+//! Nodes that *stream* run together; whose time was it? Each could have ended when its own work was done,
+//! counted from its first piece: busy time of a worker's step, a transfer's time without that in which it
+//! was held up. The node of a stream that would have ended last by this measure was the bottleneck and
+//! has the common time; those before it have the time until its first piece, those after it the time
+//! since its end. A fetch that found every place for transfers taken goes on with the fetch that gave it
+//! one. So the links tile the run: what lies between two of them is waiting for a worker or for memory,
+//! and belongs to the one that waited.
 
 mod gains;
 mod text;
@@ -44,8 +46,8 @@ pub struct CriticalPath {
     pub workers_busy: f64,
     /// How much of the run's time bytes could have come and did, from 0 to 1.
     pub network_busy: f64,
-    /// Nodes outside of the chain that would have won most, and how much: only where workers or the network are the
-    /// bound.
+    /// Nodes outside of the chain that would have won most, and how much: only where workers or
+    /// the network are the bound.
     pub others: Vec<(NodeId, u64)>,
 }
 
@@ -66,7 +68,8 @@ pub struct Link {
     pub idle_us: u64,
     /// What it waited for then.
     pub idle: Wait,
-    /// How much shorter the run would have been had the node cost one second less, or nothing if it cost less.
+    /// How much shorter the run would have been had the node cost one second less, or
+    /// nothing if it cost less.
     pub win_us: u64,
 }
 
@@ -105,7 +108,8 @@ enum Moment {
     End,
 }
 
-/// So many links, the longest ones, are asked what a free second would have won: each costs a look at the whole graph.
+/// So many links, the longest ones, are asked what a free second would have won: each costs a
+/// look at the whole graph.
 const JUDGED: usize = 32;
 
 /// What decided how long `run` took.
@@ -146,8 +150,8 @@ impl Run {
     }
 }
 
-/// When each node could have ended by itself, had those that take its bytes been quick: by its own work, or by the end
-/// of what streams into it. 0 for what never began.
+/// When each node could have ended by itself, had those that take its bytes been quick: by its own work, or
+/// by the end of what streams into it. 0 for what never began.
 fn free_ends(plan: &Plan, timeline: &Timeline) -> Vec<u64> {
     let mut ends = vec![0; plan.graph.node_count()];
     // A plan has no cycle; if a file's has, nothing in it is known to wait for anything.
@@ -209,7 +213,8 @@ impl Walk<'_> {
         links
     }
 
-    /// The one whose bytes a node had to wait for to the end, and when that ended; `None` if it was slower itself.
+    /// The one whose bytes a node had to wait for to the end, and when that ended; `None`
+    /// if it was slower itself.
     fn bottleneck(&self, node: NodeId, times: &NodeTimes) -> Option<(NodeId, u64)> {
         let plan = &self.run.plan;
         streams_into(plan, node)

@@ -1,10 +1,10 @@
-//! The log for diagnosis: who is logged, and where the lines go. Knows `RUST_LOG` and the view that has the terminal;
-//! ignores what others log.
+//! The log for diagnosis: who is logged, and where the lines go. Knows `RUST_LOG` and the view that has the
+//! terminal; ignores what others log.
 //!
-//! Lines go to stderr. While a run shows its progress there, they go through its view: above the bars, or as a
-//! `message` among JSON lines, so that neither tears the other. Without `RUST_LOG` and `--verbose` nothing is set up,
-//! and a line that would be logged costs a look at a static. Credentials are never logged: nobody here has them, they
-//! stay with skopeo and in the files that it reads.
+//! Lines go to stderr. While a run shows its progress there, they go through its view: above the bars, or as
+//! a `message` among JSON lines, so that neither tears the other. Without `RUST_LOG` and `--verbose` nothing
+//! is set up, and a line that would be logged costs a look at a static. Credentials are never logged: nobody
+//! here has them, they stay with skopeo and in the files that it reads.
 
 use std::{
     io::{self, IsTerminal, Write},

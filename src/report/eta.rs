@@ -2,13 +2,16 @@
 //! tracker says is left; ignores how it knows, and has no clock.
 //!
 //! - **The network**: all bytes that are still to come, at the rate of the whole.
-//! - **The workers**: all tar bytes that are still to be split, at the rate of splitting. How many there will be is
-//!   known by how much the blobs that are split already have grown; before the first one, this way says nothing.
-//! - **Each fetch**: its own bytes, at the best rate that it has shown. Not at the present one: when a fetch that
-//!   was fast crawls, then mostly because our own workers are behind and hold it back, and it will be as fast again
-//!   when they have caught up. Where it is the network after all, the rate of the whole falls, and that tells.
-//! - What comes **after the last byte** is added: the time that layers took from there to their end, and that of
-//!   building one filesystem, both as seen in this run. One, because the others are built while bytes still come.
+//! - **The workers**: all tar bytes that are still to be split, at the rate of splitting. How many
+//!   there will be is known by how much the blobs that are split already have grown; before the first
+//!   one, this way says nothing.
+//! - **Each fetch**: its own bytes, at the best rate that it has shown. Not at the present one: when a
+//!   fetch that was fast crawls, then mostly because our own workers are behind and hold it back, and it
+//!   will be as fast again when they have caught up. Where it is the network after all, the rate of the
+//!   whole falls, and that tells.
+//! - What comes **after the last byte** is added: the time that layers took from there to their end,
+//!   and that of building one filesystem, both as seen in this run. One, because the others are
+//!   built while bytes still come.
 //!
 //! Nothing is promised before there is a rate, and nothing while the rate is that of a stall.
 

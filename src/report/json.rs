@@ -5,7 +5,7 @@
 //! | `event` | further fields |
 //! |---|---|
 //! | `plan` | first line of a run, before any work: `schema`, `to_fetch_bytes`, `layers`, `nodes`, `images` |
-//! | `tick` | `fraction`, `fetched_bytes`, `to_fetch_bytes`, `bytes_per_second` and `eta_ms` if they are known |
+//! | `tick` | `fraction`, `fetched_bytes`, `to_fetch_bytes`; `bytes_per_second`, `eta_ms` if known |
 //! | `started` | `node`, `kind`, `subject`, `cost_bytes`, `images` (their numbers) |
 //! | `progress` | `node`, `bytes`, `fetched_bytes`, `to_fetch_bytes` |
 //! | `restarted`, `finished`, `cancelled` | `node` |
@@ -18,26 +18,30 @@
 //! | field | what it is |
 //! |---|---|
 //! | `t_ms` | milliseconds since the run began; in all but `plan` and `message` |
-//! | `fraction` | how much of the whole is done, 0 to 1: what a splash screen shows. Falls only when work is added; 1 means that nothing is left |
+//! | `fraction` | how much of the whole is done, 0 to 1, where nothing is left: what a splash screen shows |
 //! | `fetched_bytes`, `to_fetch_bytes` | compressed bytes that came, and that will have come in all |
 //! | `bytes_per_second` | of late, from all fetches together |
 //! | `eta_ms` | the time left, if all goes on as it does |
 //! | `layers`, `layers_done` | layers to make in all, and made; those that are stored already do not count |
 //! | `nodes` | how many steps are needed, by `kind`: `{"fetch": 3, …}` |
-//! | `images` | in `plan` all images, in the order of the request: `image` (its number), `name`, `reference`, `stored` (nothing to do) |
+//! | `images` | in `plan` all images in the order of the request: `image`, `name`, `reference`, `stored` |
 //! | `node` | a step, by the name that the plan in JSON gives it |
 //! | `kind`, `subject`, `cost_bytes` | as in the plan in JSON |
-//! | `bytes` | through this step since it started over last: compressed ones of a `fetch`, tar bytes of a `split`, bytes of new objects of a `write` |
+//! | `bytes` | bytes through this step since it last started over |
 //! | `outcome` | `ok` or `failed` |
 //!
-//! Only while a run goes on: errors before it, and the reasons of failed images after it, are lines for people, as always.
-//! A mirror whose registries do not all answer in time is several runs: after an `end` may come another `plan`, with which
-//! `t_ms`, `fraction` and the numbers of images begin anew.
+//! `fraction` falls only when work is added. In `images`, `image` is the image's number, and `stored` says
+//! that there is nothing to do for it. `bytes` are compressed ones of a `fetch`, tar bytes of a `split`,
+//! bytes of new objects of a `write`.
 //!
-//! A `tick` comes when something in it has changed, a `progress` when bytes have come, each at most ten times a
-//! second (`progress` for each node). The totals may change during a run: work that is cancelled is taken off,
-//! another blob of a layer is added. A reader that wants a bar needs `tick` and `end` alone. Fields and events are only
-//! added while `schema` (1) stays the same; a reader skips what it does not know.
+//! Only while a run goes on: errors before it, and the reasons of failed images after it, are lines for
+//! people, as always. A mirror whose registries do not all answer in time is several runs: after an `end` may
+//! come another `plan`, with which `t_ms`, `fraction` and the numbers of images begin anew.
+//!
+//! A `tick` comes when something in it has changed, a `progress` when bytes have come, each at most ten times
+//! a second (`progress` for each node). The totals may change during a run: work that is cancelled is taken
+//! off, another blob of a layer is added. A reader that wants a bar needs `tick` and `end` alone. Fields and
+//! events are only added while `schema` (1) stays the same; a reader skips what it does not know.
 
 use std::{collections::BTreeMap, io::Write, time::Duration};
 

@@ -1,5 +1,5 @@
-//! A run that is kept, in a few lines: what ran, what was stored already, how long, bytes in and out. Knows sums; the
-//! rest is for the other views.
+//! A run that is kept, in a few lines: what ran, what was stored already, how long, bytes in and out. Knows
+//! sums; the rest is for the other views.
 
 use std::time::{Duration, UNIX_EPOCH};
 

@@ -12,7 +12,8 @@ use crate::{
 /// The least time between two lines about bytes.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// One line for each layer and each image that ends, and at most every ten seconds one about bytes, if some came.
+/// One line for each layer and each image that ends, and at most every ten seconds one
+/// about bytes, if some came.
 pub struct Plain {
     out: Lines,
     beat: Duration,

@@ -1,8 +1,8 @@
 //! Progress on stderr: which way to show it, and the thread that does. Ignores what it looks like.
 //!
-//! Events come from workers that must not wait, and a terminal may be slow or stopped (Ctrl-S). So an event only
-//! goes into a queue, and one thread shows what has gathered, ten times a second. Progress of a node that is
-//! queued already is added to it: the queue is never longer than the plan has ends and beginnings.
+//! Events come from workers that must not wait, and a terminal may be slow or stopped (Ctrl-S). So an event
+//! only goes into a queue, and one thread shows what has gathered, ten times a second. Progress of a node
+//! that is queued already is added to it: the queue is never longer than the plan has ends and beginnings.
 
 use std::{
     collections::HashMap,
@@ -145,8 +145,8 @@ impl Progress {
         }
     }
 
-    /// Shows what is left and takes the bars away; later events are ignored. To be called before anything else is
-    /// written to the terminal. Waits for a stderr that takes nothing no longer than a second.
+    /// Shows what is left and takes the bars away; later events are ignored. To be called before anything
+    /// else is written to the terminal. Waits for a stderr that takes nothing no longer than a second.
     pub fn finish(&self) {
         let Some(shared) = &self.shared else { return };
         let mut queue = shared.lock();
@@ -276,8 +276,8 @@ fn show(shared: &Shared, mut view: Box<dyn View>, plan: Arc<Plan>, start: Instan
     }
 }
 
-/// Writes whole lines, and nothing more after the first failure: progress that cannot be shown (a closed pipe, a
-/// full disk) is no reason to stop a pull.
+/// Writes whole lines, and nothing more after the first failure: progress that cannot be shown (a closed
+/// pipe, a full disk) is no reason to stop a pull.
 pub(super) struct Lines(Option<Box<dyn Write + Send>>);
 
 impl Lines {

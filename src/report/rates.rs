@@ -1,5 +1,5 @@
-//! How fast a machine was: what nodes of each kind cost by the byte. Knows plans and records; ignores what is made of
-//! it.
+//! How fast a machine was: what nodes of each kind cost by the byte. Knows plans and records;
+//! ignores what is made of it.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{NodeOutcome, Record};
 use crate::graph::{Costs, Kind, NodeId, Plan, Reason, State};
 
-/// How much larger the objects of a layer are than its blob, before anything was measured: gzip, Debian's packages.
+/// How much larger the objects of a layer are than its blob, before anything was measured:
+/// gzip, Debian's packages.
 const TYPICAL_GROWTH: f64 = 2.6;
 
 /// What the nodes of a run cost, by kind. Rates of several runs add up.
@@ -123,8 +124,8 @@ impl Rates {
         (bytes as f64 * growth) as u64
     }
 
-    /// What the nodes of `plan` would cost, in seconds, on so many workers. Kinds that were never seen cost what
-    /// typical ones do.
+    /// What the nodes of `plan` would cost, in seconds, on so many workers. Kinds that were never seen
+    /// cost what typical ones do.
     pub fn costs(&self, plan: &Plan, workers: usize) -> Costs {
         let weights = weights(plan);
         let count = plan.graph.node_count();
@@ -153,7 +154,8 @@ impl Rate {
         self.cpu_us = self.cpu_us.saturating_add(other.cpu_us);
     }
 
-    /// Microseconds for a node of this weight: by the byte, or by the node if bytes say nothing. Never nothing at all.
+    /// Microseconds for a node of this weight: by the byte, or by the node if bytes say
+    /// nothing. Never nothing at all.
     fn alone_us_for(&self, bytes: u64) -> f64 {
         let each = |all: u64| self.alone_us as f64 / all.max(1) as f64;
         let by_byte = if self.bytes > 0 { each(self.bytes) * bytes as f64 } else { each(self.nodes) };
@@ -161,7 +163,8 @@ impl Rate {
     }
 }
 
-/// What nodes cost before anything was measured, for ten megabytes: only good for telling which chain is the longest.
+/// What nodes cost before anything was measured, for ten megabytes: only good for telling
+/// which chain is the longest.
 fn typical(kind: Kind) -> Rate {
     let (bytes, us) = match kind {
         Kind::Fetch => (10 << 20, 400_000),

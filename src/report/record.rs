@@ -1,9 +1,9 @@
-//! The record of a run: what each node did and when, on which worker, and how busy the network was. Knows node numbers;
-//! their meaning is in the plan.
+//! The record of a run: what each node did and when, on which worker, and how busy the network was. Knows
+//! node numbers; their meaning is in the plan.
 //!
-//! Its size is bounded, however long a run is: pieces of work of one node that follow each other on one worker are one
-//! [`Span`], and when there are too many spans, shorter gaps are ignored; a [`Series`] doubles its steps instead of
-//! growing.
+//! Its size is bounded, however long a run is: pieces of work of one node that follow each other on one
+//! worker are one [`Span`], and when there are too many spans, shorter gaps are ignored; a [`Series`] doubles
+//! its steps instead of growing.
 
 mod series;
 mod spans;
@@ -73,8 +73,8 @@ pub struct NodeRecord {
     /// How often it started over.
     #[serde(default)]
     pub restarts: u32,
-    /// What was counted in it, by name: `objects_new`, `objects_present` (by a write), `erofs_bytes` (by an image),
-    /// `held_us` (how long a fetch waited for those who take its bytes).
+    /// What was counted in it, by name: `objects_new`, `objects_present` (by a write), `erofs_bytes` (by an
+    /// image), `held_us` (how long a fetch waited for those who take its bytes).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counts: BTreeMap<String, u64>,
     /// How it ended.
@@ -160,7 +160,8 @@ impl Recorder {
         let node = state.node(id);
         match event {
             Event::Started(_) => {
-                // A candidate whose bytes are wanted once more starts again after its end; mostly that was told before.
+                // A candidate whose bytes are wanted once more starts again after its end;
+                // mostly that was told before.
                 if node.end_us.is_some() && node.bytes > 0 {
                     node.restart();
                 }
@@ -277,7 +278,8 @@ impl Record {
         first.error.as_deref()
     }
 
-    /// The same with other node numbers: `numbers` has the new one of each old one. What has none is left out.
+    /// The same with other node numbers: `numbers` has the new one of each old one. What
+    /// has none is left out.
     pub fn renumbered(mut self, numbers: &[Option<usize>]) -> Self {
         let number = |node: usize| numbers.get(node).copied().flatten();
         self.nodes = self

@@ -1,5 +1,5 @@
-//! A run as it is kept: what was asked, the plan, the record, the outcome. Knows how that becomes bytes and is read back;
-//! ignores where they are kept.
+//! A run as it is kept: what was asked, the plan, the record, the outcome. Knows how that becomes bytes and
+//! is read back; ignores where they are kept.
 //!
 //! First the [`Head`] on one line; then, compressed with zstd, the [`Record`] on one line and the plan as
 //! `--dry-run=json` writes it. Whoever wants to know what earlier runs did reads only heads.
@@ -20,8 +20,8 @@ use crate::{
 
 /// The version of this format.
 const SCHEMA: u32 = 1;
-/// Nobody's run takes more than this, unpacked: a step takes some 700 bytes, so these are 700 000 of them. It is read
-/// into memory, where it takes more.
+/// Nobody's run takes more than this, unpacked: a step takes some 700 bytes, so these are 700 000 of them. It
+/// is read into memory, where it takes more.
 const LIMIT: u64 = 512 << 20;
 /// Nor its head alone.
 const HEAD_LIMIT: u64 = 64 << 20;
@@ -195,8 +195,8 @@ impl Run {
         Ok(bytes)
     }
 
-    /// Everything that is kept of the run, as JSON with a newline at its end: its number, head, record and plan. Nodes in
-    /// the record are places in the plan's `nodes`.
+    /// Everything that is kept of the run, as JSON with a newline at its end: its number, head, record and
+    /// plan. Nodes in the record are places in the plan's `nodes`.
     ///
     /// # Errors
     /// None that a caller could cause: writing to memory.
@@ -207,7 +207,8 @@ impl Run {
         Ok(format!("{{\"run\":{number},\n\"head\":{head},\n\"record\":{record},\n\"plan\":{plan}}}\n"))
     }
 
-    /// The record with the numbers that the nodes have when the plan is read back: in the order of their names.
+    /// The record with the numbers that the nodes have when the plan is read back: in
+    /// the order of their names.
     fn in_order(&self) -> Record {
         let graph = &self.plan.graph;
         let mut order: Vec<_> = graph.node_indices().map(|node| (self.plan.id(node), node.index())).collect();

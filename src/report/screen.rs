@@ -1,13 +1,13 @@
-//! Lines that stay in place on a terminal, and lines above them that go by. Knows how the cursor is moved; ignores
-//! what the lines say.
+//! Lines that stay in place on a terminal, and lines above them that go by. Knows how the cursor is moved;
+//! ignores what the lines say.
 //!
-//! A frame is one write: each of its lines is written over the one that stood there, and what was longer is erased
-//! after it, so there is never a moment without text and nothing flickers. Lines are cut to the width beforehand.
-//! Only a terminal that is made narrower at that very moment, or that shows a character wider than we think, could
-//! break one: so breaking is off while a frame is written.
+//! A frame is one write: each of its lines is written over the one that stood there, and what was longer is
+//! erased after it, so there is never a moment without text and nothing flickers. Lines are cut to the width
+//! beforehand. Only a terminal that is made narrower at that very moment, or that shows a character wider
+//! than we think, could break one: so breaking is off while a frame is written.
 //!
-//! A terminal that breaks lines when it is made narrower keeps pieces of the last frame above the next: taking them
-//! away would, on one that does not break lines, take away what others wrote there (tried).
+//! A terminal that breaks lines when it is made narrower keeps pieces of the last frame above the next:
+//! taking them away would, on one that does not break lines, take away what others wrote there (tried).
 
 use std::io::{self, Write};
 
@@ -61,8 +61,8 @@ impl<T: Terminal> Screen<T> {
         self.term.as_ref().map_or((0, 0), Terminal::size)
     }
 
-    /// Shows `frame` in place of the last one, and `above` it lines that go by. Lines of a frame must be shorter
-    /// than the terminal is wide. Nothing is written if nothing has changed.
+    /// Shows `frame` in place of the last one, and `above` it lines that go by. Lines of a frame must be
+    /// shorter than the terminal is wide. Nothing is written if nothing has changed.
     pub fn show(&mut self, above: &[String], frame: Vec<String>) {
         let size = self.size();
         if above.is_empty() && frame == self.frame && size == self.size {
@@ -99,8 +99,8 @@ fn text(rows: usize, above: &[String], frame: &[String]) -> String {
     text + ERASE_ALL_FROM_HERE + BREAKS
 }
 
-/// As much of `line` as fits into `width` columns with one to spare: some terminals go to the next line when the
-/// last column is written.
+/// As much of `line` as fits into `width` columns with one to spare: some terminals go to the next line when
+/// the last column is written.
 pub(super) fn cut(line: &str, width: usize) -> String {
     line.chars().take(fitting(line.chars(), width.saturating_sub(1))).collect()
 }

@@ -1,5 +1,5 @@
-//! What the tracker tells the views: layers and images in work, and how they end. Knows the words; ignores how they
-//! are found out.
+//! What the tracker tells the views: layers and images in work, and how they end. Knows the words;
+//! ignores how they are found out.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! The result of a run, on stdout: as a block for each image or as JSON. Knows plan and record; ignores how to print.
+//! The result of a run, on stdout: as a block for each image or as JSON. Knows plan and
+//! record; ignores how to print.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +64,8 @@ pub struct ImageResult {
     pub bytes_fetched: u64,
     /// Bytes of new objects of its layers. What several images share counts for the first.
     pub bytes_written: u64,
-    /// Its entries that tar readers read differently, which were read as cfsctl does; absent if there are none.
+    /// Its entries that tar readers read differently, which were read as cfsctl does;
+    /// absent if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ambiguities: Vec<LayerAmbiguity>,
     /// How it ended.
@@ -143,15 +145,16 @@ impl Summary {
         self.totals = totals;
     }
 
-    /// One block for each image, without a blank line between, and a line for each name that was taken away; all that
-    /// people get on stdout.
+    /// One block for each image, without a blank line between, and a line for each name that was taken away;
+    /// all that people get on stdout.
     pub fn text(&self) -> String {
         let images = self.images.iter().map(ImageResult::text);
         images.chain(self.untagged.iter().map(|name| format!("{}: untagged\n", printable(name)))).collect()
     }
 
-    /// A line for each image that is new, whose name moved, or that failed, and for each name that was taken away, and the number of those that
-    /// were here already: what there is to tell of a list that is mirrored every night.
+    /// A line for each image that is new, whose name moved, or that failed, and for each name that was
+    /// taken away, and the number of those that were here already: what there is to tell of a list that
+    /// is mirrored every night.
     pub fn brief(&self) -> String {
         let (unchanged, others): (Vec<_>, Vec<_>) =
             self.images.iter().partition(|image| image.outcome == Outcome::Ok && image.unchanged);
@@ -399,7 +402,8 @@ node:latest: failed
   the disk is full: free some space
 ";
         assert_eq!(one_of_two().text(), expected);
-        let line = "1 image done, 1 failed in 1.2 s: 12.0 MB fetched, 30.0 MB written, 0 objects new, 0 present, 0 barriers";
+        let line = "1 image done, 1 failed in 1.2 s: 12.0 MB fetched, 30.0 MB written, 0 objects new, 0 \
+                    present, 0 barriers";
         assert_eq!(one_of_two().totals_line(), line);
     }
 
@@ -408,7 +412,8 @@ node:latest: failed
         let mut summary = one_of_two();
         assert_eq!(
             summary.brief(),
-            "new       webapp:latest  sha256:dd9c4f1001f87018a3ad5b7807eef7ae22065d4211f5d400a72b7215a834df0b  12.0 MB fetched\n\
+            "new       webapp:latest  \
+             sha256:dd9c4f1001f87018a3ad5b7807eef7ae22065d4211f5d400a72b7215a834df0b  12.0 MB fetched\n\
              failed    node:latest: the disk is full: free some space\n"
         );
         summary.untagged = vec!["old:v1".into(), "older\n:v1".into()];
@@ -420,7 +425,8 @@ node:latest: failed
         let previous_manifest = Some(Digest::of(b"previous"));
         let moved = ImageResult { previous_manifest, ..summary.images[0].clone() };
         let line = format!(
-            "moved     webapp:latest  {} -> sha256:dd9c4f1001f87018a3ad5b7807eef7ae22065d4211f5d400a72b7215a834df0b  \
+            "moved     webapp:latest  {} -> \
+             sha256:dd9c4f1001f87018a3ad5b7807eef7ae22065d4211f5d400a72b7215a834df0b  \
              12.0 MB fetched",
             Digest::of(b"previous")
         );
@@ -508,7 +514,8 @@ node:latest: failed
         let mut both = Totals { retries: 2, barriers: 1, objects_new: 4, ..totals.clone() };
         both.add(&Totals { objects_present: 3, ..both.clone() });
         let twice = [images.clone(), images].concat();
-        let line = "2 images done, 2 failed in 2.5 s: 24.0 MB fetched (4 retries), 60.0 MB written, 8 objects new, 3 present, 2 barriers";
+        let line = "2 images done, 2 failed in 2.5 s: 24.0 MB fetched (4 retries), 60.0 MB written, 8 \
+                    objects new, 3 present, 2 barriers";
         assert_eq!(Summary::of(twice, Vec::new(), both).totals_line(), line);
     }
 }

@@ -1,8 +1,9 @@
-//! A record's times, made safe to draw: who worked when, and how long each node took by itself. Knows nodes, workers and
-//! times; ignores how they are shown.
+//! A record's times, made safe to draw: who worked when, and how long each node took by itself. Knows nodes,
+//! workers and times; ignores how they are shown.
 //!
-//! A record is read from a file, which may be damaged or made by hand: nodes that the plan does not have, ends before
-//! starts, times after the end, two things at once on one worker. All of that ends here, so that no view meets it.
+//! A record is read from a file, which may be damaged or made by hand: nodes that the plan does not
+//! have, ends before starts, times after the end, two things at once on one worker. All of that ends
+//! here, so that no view meets it.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,8 @@ impl Slice {
     }
 }
 
-/// What one worker, or one place of several transfers at once, did: in the order of time, one thing at a time.
+/// What one worker, or one place of several transfers at once, did: in the order of
+/// time, one thing at a time.
 pub(super) type Lane = Vec<Slice>;
 
 /// When a node was worked on.

@@ -1,5 +1,6 @@
-//! A run as one HTML page: who did what when, how busy workers and network were, and which nodes took longest. Knows
-//! what stands where; the chart is drawn in `chart.rs`, what happens when the page is used is in `page.js`.
+//! A run as one HTML page: who did what when, how busy workers and network were, and which nodes
+//! took longest. Knows what stands where; the chart is drawn in `chart.rs`, what happens when the
+//! page is used is in `page.js`.
 //!
 //! The page needs nothing else and loads nothing. Names in it come from registries: every one goes through
 //! [`words::escape`](crate::render::words::escape) or, in the data, through [`data::script`].
@@ -67,7 +68,8 @@ impl<'a> Page<'a> {
     }
 
     fn write(&self, out: &mut String) -> fmt::Result {
-        let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; \
+        let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri \
+                      'none'; \
                       form-action 'none'";
         let title = self.title();
         writeln!(out, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">")?;
@@ -228,7 +230,8 @@ impl<'a> Page<'a> {
         write!(out, "</tbody></table></div>")?;
         write!(
             out,
-            "<p class=\"note\">Alone is how long a node would have taken had nothing held it up: the time in which \
+            "<p class=\"note\">Alone is how long a node would have taken had nothing held it up: the time \
+             in which \
              workers were busy for it, or bytes came.</p>"
         )?;
         if self.nodes.len() > shown {

@@ -1,7 +1,8 @@
 //! A run as trace events, for Perfetto and `chrome://tracing`. Knows that format; ignores how it is shown.
 //!
-//! Source: "Trace Event Format" of the Chromium project. Times are microseconds. Slices are complete events (`X`), one at
-//! a time on each thread; edges are flows (`s`, `f`) whose ends lie within slices; rates are counters (`C`).
+//! Source: "Trace Event Format" of the Chromium project. Times are microseconds. Slices are complete
+//! events (`X`), one at a time on each thread; edges are flows (`s`, `f`) whose ends lie within slices;
+//! rates are counters (`C`).
 
 use petgraph::visit::EdgeRef;
 use serde_json::{Value, json};
@@ -20,8 +21,8 @@ use crate::{
 const CPU: u64 = 1;
 const NETWORK: u64 = 2;
 const OTHERS: u64 = 3;
-/// Threads count from here within each: some readers know a thread by its number alone, whatever its process, and take one
-/// that has its process's number for the main thread.
+/// Threads count from here within each: some readers know a thread by its number alone, whatever its process,
+/// and take one that has its process's number for the main thread.
 const FIRST_WORKER: u64 = 100;
 const FIRST_TRANSFER: u64 = 10_000;
 const FIRST_OTHER: u64 = 1_000_000;
@@ -166,8 +167,8 @@ fn flow_events(run: &Run, placed: &[Placed]) -> Vec<Event> {
     events
 }
 
-/// Where the flow of an edge starts: in the last slice of what is needed, in the first one of what streams, and never
-/// after its end.
+/// Where the flow of an edge starts: in the last slice of what is needed, in the first one of what streams,
+/// and never after its end.
 fn start_of_flow<'a>(
     of_node: &'a [Vec<Placed>],
     producer: NodeId,

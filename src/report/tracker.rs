@@ -1,7 +1,8 @@
 //! How far a run is. Knows the plan and the events so far; ignores how it is shown, and has no clock.
 //!
-//! Totals are known from the plan before the first byte: the blobs and layers that are needed. They change only
-//! when the run departs from the plan: a candidate that becomes active is added, cancelled work is taken off.
+//! Totals are known from the plan before the first byte: the blobs and layers that are needed. They
+//! change only when the run departs from the plan: a candidate that becomes active is added,
+//! cancelled work is taken off.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -222,8 +223,8 @@ impl Tracker {
         self.pace.bytes_per_second()
     }
 
-    /// How much of the whole is done, from 0 to 1, as of the last `advance`. Falls only when work is added; 1 means
-    /// that nothing is left, so that no bar looks finished while something goes on.
+    /// How much of the whole is done, from 0 to 1, as of the last `advance`. Falls only when work is added; 1
+    /// means that nothing is left, so that no bar looks finished while something goes on.
     pub fn fraction(&self) -> f64 {
         self.part.done
     }

@@ -1,7 +1,8 @@
 //! Progress as bars on a terminal. Knows widths and heights; ignores how the cursor is moved (`screen.rs`).
 //!
-//! Lines are cut to the terminal's width at the time, so that none wraps, and there are never more than it has rows.
-//! A narrow terminal gets fewer things, the most important first; a wide one does not get longer bars for ever.
+//! Lines are cut to the terminal's width at the time, so that none wraps, and there are never more
+//! than it has rows. A narrow terminal gets fewer things, the most important first; a wide one does
+//! not get longer bars for ever.
 
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use crate::{
     render::words::{columns, image_names, printable, size},
 };
 
-/// Bars on `T`: one for the whole, a line for each layer and filesystem in work; all vanish at the end. Images that
-/// ended stay as lines above.
+/// Bars on `T`: one for the whole, a line for each layer and filesystem in work; all vanish at the end.
+/// Images that ended stay as lines above.
 pub struct Tty<T> {
     screen: Screen<T>,
     /// Lines to be shown above with the next frame.
@@ -96,8 +97,8 @@ fn total_line(seen: &Tracker, width: usize) -> String {
     }
     parts.push(format!("layers {layers_done}/{layers}"));
     parts.push(format!("images {images_done}/{images}"));
-    // The bar takes what the text may leave at its longest, so that it does not change its width all the time; on
-    // 80 columns a short bar is worth more than the number of images.
+    // The bar takes what the text may leave at its longest, so that it does not change its width all the
+    // time; on 80 columns a short bar is worth more than the number of images.
     const TEXT: usize = 76;
     let mut line = match width {
         74.. => bar(seen.fraction(), width.saturating_sub(TEXT).clamp(10, 40)) + " ",

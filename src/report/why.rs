@@ -1,5 +1,5 @@
-//! Why a node ran or did not, in a run that is kept: the reason, the parts of its key, what was another when it ran
-//! last. Knows two runs; ignores how they were found.
+//! Why a node ran or did not, in a run that is kept: the reason, the parts of its key, what was another when
+//! it ran last. Knows two runs; ignores how they were found.
 
 use std::fmt::Write as _;
 
@@ -19,14 +19,15 @@ const OTHERS: usize = 8;
 pub enum NotFound {
     /// Nothing has that name.
     #[error(
-        "nothing in this run is called {0:?}: give a node (split-1a2b…), a digest, a layer as IMAGE:PLACE, or an image's name"
+        "nothing in this run is called {0:?}: give a node (split-1a2b…), a digest, a layer as IMAGE:PLACE, \
+         or an image's name"
     )]
     Nothing(String),
 }
 
 impl Plan {
-    /// The nodes that `text` may mean: a node's name or a prefix of it, an image by name or reference (all its own
-    /// nodes and layers), a layer as `IMAGE:PLACE`, or the digits of a digest or key.
+    /// The nodes that `text` may mean: a node's name or a prefix of it, an image by name or reference (all
+    /// its own nodes and layers), a layer as `IMAGE:PLACE`, or the digits of a digest or key.
     ///
     /// # Errors
     /// Nothing is called so.
@@ -251,8 +252,8 @@ fn changed(old: &Value, new: &Value) -> String {
     }
 }
 
-/// The node of an earlier plan that did for the same image what `id` does: the same work if it was there, else the
-/// node of that kind, and for steps of a layer at that place.
+/// The node of an earlier plan that did for the same image what `id` does: the same work if it was there,
+/// else the node of that kind, and for steps of a layer at that place.
 fn same_place(plan: &Plan, was: &Plan, id: NodeId) -> Option<NodeId> {
     let node = &plan.graph[id];
     if let Some(same) = was.graph.node_indices().find(|other| was.graph[*other].key == node.key) {

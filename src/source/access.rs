@@ -1,4 +1,5 @@
-//! How registries are reached and whom to believe. Knows what skopeo can be told; ignores who asks what of a registry.
+//! How registries are reached and whom to believe. Knows what skopeo can be told; ignores who
+//! asks what of a registry.
 
 use std::{
     fs::File,
@@ -50,8 +51,8 @@ impl Default for Access {
 }
 
 impl Access {
-    /// skopeo takes a file of credentials that is not there for an empty one, and reads one that has no end for ever: who
-    /// named it should know.
+    /// skopeo takes a file of credentials that is not there for an empty one, and reads one that has no end
+    /// for ever: who named it should know.
     pub(super) fn check_paths(&self) -> Result<()> {
         let Self { authfile, cert_dir, policy, .. } = self;
         let named = [("--authfile", authfile), ("--cert-dir", cert_dir), ("--policy", policy)];
@@ -122,12 +123,12 @@ pub struct Site {
     pub access: Access,
 }
 
-/// Ties a skopeo to us: it dies with the thread that starts it, has a group of its own, so that a Ctrl-C at the terminal
-/// reaches us alone and we end it in good order, and inherits `credentials`.
+/// Ties a skopeo to us: it dies with the thread that starts it, has a group of its own, so that a Ctrl-C at
+/// the terminal reaches us alone and we end it in good order, and inherits `credentials`.
 pub(super) fn tie(command: &mut Command, credentials: Option<OwnedFd>) {
     command.process_group(0);
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are two plain system calls
-    // (prctl, fcntl) without allocation or locks.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are two plain system
+    // calls (prctl, fcntl) without allocation or locks.
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;

@@ -1,4 +1,5 @@
-//! Requests that run side by side, each heard of when it is answered. Knows who asked; ignores what is asked for.
+//! Requests that run side by side, each heard of when it is answered. Knows who asked;
+//! ignores what is asked for.
 
 use std::{collections::HashMap, future::Future};
 
@@ -6,7 +7,8 @@ use tokio::task::{Id, JoinSet};
 
 use super::{ErrorKind, Result, SourceError};
 
-/// Requests on their way, each with a `K` that tells it from the others. They go on while nobody listens, and end with it.
+/// Requests on their way, each with a `K` that tells it from the others. They go on while nobody
+/// listens, and end with it.
 pub struct Answers<K, T> {
     running: JoinSet<Result<T>>,
     asked: HashMap<Id, K>,

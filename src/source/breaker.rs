@@ -1,10 +1,10 @@
-//! When a registry is given up for the rest of a run: several images in a row got nothing but throttling or silence.
-//! Knows names of images and how they ended; ignores requests and slots.
+//! When a registry is given up for the rest of a run: several images in a row got nothing but throttling or
+//! silence. Knows names of images and how they ended; ignores requests and slots.
 
 use super::{ErrorKind, SourceError};
 
-/// So many images in a row that failed in this way, after all their tries, end it. One may be a single image's fault, two
-/// may be chance; each costs minutes of patience.
+/// So many images in a row that failed in this way, after all their tries, end it. One may be a single
+/// image's fault, two may be chance; each costs minutes of patience.
 const IN_A_ROW: usize = 3;
 
 /// What one registry has let down.
@@ -38,13 +38,14 @@ impl Breaker {
         self.probing -= 1;
     }
 
-    /// Whether images that were not asked for yet have to wait: enough of those that met trouble try again or have failed,
-    /// and as these end, so would all others, after as many tries each.
+    /// Whether images that were not asked for yet have to wait: enough of those that met trouble try again or
+    /// have failed, and as these end, so would all others, after as many tries each.
     pub(super) fn holds_back_new(&self) -> bool {
         self.is_troubled && self.probing + self.failed.len() >= IN_A_ROW
     }
 
-    /// `image` has failed with `error`, after all its tries. Whether the registry is given up because of that.
+    /// `image` has failed with `error`, after all its tries. Whether the registry is
+    /// given up because of that.
     pub(super) fn gave_up(&mut self, image: &str, error: &SourceError) -> bool {
         if self.is_open() || !error.is_overload() || self.failed.iter().any(|failed| failed == image) {
             return false;
@@ -61,8 +62,10 @@ impl Breaker {
             return Ok(());
         }
         let text = format!(
-            "not asked for: {name} has failed {IN_A_ROW} images in a row, and skopeo was waiting for all that time: it \
-             may be throttling: run this again later, or with a lower --downloads-per-host (the last one: {})",
+            "not asked for: {name} has failed {IN_A_ROW} images in a row, and skopeo was waiting for all \
+             that time: it \
+             may be throttling: run this again later, or with a lower --downloads-per-host (the last one: \
+             {})",
             self.last
         );
         // Not one that is tried again.

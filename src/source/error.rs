@@ -1,5 +1,5 @@
-//! What can go wrong at a source, and what may be done about it. Knows kinds; ignores which image it was about: the
-//! caller names it. Which text is of which kind stands in `texts`.
+//! What can go wrong at a source, and what may be done about it. Knows kinds; ignores which image it was
+//! about: the caller names it. Which text is of which kind stands in `texts`.
 
 mod texts;
 
@@ -15,8 +15,8 @@ pub enum ErrorKind {
     /// It is there, and there is nothing in it that could be stored: an empty index, as the referrers
     /// fall-back of the distribution-spec leaves one under a tag.
     Empty,
-    /// A network or a server in trouble (408, 429, 5xx, refused, reset or garbled connections, answers that end
-    /// early, names that do not resolve, skopeo gone): trying again may help.
+    /// A network or a server in trouble (408, 429, 5xx, refused, reset or garbled connections, answers that
+    /// end early, names that do not resolve, skopeo gone): trying again may help.
     Transient,
     /// The bytes are all there and not what their name or descriptor says.
     Corrupt,
@@ -26,7 +26,8 @@ pub enum ErrorKind {
     TooOld,
     /// Something on this machine: a path, a missing program, a read error.
     Local,
-    /// Anything else: a signature policy that says no, a certificate that is not trusted, other statuses (400).
+    /// Anything else: a signature policy that says no, a certificate that is not
+    /// trusted, other statuses (400).
     Other,
 }
 
@@ -64,8 +65,8 @@ impl SourceError {
         matches!(self.kind, ErrorKind::Transient | ErrorKind::Stalled)
     }
 
-    /// Whether the registry asked for less, or cannot take what it gets (429, 503): who tries again should be slower
-    /// and fewer. Such an error is retryable.
+    /// Whether the registry asked for less, or cannot take what it gets (429, 503): who tries again should be
+    /// slower and fewer. Such an error is retryable.
     pub fn is_throttled(&self) -> bool {
         self.throttled
     }
@@ -82,7 +83,8 @@ impl SourceError {
 
     /// The same error, with what was being done in front: `context: message`.
     ///
-    /// Where the two together say that bytes are missing, a wrong digest is no wonder and trying again may help.
+    /// Where the two together say that bytes are missing, a wrong digest is no wonder
+    /// and trying again may help.
     pub(super) fn within(self, context: impl std::fmt::Display) -> Self {
         let message = format!("{context}: {}", self.message);
         match self.kind {

@@ -1,5 +1,5 @@
-//! Documents while images are resolved: what the repository has, and what was fetched for another image. Knows digests,
-//! registries and how much is held; ignores how a document is fetched.
+//! Documents while images are resolved: what the repository has, and what was fetched for another image.
+//! Knows digests, registries and how much is held; ignores how a document is fetched.
 
 use std::{
     collections::HashMap,
@@ -21,9 +21,9 @@ pub trait Documents: Send + Sync {
 /// A config that is being fetched, by its registry as well: nobody waits for another one's.
 type Fetching = HashMap<(Option<String>, Digest), Arc<OnceCell<Arc<[u8]>>>>;
 
-/// Manifests and configs by their digests, each held but once: many tags stand for one image. How much they are
-/// together is limited, since registries choose how many tags there are and how large each one's documents; so is what
-/// each tag takes by itself, which is not shared.
+/// Manifests and configs by their digests, each held but once: many tags stand for one image. How much they
+/// are together is limited, since registries choose how many tags there are and how large each one's
+/// documents; so is what each tag takes by itself, which is not shared.
 #[derive(Default)]
 pub struct Held {
     stored: Option<Arc<dyn Documents>>,
@@ -45,7 +45,8 @@ impl Held {
         Self { stored: Some(stored), limits, state: Mutex::default() }
     }
 
-    /// The config of `digest`: stored, fetched before, being fetched, or what `fetch` gives now, which has the digest.
+    /// The config of `digest`: stored, fetched before, being fetched, or what `fetch` gives
+    /// now, which has the digest.
     pub(super) async fn config<E>(
         &self,
         host: Option<&str>,
@@ -74,7 +75,8 @@ impl Held {
         fetched.map(|bytes| self.keep(&mut state, digest, &bytes).unwrap_or(bytes))
     }
 
-    /// Holds an image's documents, and gives it those that are held already. What else the image takes is counted.
+    /// Holds an image's documents, and gives it those that are held already. What else
+    /// the image takes is counted.
     ///
     /// # Errors
     /// [`Limit::Documents`] is crossed.

@@ -1,9 +1,9 @@
-//! How much is asked of one registry at once. Knows slots, and that a registry in trouble gets fewer, and none once it is
-//! given up; ignores what they are used for.
+//! How much is asked of one registry at once. Knows slots, and that a registry in trouble gets fewer, and
+//! none once it is given up; ignores what they are used for.
 //!
-//! The limit falls by half when a registry says that it is asked too much, or goes silent, and grows by one only
-//! after as many successes as it is large: TCP's own rule. Many transfers that fail of one cause count once: those
-//! that began before the limit fell say nothing new.
+//! The limit falls by half when a registry says that it is asked too much, or goes silent, and grows by one
+//! only after as many successes as it is large: TCP's own rule. Many transfers that fail of one cause count
+//! once: those that began before the limit fell say nothing new.
 
 use std::{
     collections::HashMap,
@@ -151,9 +151,9 @@ impl Host {
 
 /// The tries of one image, or of one of its blobs, at one registry.
 ///
-/// While several images have met nothing but throttling or silence, only they try again, and others wait: each would
-/// cost as much patience. When they have failed for good, nothing more is asked of the registry, until one that is
-/// under way brings an answer.
+/// While several images have met nothing but throttling or silence, only they try again, and others wait:
+/// each would cost as much patience. When they have failed for good, nothing more is asked of the registry,
+/// until one that is under way brings an answer.
 pub struct Tries {
     host: Arc<Host>,
     image: String,

@@ -1,7 +1,9 @@
-//! Where bytes come from. Knows transports and references; ignores graphs, repositories and what is inside a layer.
+//! Where bytes come from. Knows transports and references; ignores graphs, repositories
+//! and what is inside a layer.
 //!
-//! [`Sources`] opens [`Reference`]s, each as a [`Source`]: its manifest and config come back verified, as
-//! [`Resolved`]; its blobs come through [`BlobReader`]s, unverified, since whoever splits a blob hashes it anyway.
+//! [`Sources`] opens [`Reference`]s, each as a [`Source`]: its manifest and config come back
+//! verified, as [`Resolved`]; its blobs come through [`BlobReader`]s, unverified, since whoever
+//! splits a blob hashes it anyway.
 
 mod access;
 mod answers;
@@ -63,7 +65,8 @@ pub trait Source: Send + Sync {
     fn host(&self) -> &Arc<Host>;
 }
 
-/// One blob on its way. Gives as many bytes as the descriptor says or fails; their digest is not checked here.
+/// One blob on its way. Gives as many bytes as the descriptor says or fails; their
+/// digest is not checked here.
 ///
 /// Dropping it cancels the transfer; so does dropping a pending read.
 pub trait BlobReader: Send {
@@ -72,7 +75,8 @@ pub trait BlobReader: Send {
     /// Less than a full buffer is the end of the blob; so is 0. Only time spent here counts as a stall.
     ///
     /// # Errors
-    /// The transfer failed, stalled, or ended before the descriptor's size. The reader is of no use afterwards.
+    /// The transfer failed, stalled, or ended before the descriptor's size. The reader
+    /// is of no use afterwards.
     fn read(&mut self, buffer: Buffer) -> BoxFuture<'_, Result<(Buffer, usize)>>;
 
     /// Ends the transfer after the last byte was read.

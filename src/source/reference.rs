@@ -119,8 +119,8 @@ impl Reference {
         }
     }
 
-    /// The same image by digest: the tag is dropped, `docker://r/x:v1` becomes `docker://r/x@sha256:…`. `None` for
-    /// transports that know no digests.
+    /// The same image by digest: the tag is dropped, `docker://r/x:v1` becomes `docker://r/x@sha256:…`.
+    /// `None` for transports that know no digests.
     pub fn pinned_to(&self, digest: Digest) -> Option<Self> {
         let image = match self.transport {
             Transport::Registry => {

@@ -1,5 +1,5 @@
-//! What registries call images: hosts, paths and tags. Knows their grammar, and what of a name must not be printed; ignores
-//! transports.
+//! What registries call images: hosts, paths and tags. Knows their grammar, and what of a name must not be
+//! printed; ignores transports.
 
 use std::{borrow::Cow, sync::LazyLock};
 
@@ -25,8 +25,8 @@ pub(crate) fn is_tag(text: &str) -> bool {
 
 /// The registry that `name` begins with; without one it is an image of Docker Hub.
 ///
-/// Source: distribution's `reference` package, `splitDockerDomain`: a first part without a dot or a colon belongs
-/// to the path, unless it is `localhost`.
+/// Source: distribution's `reference` package, `splitDockerDomain`: a first part without a dot or a colon
+/// belongs to the path, unless it is `localhost`.
 pub(crate) fn host_of(name: &str) -> Option<&str> {
     let (host, _) = name.split_once('/')?;
     is_explicit_host(host).then_some(host)
@@ -95,7 +95,8 @@ fn start_of_name(text: &str) -> usize {
     start
 }
 
-/// Where a user name and a password end in front of a host, if `text` has them: at an `@` without a digest behind it.
+/// Where a user name and a password end in front of a host, if `text` has them: at an `@`
+/// without a digest behind it.
 fn end_of_login(text: &str) -> Option<usize> {
     let is_digest = |rest: &str| ["sha256:", "sha384:", "sha512:"].iter().any(|name| rest.starts_with(name));
     text.rmatch_indices('@').map(|(at, _)| at).find(|at| !is_digest(&text[at + 1..]))

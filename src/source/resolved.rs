@@ -206,7 +206,8 @@ impl Resolved {
         Manifest::parse(manifest)?.with_config(config.into(), None)?.expect_platform(wanted)
     }
 
-    /// About how many bytes of memory the layers take in a run, with the graph's own copy of their descriptors.
+    /// About how many bytes of memory the layers take in a run, with the graph's own
+    /// copy of their descriptors.
     pub(super) fn layers_footprint(&self) -> u64 {
         const PER_LAYER: usize = 512;
         self.layers.iter().map(|layer| (PER_LAYER + 2 * layer.media_type.len()) as u64).sum()
@@ -246,8 +247,8 @@ pub(super) fn verify(what: &str, descriptor: &Descriptor, bytes: &[u8]) -> Resul
     Ok(())
 }
 
-/// Takes a document apart while no other is: 4 MiB of `{}` in a config's history become 140 MiB of structures, and many
-/// images are resolved side by side.
+/// Takes a document apart while no other is: 4 MiB of `{}` in a config's history become 140 MiB of
+/// structures, and many images are resolved side by side.
 pub(super) fn one_at_a_time<T>(parse: impl FnOnce() -> T) -> T {
     static PARSING: Mutex<()> = Mutex::new(());
     let _turn = PARSING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -381,7 +382,8 @@ mod tests {
     }
 
     fn layer(size: i64) -> Value {
-        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::of(b"layer"), "size": size})
+        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::of(b"layer"),
+            "size": size})
     }
 
     fn resolve(manifest: Vec<u8>, config: Vec<u8>) -> Result<Resolved> {

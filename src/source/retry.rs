@@ -32,8 +32,8 @@ impl Default for Retries {
 impl Retries {
     /// The pause after `failed` tries (at least one), or `None` if it is time to give up.
     ///
-    /// Between half of the nominal pause and all of it, by chance: clients that were cut off together must not come
-    /// back together.
+    /// Between half of the nominal pause and all of it, by chance: clients that were cut off together
+    /// must not come back together.
     pub fn pause(&self, failed: u32) -> Option<Duration> {
         if failed > self.count {
             return None;
@@ -51,7 +51,8 @@ impl Retries {
         format!("{what}: {error}: trying again in {seconds:.1} s ({failed} of {count})")
     }
 
-    /// Tries until it succeeds, fails for good, or has been tried often enough; `tell` hears of each pause, and what for.
+    /// Tries until it succeeds, fails for good, or has been tried often enough; `tell` hears of
+    /// each pause, and what for.
     pub(super) async fn run<T, F>(&self, what: &str, tell: &Tell, mut attempt: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,

@@ -1,5 +1,5 @@
-//! What skopeo logs with `--debug`: waits that a registry asked for, pages of tags, last words. Knows logrus's lines;
-//! ignores which process writes them.
+//! What skopeo logs with `--debug`: waits that a registry asked for, pages of tags, last words. Knows
+//! logrus's lines; ignores which process writes them.
 //!
 //! skopeo keeps 429 to itself: it sleeps and asks again, five times, and nothing but its log says so.
 
@@ -10,7 +10,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// Longest line that is read; the rest of a longer one is passed over. A registry decides how long an address is.
+/// Longest line that is read; the rest of a longer one is passed over. A registry
+/// decides how long an address is.
 const LONGEST_LINE: usize = 8 << 10;
 
 /// Most bytes kept of lines that are not for debugging.
@@ -33,7 +34,8 @@ pub(super) struct Logged {
 }
 
 impl Logged {
-    /// How long the registry asked skopeo to wait, if it has throttled it since `began`: zero where it did not say.
+    /// How long the registry asked skopeo to wait, if it has throttled it since `began`:
+    /// zero where it did not say.
     pub(super) fn throttled_since(&self, began: Instant) -> Option<Duration> {
         self.throttled.filter(|at| *at >= began).map(|_| self.retry_after.unwrap_or_default())
     }

@@ -1,5 +1,5 @@
-//! All sources of a run. Knows which transport is read by whom, and that what may pass is tried again; ignores how
-//! transports work.
+//! All sources of a run. Knows which transport is read by whom, and that what may pass is tried again;
+//! ignores how transports work.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::types::Limits;
 
-/// References that are resolved at once: enough that registries which hang, each with as many as it may be asked for at
-/// once, leave room for those which do not. Each holds at most a manifest and a config.
+/// References that are resolved at once: enough that registries which hang, each with as many as it may be
+/// asked for at once, leave room for those which do not. Each holds at most a manifest and a config.
 const RESOLVING: usize = 64;
 
 /// Repositories whose tags are listed at once, each by a process of its own.
@@ -26,8 +26,8 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// How long an answer or its first byte may take: skopeo itself sleeps and asks again when a registry answers 429,
-    /// for as long as `Retry-After` says.
+    /// How long an answer or its first byte may take: skopeo itself sleeps and asks again when a registry
+    /// answers 429, for as long as `Retry-After` says.
     pub fn answer(self) -> Duration {
         self.stall.saturating_mul(3)
     }
@@ -70,8 +70,8 @@ impl Default for Options {
 
 /// Opens references. Owns the skopeo processes behind them, which start when the first image needs one.
 ///
-/// It and all it opened must be gone before the tokio runtime is: the end of a runtime waits for the threads that
-/// wait for skopeo.
+/// It and all it opened must be gone before the tokio runtime is: the end of a runtime waits for the
+/// threads that wait for skopeo.
 pub struct Sources {
     options: Options,
     hosts: Hosts,
@@ -118,8 +118,8 @@ impl Sources {
         Held::over(stored, self.options.limits)
     }
 
-    /// Resolves `source`, as often as that may help, when it is its turn. Documents are shared by all who bring the same
-    /// `held`.
+    /// Resolves `source`, as often as that may help, when it is its turn. Documents are shared by all
+    /// who bring the same `held`.
     pub fn resolve(
         &self,
         source: Arc<dyn Source>,
@@ -154,9 +154,9 @@ impl Sources {
         Attempts { host, permits, retries: self.options.retries, tell: self.tell.clone() }
     }
 
-    /// Ends the skopeo processes: in good order where they are idle, so that they remove their temporary files
-    /// (an unpacked `oci-archive:`), by force after two seconds. To be called at the end of a run, cancelled or not,
-    /// when all sources and readers are dropped.
+    /// Ends the skopeo processes: in good order where they are idle, so that they remove their temporary
+    /// files (an unpacked `oci-archive:`), by force after two seconds. To be called at the end of a run,
+    /// cancelled or not, when all sources and readers are dropped.
     pub async fn close(self) {
         self.pools.close().await;
     }
@@ -171,8 +171,8 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// Makes the request `what`, each time when it is its turn. The registry's slot comes first: whoever waits for it
-    /// takes no place from those who ask others.
+    /// Makes the request `what`, each time when it is its turn. The registry's slot comes first: whoever
+    /// waits for it takes no place from those who ask others.
     async fn make<T, F>(&self, what: &str, request: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,

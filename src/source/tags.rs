@@ -1,4 +1,5 @@
-//! The tags of a repository, as its registry lists them. Knows `skopeo list-tags`; ignores which of them are wanted.
+//! The tags of a repository, as its registry lists them. Knows `skopeo list-tags`; ignores
+//! which of them are wanted.
 
 use std::{
     io::Read,
@@ -20,14 +21,16 @@ use super::{
     skopeo_log::{LogWriter, SkopeoLog, skopeo_log, throttled_for},
 };
 
-/// The longest answer that is read, in bytes: a hundred thousand tags of 60 characters. Many are read side by side.
+/// The longest answer that is read, in bytes: a hundred thousand tags of 60 characters.
+/// Many are read side by side.
 const LONGEST: u64 = 8 << 20;
 
-/// Memory that a skopeo may take while it lists tags, in bytes: several times what the longest answer needs. It keeps all
-/// pages until the last one has come, and a registry may have no last one.
+/// Memory that a skopeo may take while it lists tags, in bytes: several times what the longest answer needs.
+/// It keeps all pages until the last one has come, and a registry may have no last one.
 const MEMORY: u64 = 512 << 20;
 
-/// The largest stack of a thread of that skopeo, in bytes: each counts as memory, and a user's limit may be anything.
+/// The largest stack of a thread of that skopeo, in bytes: each counts as memory, and a
+/// user's limit may be anything.
 const STACK: u64 = 8 << 20;
 
 /// What is said of a list of tags that is too long.
@@ -35,8 +38,8 @@ const NAME_THEM: &str = "name the tags that are wanted in the list";
 
 /// Lists the tags of the repository that `reference` names.
 ///
-/// The first page may take as long as any answer, all others together as long as a transfer may stall: pages that have no
-/// end are a defect of this repository, and nothing that passes.
+/// The first page may take as long as any answer, all others together as long as a transfer may stall: pages
+/// that have no end are a defect of this repository, and nothing that passes.
 pub(super) async fn list(reference: &Reference, access: &Access, patience: Patience) -> Result<Vec<String>> {
     access.check_paths()?;
     let command = command(reference, access)?;
@@ -81,7 +84,8 @@ async fn in_time(
             pages => SourceError::new(
                 ErrorKind::Other,
                 format!(
-                    "the registry lists tags on page after page, {pages} pages in {limit:?} and no end: {NAME_THEM}, or \
+                    "the registry lists tags on page after page, {pages} pages in {limit:?} and no end: \
+                     {NAME_THEM}, or \
                      give it more time with --stall-timeout"
                 ),
             ),
@@ -91,7 +95,8 @@ async fn in_time(
 
 fn late(limit: std::time::Duration) -> SourceError {
     let text = format!(
-        "skopeo took longer than {limit:?} to list the tags: the registry is down, silent, or makes skopeo wait"
+        "skopeo took longer than {limit:?} to list the tags: the registry is down, silent, or makes skopeo \
+         wait"
     );
     SourceError::new(ErrorKind::Stalled, text)
 }
@@ -124,8 +129,8 @@ fn command(reference: &Reference, access: &Access) -> Result<Command> {
     }
     command.arg("list-tags");
     add_reference(&mut command, reference, access)?;
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are plain system calls (prlimit)
-    // without allocation or locks.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are plain system calls
+    // (prlimit) without allocation or locks.
     unsafe {
         command.pre_exec(|| {
             // What Go reserves and does not use counts as address space, so that cannot be limited.
@@ -241,7 +246,8 @@ mod tests {
     #[test]
     fn the_message_is_what_skopeo_logged_last() {
         let text = "time=\"2026-01-01T00:00:00Z\" level=warning msg=\"something\"\n\
-                    time=\"2026-01-01T00:00:00Z\" level=fatal msg=\"Error listing: \\\"x\\\": manifest unknown\"\n";
+                    time=\"2026-01-01T00:00:00Z\" level=fatal msg=\"Error listing: \\\"x\\\": manifest \
+                    unknown\"\n";
         assert_eq!(message(text), "Error listing: \"x\": manifest unknown");
         let text = "level=fatal msg=\"Error listing repository tags: fetching tags list: no\"";
         assert_eq!(message(text), "fetching tags list: no");

@@ -179,7 +179,8 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// The manifest that `name` means: a tag, or a digest written as `@sha256:…` or `sha256:…`.
     ///
-    /// A digest never means a tag of the same text, which an earlier version may have made: it could be another image's.
+    /// A digest never means a tag of the same text, which an earlier version may have made: it
+    /// could be another image's.
     ///
     /// # Errors
     /// Nothing of this name.
@@ -193,7 +194,8 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         match tagged()? {
             Some(other) => Err(StoreError::Refused(format!(
-                "{}: no image has the digest {digest}, which is the name of the image {other}: untag this name",
+                "{}: no image has the digest {digest}, which is the name of the image {other}: untag this \
+                 name",
                 self.path().display()
             ))),
             None => Err(self.unknown(name)),
@@ -226,8 +228,8 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Gives the image `name` (as in [`resolve`](Self::resolve)) a tag, in the place of what has it now.
     ///
     /// # Errors
-    /// Nothing of this name, an image of which something is gone, a tag that cannot be stored, or a repository that
-    /// cannot be written.
+    /// Nothing of this name, an image of which something is gone, a tag that cannot be stored, or a
+    /// repository that cannot be written.
     pub fn tag(&self, name: &str, tag: &str) -> Result<Digest, StoreError> {
         let tag = Tag::new(tag)?;
         let manifest = self.resolve(name)?;
@@ -241,7 +243,8 @@ impl<H: FsVerityHashValue> Store<H> {
         }
         // An image that was pulled and never tagged may not have reached the disk yet.
         let durable = self.barrier(()).map_err(|((), error)| error)?;
-        // What a tag reaches is believed from then on. Asked last: a pull may replace what the image names meanwhile.
+        // What a tag reaches is believed from then on. Asked last: a pull may replace what
+        // the image names meanwhile.
         if let Some(why) = self.lack(&manifest)? {
             let shown = self.path().display();
             return Err(StoreError::Refused(format!(
@@ -300,8 +303,9 @@ impl<H: FsVerityHashValue> Store<H> {
         }
     }
 
-    /// Removes what no tag reaches, links to what is gone, and what only our own folder remembers. Waits for all
-    /// other users of the repository; `waiting` is called if there are any, with who they are as far as can be told.
+    /// Removes what no tag reaches, links to what is gone, and what only our own folder remembers.
+    /// Waits for all other users of the repository; `waiting` is called if there are any, with who they
+    /// are as far as can be told.
     ///
     /// # Errors
     /// A repository that cannot be written or read.
@@ -318,8 +322,8 @@ impl<H: FsVerityHashValue> Store<H> {
         claims::sweep(self.root());
         scratch::sweep(self.root()).map_err(|errno| self.fault("cleaning cfs-dag/tmp", errno))?;
         self.release_all()?;
-        // What goes must not go before the links on whose word it does are durable. Who made them last may have been
-        // killed before that, or be a program that never sees to it.
+        // What goes must not go before the links on whose word it does are durable. Who made them last may
+        // have been killed before that, or be a program that never sees to it.
         self.sync()?;
         let result = self.repo.gc(&[]).map_err(failed)?;
         self.forget_what_is_there();
@@ -336,8 +340,8 @@ impl<H: FsVerityHashValue> Store<H> {
         open().map_err(|error| StoreError::upstream(name, &error))
     }
 
-    /// Refuses a repository in which upstream's functions, which walk paths by themselves, would come to something
-    /// outside.
+    /// Refuses a repository in which upstream's functions, which walk paths by themselves, would
+    /// come to something outside.
     pub(super) fn require_inside(&self) -> Result<(), StoreError> {
         self.refuse_link(beneath::way_out(self.root()))
     }
@@ -352,7 +356,8 @@ impl<H: FsVerityHashValue> Store<H> {
         match found.map_err(|(path, errno)| self.fault(path, errno))? {
             None => Ok(()),
             Some(path) => Err(StoreError::Refused(format!(
-                "{}: {path} is a link that leads out of the repository, or something else that has no place in one: find \
+                "{}: {path} is a link that leads out of the repository, or something else that has no place \
+                 in one: find \
                  out who made it, then remove it",
                 self.path().display()
             ))),

@@ -1,8 +1,10 @@
-//! Notes about layers that were taken although tar readers read them differently, in `<repo>/cfs-dag/ambiguous/`.
+//! Notes about layers that were taken although tar readers read them differently, in
+//! `<repo>/cfs-dag/ambiguous/`.
 //!
-//! A stored layer does not tell that it is ambiguous: its stream would have to be read again. So a pull that takes one with
-//! `--as-upstream` leaves a note, and a later pull without that option refuses the layer as it would have when splitting
-//! it. Without the folder such a layer is believed, like all others that are stored.
+//! A stored layer does not tell that it is ambiguous: its stream would have to be read again. So a
+//! pull that takes one with `--as-upstream` leaves a note, and a later pull without that option
+//! refuses the layer as it would have when splitting it. Without the folder such a layer is believed,
+//! like all others that are stored.
 
 use std::io::Read;
 
@@ -40,15 +42,16 @@ impl<H: FsVerityHashValue> Store<H> {
         file.take(NOTE_LIMIT).read_to_end(&mut text).map_err(|error| self.explain(path.clone(), error))?;
         serde_json::from_slice(&text).map_err(|error| {
             StoreError::Refused(format!(
-                "{}/{path} cannot be read as a note about an ambiguous layer ({error}): a later version may have written \
+                "{}/{path} cannot be read as a note about an ambiguous layer ({error}): a later version may \
+                 have written \
                  it: use that version, or untag the images of the layer and collect garbage",
                 self.path().display()
             ))
         })
     }
 
-    /// Adds to what is noted about a layer. Must be called before the layer's link is asked for: the barrier before that
-    /// makes the note durable, too.
+    /// Adds to what is noted about a layer. Must be called before the layer's link is asked for: the barrier
+    /// before that makes the note durable, too.
     ///
     /// # Errors
     /// What the filesystem refuses.

@@ -38,8 +38,8 @@ impl<T> Durable<Vec<T>> {
 }
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// Names and writes to disk everything that is complete, and vouches for `complete`: all that it reaches must have
-    /// been complete before the call. On failure it comes back without the proof.
+    /// Names and writes to disk everything that is complete, and vouches for `complete`: all that it reaches
+    /// must have been complete before the call. On failure it comes back without the proof.
     pub(super) fn barrier<T>(&self, complete: T) -> Result<Durable<T>, (T, StoreError)> {
         let turn = self.naming_turn();
         self.objects.unsynced.store(false, Ordering::SeqCst);
@@ -66,8 +66,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(())
     }
 
-    /// Makes all links durable, whoever made them: a run that was killed may have left some that are not, and upstream
-    /// syncs none.
+    /// Makes all links durable, whoever made them: a run that was killed may have left some that are not,
+    /// and upstream syncs none.
     pub(super) fn sync_links(&self) -> Result<(), StoreError> {
         for dir in [IMAGES, STREAMS, TAGS] {
             match beneath::stat(self.root(), dir) {

@@ -1,9 +1,10 @@
 //! Paths in a repository, and never out of it. Knows openat2; ignores what the paths are for.
 //!
-//! Whoever may write in a repository may put a link there that leads elsewhere, also while we run. So every path from the
-//! root is walked by the kernel without following any link (`RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`), and what is done,
-//! is done to a name in the folder that was found. Nor is a pipe or device ever waited for. Before upstream's functions,
-//! which walk paths by themselves, [`way_out`] looks at all that they may come to.
+//! Whoever may write in a repository may put a link there that leads elsewhere, also while we run. So every
+//! path from the root is walked by the kernel without following any link (`RESOLVE_BENEATH`,
+//! `RESOLVE_NO_SYMLINKS`), and what is done, is done to a name in the folder that was found. Nor is a pipe or
+//! device ever waited for. Before upstream's functions, which walk paths by themselves, [`way_out`] looks at
+//! all that they may come to.
 
 use std::{
     ffi::{CStr, CString},
@@ -175,8 +176,8 @@ fn at_path(path: &str) -> impl Fn(Errno) -> (String, Errno) {
     move |errno| (path.to_owned(), errno)
 }
 
-/// The first path, if any, over which upstream's functions would leave the repository: a folder of it that is a link, or a
-/// link in `streams/` or `images/` that leads out.
+/// The first path, if any, over which upstream's functions would leave the repository: a folder of it that is
+/// a link, or a link in `streams/` or `images/` that leads out.
 pub(super) fn way_out(root: BorrowedFd<'_>) -> Found {
     if let Some(folder) = foreign_folder(root).map_err(at_path("looking at its folders"))? {
         return Ok(Some(folder.to_owned()));
@@ -200,8 +201,8 @@ pub(super) fn way_out(root: BorrowedFd<'_>) -> Found {
     Ok(None)
 }
 
-/// The first object that is no file: a link, or a pipe, on which upstream's functions would wait for ever. Lists all
-/// objects, so it is for those who read them all anyway.
+/// The first object that is no file: a link, or a pipe, on which upstream's functions would wait for ever.
+/// Lists all objects, so it is for those who read them all anyway.
 pub(super) fn odd_object(root: BorrowedFd<'_>) -> Found {
     for name in names(root, "objects").map_err(at_path("objects"))? {
         let path = format!("objects/{}", name.to_string_lossy());
@@ -261,8 +262,8 @@ fn link_out(fd: &OwnedFd, folder: &str) -> Found {
     Ok(None)
 }
 
-/// Whether a link's text, read in `folder`, names anything but an object or a stream or image. None of their folders is
-/// a link, and what comes after is looked at by itself, so the text says it all.
+/// Whether a link's text, read in `folder`, names anything but an object or a stream or image. None of their
+/// folders is a link, and what comes after is looked at by itself, so the text says it all.
 fn leads_out(target: &[u8], folder: &str) -> bool {
     let mut place: Vec<&[u8]> = folder.split('/').map(str::as_bytes).collect();
     let mut down = target.first() == Some(&b'/');

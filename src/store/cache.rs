@@ -1,5 +1,5 @@
-//! The node cache: what earlier runs made of which input. Knows files in `<repo>/cfs-dag/nodes/`; ignores what
-//! keys mean.
+//! The node cache: what earlier runs made of which input. Knows files in
+//! `<repo>/cfs-dag/nodes/`; ignores what keys mean.
 //!
 //! A record is a hint. It counts only while its outputs are there, since gc knows nothing of this folder, and
 //! deleting the folder costs time, never correctness.
@@ -105,8 +105,8 @@ impl<H: FsVerityHashValue> Store<H> {
         beneath::replace(scratch.dir(), &name, self.root(), &path).map_err(fault)
     }
 
-    /// Removes the records whose objects are gone, unless they are young: until then a pull can say that something was
-    /// made before. Gives their number.
+    /// Removes the records whose objects are gone, unless they are young: until then a pull can say that
+    /// something was made before. Gives their number.
     ///
     /// # Errors
     /// What the filesystem refuses.

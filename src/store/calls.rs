@@ -1,5 +1,5 @@
-//! System calls that a signal can cut short where a filesystem lives in user space or on a network: made again until
-//! they end. Knows `EINTR`; ignores what the calls are for.
+//! System calls that a signal can cut short where a filesystem lives in user space or on a network: made
+//! again until they end. Knows `EINTR`; ignores what the calls are for.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -65,7 +65,8 @@ pub(super) fn entries(dir: impl AsFd) -> Result<impl Iterator<Item = Result<DirE
     Ok(entries.filter(move |entry| !entry.as_ref().is_ok_and(is_dot)))
 }
 
-/// How often a signal may cut the same work of upstream short: a path in the words of another error could look like it.
+/// How often a signal may cut the same work of upstream short: a path in the words of another
+/// error could look like it.
 const INTERRUPTIONS: usize = 100;
 
 /// Does again what a signal cut short in upstream's code, which does not; for what may be done twice.

@@ -1,8 +1,9 @@
-//! Checking a repository. Knows upstream's checks and what they leave out; ignores how what is wrong is mended.
+//! Checking a repository. Knows upstream's checks and what they leave out; ignores how
+//! what is wrong is mended.
 //!
-//! Where there is fs-verity upstream asks the kernel for the digest of each object, which is as it was when the
-//! object was sealed: whether the disk still gives those bytes is found by reading them alone.
-//! What is found stays noted (see `doubt`), so that the next pull makes it anew.
+//! Where there is fs-verity upstream asks the kernel for the digest of each object, which is as it was when
+//! the object was sealed: whether the disk still gives those bytes is found by reading them alone. What is
+//! found stays noted (see `doubt`), so that the next pull makes it anew.
 
 use std::{collections::HashSet, io, os::fd::AsFd};
 
@@ -48,7 +49,8 @@ impl Checked {
         }
     }
 
-    /// What was checked and what is wrong, for people: lines in which names stand as they are, whatever they contain.
+    /// What was checked and what is wrong, for people: lines in which names stand as they
+    /// are, whatever they contain.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = self.upstreams_lines();
         let unreadable = self.unreadable.len() as u64;

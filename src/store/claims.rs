@@ -1,10 +1,10 @@
-//! Who is at work on a layer, so that two programs do not fetch it at once: `<repo>/cfs-dag/claims/`. Knows lock
-//! files; ignores what is done while one is held.
+//! Who is at work on a layer, so that two programs do not fetch it at once: `<repo>/cfs-dag/claims/`. Knows
+//! lock files; ignores what is done while one is held.
 //!
-//! A claim is a courtesy, not a safeguard: whatever two programs do at once, a repository stays right. So what
-//! stands in the way of claiming (a filesystem without locks, a missing permission) stops nobody. A claim is an flock
-//! on a file of the layer's name; it ends with its process, however that ends, and the file is removed by whoever
-//! has the lock.
+//! A claim is a courtesy, not a safeguard: whatever two programs do at once, a repository stays right. So
+//! what stands in the way of claiming (a filesystem without locks, a missing permission) stops nobody. A
+//! claim is an flock on a file of the layer's name; it ends with its process, however that ends, and the file
+//! is removed by whoever has the lock.
 
 use std::{
     fs::File,
@@ -138,7 +138,8 @@ impl<H: FsVerityHashValue> Store<H> {
                 }
                 Ok(()) => {}
             }
-            // Its holder may have removed it between open and lock: then another file has the name by now, or will.
+            // Its holder may have removed it between open and lock: then another file has
+            // the name by now, or will.
             if !is_named(dir.as_fd(), &name, &file) {
                 continue;
             }

@@ -1,10 +1,10 @@
-//! Making things visible: group commit. Knows barriers and the order of links; ignores how what is linked came
-//! to be.
+//! Making things visible: group commit. Knows barriers and the order of links; ignores how
+//! what is linked came to be.
 //!
-//! One thread owns the barrier. It takes every request that is waiting, makes one barrier for all of them, makes their
-//! links bottom-up, and answers; what arrives meanwhile waits for the next round. So a barrier serves all images
-//! that are ready, nothing is linked that was not complete before it began, and no worker waits for it. Between
-//! barriers the thread gives objects their names when many wait.
+//! One thread owns the barrier. It takes every request that is waiting, makes one barrier for all of them,
+//! makes their links bottom-up, and answers; what arrives meanwhile waits for the next round. So a barrier
+//! serves all images that are ready, nothing is linked that was not complete before it began, and no worker
+//! waits for it. Between barriers the thread gives objects their names when many wait.
 
 use std::{
     collections::BTreeSet,
@@ -75,16 +75,16 @@ pub struct DocumentLink<H> {
 pub enum Outcome<H> {
     /// All of it is linked.
     Linked,
-    /// Another stream has this name by now and stays. Nothing after it in the set was linked: look at it, make
-    /// the documents anew and hand in the set again.
+    /// Another stream has this name by now and stays. Nothing after it in the set was linked: look at it,
+    /// make the documents anew and hand in the set again.
     Adopted {
         /// The link.
         name: StreamName,
         /// What it names.
         id: H,
     },
-    /// The name is taken by a layer of the other kind (split and raw), which stays. Nothing after it in the set
-    /// was linked.
+    /// The name is taken by a layer of the other kind (split and raw), which stays. Nothing after
+    /// it in the set was linked.
     Taken {
         /// The link.
         name: StreamName,
@@ -136,8 +136,8 @@ impl<H: FsVerityHashValue> Commit<H> {
         self.queue.push(Request { set, notify: Some(Box::new(notify)) });
     }
 
-    /// Waits for all sets and makes all links durable, also those that were in place; sets handed in later are refused.
-    /// Only after this may a run report success.
+    /// Waits for all sets and makes all links durable, also those that were in place; sets handed in later
+    /// are refused. Only after this may a run report success.
     ///
     /// # Errors
     /// A directory that cannot be synced; sets have had their own answers.
@@ -331,8 +331,9 @@ fn round<H: FsVerityHashValue>(store: &Store<H>, requests: Vec<Request<H>>) {
 }
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// Whether a barrier is needed: anything of the set is still to be linked, and then its directories are made;
-    /// or all of it is, but what it reaches was mended, and who hears that it is linked may report success.
+    /// Whether a barrier is needed: anything of the set is still to be linked, and then its
+    /// directories are made; or all of it is, but what it reaches was mended, and who hears that it is
+    /// linked may report success.
     fn prepare(&self, set: &LinkSet<H>) -> Result<bool, StoreError> {
         let mut dirs = BTreeSet::new();
         for link in set.links() {
@@ -366,8 +367,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(Outcome::Linked)
     }
 
-    /// Law 3: a layer link is never replaced, unless its stream is broken. So is one of another tar than its name says:
-    /// not everybody who stores a layer checks it.
+    /// Law 3: a layer link is never replaced, unless its stream is broken. So is one of another tar than its
+    /// name says: not everybody who stores a layer checks it.
     fn link_layer(
         &self,
         request: &Durable<Request<H>>,

@@ -1,8 +1,9 @@
-//! Configs, manifests and raw layers as streams. Knows their references and order; ignores what is linked when.
+//! Configs, manifests and raw layers as streams. Knows their references and order;
+//! ignores what is linked when.
 //!
-//! The same input gives the same bytes: references come in `diff_id` order, then filesystem images (2 before 1, as
-//! upstream has it), then boot images by name. Config streams equal those of composefs-oci's `write_config_raw`;
-//! its manifest streams vary from run to run.
+//! The same input gives the same bytes: references come in `diff_id` order, then filesystem images (2 before
+//! 1, as upstream has it), then boot images by name. Config streams equal those of composefs-oci's
+//! `write_config_raw`; its manifest streams vary from run to run.
 
 use std::{
     collections::BTreeMap,
@@ -67,8 +68,9 @@ impl<H> FsImages<H> {
     }
 }
 
-/// A stored config or manifest whose JSON has its digest. Without its bytes: a list's images together may have half a
-/// gigabyte of them, and they are in memory already. [`Store::config_bytes`] and [`Store::manifest_bytes`] read them.
+/// A stored config or manifest whose JSON has its digest. Without its bytes: a list's images together may
+/// have half a gigabyte of them, and they are in memory already. [`Store::config_bytes`] and
+/// [`Store::manifest_bytes`] read them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document<H> {
     /// Its link.
@@ -206,8 +208,8 @@ impl<H: FsVerityHashValue> Store<H> {
         self.put_document(Content::Config, &refs, json)
     }
 
-    /// Completes a manifest's object and stream; gives the stream's id. `layers` under their `diff_id`s, or blob
-    /// digests for an artifact, in the manifest's order.
+    /// Completes a manifest's object and stream; gives the stream's id. `layers` under their `diff_id`s, or
+    /// blob digests for an artifact, in the manifest's order.
     ///
     /// # Errors
     /// As [`put`](Self::put).

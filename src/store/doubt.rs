@@ -1,10 +1,10 @@
-//! A repository in which a check has found damage. Knows the note that says so, and how to read an object to its end;
-//! ignores what is made of what it reads.
+//! A repository in which a check has found damage. Knows the note that says so, and how to read an object to
+//! its end; ignores what is made of what it reads.
 //!
-//! Usually what a tagged image reaches is believed, a size is as good as a digest, and in a secure repository the
-//! kernel's word of a digest is as good as reading. A disk that has changed bytes proves all that wrong. So a check that
-//! finds damage leaves a note, and while it is there nothing is believed that was not read: every pull makes anew what
-//! of its images is damaged. A check that finds nothing takes the note away.
+//! Usually what a tagged image reaches is believed, a size is as good as a digest, and in a secure repository
+//! the kernel's word of a digest is as good as reading. A disk that has changed bytes proves all that wrong.
+//! So a check that finds damage leaves a note, and while it is there nothing is believed that was not read:
+//! every pull makes anew what of its images is damaged. A check that finds nothing takes the note away.
 
 use std::{
     fs::File,
@@ -27,8 +27,8 @@ impl<H: FsVerityHashValue> Store<H> {
         *self.doubted.get_or_init(|| !matches!(beneath::stat(self.root(), NOTE), Err(Errno::NOENT)))
     }
 
-    /// Leaves the note, durable when this returns, or takes it away; one that comes back after a power cut costs but time.
-    /// Gives whether that could be done: a repository may be read-only.
+    /// Leaves the note, durable when this returns, or takes it away; one that comes back after a power cut
+    /// costs but time. Gives whether that could be done: a repository may be read-only.
     pub(super) fn note_damage(&self, damaged: bool) -> bool {
         let leave = || {
             beneath::make_dir(self.root(), OWN_DIR)?;
@@ -42,8 +42,8 @@ impl<H: FsVerityHashValue> Store<H> {
         matches!(noted, Ok(()) | Err(Errno::NOENT))
     }
 
-    /// Whether all bytes of an object that looks right can be read and have its digest; believed unless the repository
-    /// is doubted. The file is read from its beginning by whoever reads it next.
+    /// Whether all bytes of an object that looks right can be read and have its digest; believed unless the
+    /// repository is doubted. The file is read from its beginning by whoever reads it next.
     ///
     /// # Errors
     /// Failures that say nothing about the object.

@@ -21,19 +21,22 @@ pub enum StoreError {
     Full(PathBuf),
     /// The filesystem has room, but no inodes left (ENOSPC too).
     #[error(
-        "{}: no inodes left on the repository's filesystem, and each file takes one: remove files (df -i shows how many \
+        "{}: no inodes left on the repository's filesystem, and each file takes one: remove files (df -i \
+         shows how many \
          there are), or make the filesystem with more of them, then run again; what was committed stays",
         .0.display()
     )]
     NoInodes(PathBuf),
     /// The user's quota is used up (EDQUOT).
     #[error(
-        "{}: the disk quota is used up: raise it or free some space, then run again; what was committed stays",
+        "{}: the disk quota is used up: raise it or free some space, then run again; what was committed \
+         stays",
         .0.display()
     )]
     Quota(PathBuf),
     /// The filesystem is or became read-only (EROFS).
-    #[error("{}: the filesystem is read-only: remount it for writing, or choose another repository", .0.display())]
+    #[error("{}: the filesystem is read-only: remount it for writing, or choose another repository",
+        .0.display())]
     ReadOnly(PathBuf),
     /// Any other failure of a system call.
     #[error("{what}: {cause}{}", remedy(cause))]
@@ -109,12 +112,14 @@ impl StoreError {
         match errno {
             // From `beneath` alone: nothing else of ours follows links.
             Errno::LOOP => Self::Refused(format!(
-                "{shown}: {} is a link, or behind one: no folder or file of a repository may be: find out who made \
+                "{shown}: {} is a link, or behind one: no folder or file of a repository may be: find out \
+                 who made \
                  it, then remove it",
                 what.into()
             )),
             Errno::NOSYS => Self::Refused(format!(
-                "{shown}: {}: the system lacks a call that we need (openat2, Linux 5.6), or a sandbox forbids it",
+                "{shown}: {}: the system lacks a call that we need (openat2, Linux 5.6), or a sandbox \
+                 forbids it",
                 what.into()
             )),
             Errno::NOSPC if has_no_inodes(repo) => Self::NoInodes(repo.to_owned()),
@@ -136,8 +141,8 @@ pub(super) fn shortage_in(error: &anyhow::Error) -> Option<Errno> {
     errno_in(error).filter(|errno| matches!(*errno, Errno::NOMEM | Errno::MFILE | Errno::NFILE))
 }
 
-/// The failed system call behind an error of composefs, if there is one. Some of its errors hide the value and show
-/// only the words.
+/// The failed system call behind an error of composefs, if there is one. Some of its errors hide the value
+/// and show only the words.
 pub(super) fn errno_in(error: &anyhow::Error) -> Option<Errno> {
     errno_in_text(&format!("{error:#}"))
 }

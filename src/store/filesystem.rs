@@ -39,7 +39,8 @@ pub enum FilesystemError {
     },
     /// `/run`, which is emptied, is not a directory.
     #[error(
-        "/run is {0} where a directory is needed, since it is emptied (cfsctl does so, too): make it a directory in the \
+        "/run is {0} where a directory is needed, since it is emptied (cfsctl does so, too): make it a \
+         directory in the \
          image"
     )]
     Run(String),
@@ -89,7 +90,8 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
         self.parent = None;
     }
 
-    /// What other programs apply differently than upstream, of the entries of this layer so far: at most 16 findings.
+    /// What other programs apply differently than upstream, of the entries of this layer so
+    /// far: at most 16 findings.
     pub fn ambiguities(&self) -> &[Ambiguity] {
         self.markers.found()
     }
@@ -99,8 +101,9 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
         self.made
     }
 
-    /// Applies an entry: adds, replaces or removes. Parent directories that are missing are made, with mode 0755, owner 0:0,
-    /// time 0 and no extended attributes; docker, podman and containerd make them, too, but with the current time.
+    /// Applies an entry: adds, replaces or removes. Parent directories that are missing are made, with mode
+    /// 0755, owner 0:0, time 0 and no extended attributes; docker, podman and containerd make them, too,
+    /// but with the current time.
     ///
     /// # Errors
     /// An entry that contradicts those before it, like a file below a file, or that no EROFS image can hold.
@@ -170,8 +173,9 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
         Ok(())
     }
 
-    /// Ends the tree as upstream does, by `transform_for_oci`, then checks it. An image without a directory `/usr`, from
-    /// which upstream takes the metadata of the root, gets a root with mode 0755, owner 0:0, time 0 and no extended attributes.
+    /// Ends the tree as upstream does, by `transform_for_oci`, then checks it. An image without a directory
+    /// `/usr`, from which upstream takes the metadata of the root, gets a root with mode 0755, owner 0:0,
+    /// time 0 and no extended attributes.
     ///
     /// # Errors
     /// A `/run` that cannot be emptied, or a tree that EROFS cannot hold.
@@ -195,9 +199,9 @@ impl<H: FsVerityHashValue> FilesystemBuilder<H> {
     }
 }
 
-/// What upstream's `transform_for_oci` does where there is no `/usr` to take metadata from, with fixed metadata in its
-/// place. That of a root entry would not do: runtimes ignore it, and build tools write it or not (see upstream's
-/// `copy_root_metadata_from_usr`), so that the image's id would depend on the tool.
+/// What upstream's `transform_for_oci` does where there is no `/usr` to take metadata from, with fixed
+/// metadata in its place. That of a root entry would not do: runtimes ignore it, and build tools write it or
+/// not (see upstream's `copy_root_metadata_from_usr`), so that the image's id would depend on the tool.
 fn transform_without_usr<H: FsVerityHashValue>(tree: &mut FileSystem<H>) {
     tree.set_root_stat(plain_directory());
     if let Ok(run) = tree.root.get_directory_mut("run".as_ref()) {
@@ -213,12 +217,13 @@ fn plain_directory() -> Stat {
     Stat { st_mode: 0o755, ..Stat::uninitialized() }
 }
 
-/// The kernel's limits, on which EROFS relies (linux/limits.h, erofs_fs.h). Upstream's writer has none: it panics at a
-/// device number or a name that is too large, and cuts off lengths, so that the image is corrupt.
+/// The kernel's limits, on which EROFS relies (linux/limits.h, erofs_fs.h). Upstream's writer has none: it
+/// panics at a device number or a name that is too large, and cuts off lengths, so that the image is corrupt.
 const NAME_MAX: usize = 255;
 const XATTR_NAME_MAX: usize = 255;
 const XATTR_SIZE_MAX: usize = u16::MAX as usize;
-/// Attributes of one file: how many an inode can count, and bytes of them, less room for the few that upstream adds.
+/// Attributes of one file: how many an inode can count, and bytes of them, less room for
+/// the few that upstream adds.
 const XATTRS_MAX: usize = 250;
 const XATTRS_SIZE_MAX: usize = 4 * u16::MAX as usize - 4096;
 

@@ -1,8 +1,9 @@
-//! What a repository needs of the filesystem that it is on, found out before anything is fetched. Knows mounts, case and
-//! links; ignores what is stored.
+//! What a repository needs of the filesystem that it is on, found out before anything is fetched. Knows
+//! mounts, case and links; ignores what is stored.
 //!
-//! What can be done in another way is: files that have a name from the beginning instead of anonymous ones, a link and an
-//! unlink instead of a rename that replaces nothing. What cannot is refused, with what the filesystem lacks.
+//! What can be done in another way is: files that have a name from the beginning instead of anonymous
+//! ones, a link and an unlink instead of a rename that replaces nothing. What cannot is refused, with
+//! what the filesystem lacks.
 
 use std::{os::fd::AsFd, sync::atomic::Ordering};
 
@@ -21,7 +22,8 @@ use super::{
 
 /// Folders between which names move, and which one `syncfs` has to reach.
 const FOLDERS: [&str; 4] = ["objects", IMAGES, TAGS, TMP_DIR];
-/// `FS_CASEFOLD_FL` of the kernel's fs.h, which rustix does not name: names of this folder are equal in any case.
+/// `FS_CASEFOLD_FL` of the kernel's fs.h, which rustix does not name: names of this
+/// folder are equal in any case.
 const CASEFOLD: IFlags = IFlags::from_bits_retain(0x4000_0000);
 
 impl<H: FsVerityHashValue> Store<H> {
@@ -38,15 +40,18 @@ impl<H: FsVerityHashValue> Store<H> {
         for folder in FOLDERS {
             if let Some(folder) = beneath::other_mount(self.root(), folder).map_err(fault)? {
                 return Err(StoreError::Refused(format!(
-                    "{shown}/{folder} is another filesystem or mount than {shown}: a repository has to be on one, since \
-                     files are moved between its folders and synced together: put the folder itself in its place, or \
+                    "{shown}/{folder} is another filesystem or mount than {shown}: a repository has to be \
+                     on one, since \
+                     files are moved between its folders and synced together: put the folder itself in its \
+                     place, or \
                      mount a filesystem on {shown} instead"
                 )));
             }
         }
         if self.ignores_case().map_err(fault)? {
             return Err(StoreError::Refused(format!(
-                "{shown}: this filesystem ignores the case of names: app:V1 and app:v1 would replace each other: choose \
+                "{shown}: this filesystem ignores the case of names: app:V1 and app:v1 would replace each \
+                 other: choose \
                  a place where case counts (on ext4 a folder without the attribute F of chattr)"
             )));
         }
@@ -54,8 +59,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(())
     }
 
-    /// Whether names that differ in case are the same name: everywhere (SMB, virtiofs on macOS), or in the folder of tags
-    /// (ext4, f2fs and tmpfs have it for single folders).
+    /// Whether names that differ in case are the same name: everywhere (SMB, virtiofs on macOS), or in the
+    /// folder of tags (ext4, f2fs and tmpfs have it for single folders).
     fn ignores_case(&self) -> Result<bool, Errno> {
         let (name, other) = (REPO_METADATA_FILENAME, REPO_METADATA_FILENAME.to_uppercase());
         match fs::accessat(self.root(), &*other, Access::EXISTS, AtFlags::empty()) {
@@ -79,8 +84,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(false)
     }
 
-    /// Tries what cannot be seen without writing, and chooses how objects get their names. For runs that make something:
-    /// others need no space on the disk.
+    /// Tries what cannot be seen without writing, and chooses how objects get their names. For runs that make
+    /// something: others need no space on the disk.
     ///
     /// # Errors
     /// The filesystem has no symbolic links; or what it refuses.
@@ -91,7 +96,8 @@ impl<H: FsVerityHashValue> Store<H> {
             Ok(()) => drop(fs::unlinkat(dir, &*name, AtFlags::empty())),
             Err(errno) if lacks_call(errno) => {
                 return Err(StoreError::Refused(format!(
-                    "{}: this filesystem has no symbolic links, which every repository needs ({}): choose another place",
+                    "{}: this filesystem has no symbolic links, which every repository needs ({}): choose \
+                     another place",
                     self.path().display(),
                     std::io::Error::from(errno)
                 )));
@@ -125,8 +131,8 @@ impl<H: FsVerityHashValue> Store<H> {
             Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
                 Err(errno)
             }
-            // Whatever keeps a file without a name from getting one (an unknown call, another mount, a security module)
-            // does not concern files that have one from the beginning.
+            // Whatever keeps a file without a name from getting one (an unknown call, another mount, a
+            // security module) does not concern files that have one from the beginning.
             Err(_) => Ok(false),
         }
     }

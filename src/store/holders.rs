@@ -1,7 +1,8 @@
 //! Who holds a lock, in words for people. Knows `/proc`; ignores what locks are for.
 //!
-//! Best effort, and for messages alone: nothing is decided by what is found here. Processes of other pid namespaces
-//! are not shown, and a lock outlives the process that took it where a child has inherited the open file.
+//! Best effort, and for messages alone: nothing is decided by what is found here. Processes of other
+//! pid namespaces are not shown, and a lock outlives the process that took it where a child has
+//! inherited the open file.
 
 use std::{
     collections::BTreeSet,
@@ -88,7 +89,8 @@ pub(super) fn holders(file: BorrowedFd<'_>) -> Vec<Holder> {
     pids_in(&locks, &devices, stat.st_ino).into_iter().map(Holder::of_process).collect()
 }
 
-/// The device that the kernel's list of locks has for `file`: on btrfs, `stat` gives that of a subvolume instead.
+/// The device that the kernel's list of locks has for `file`: on btrfs, `stat` gives
+/// that of a subvolume instead.
 fn mounted_device(file: BorrowedFd<'_>) -> Option<(u32, u32)> {
     let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     let mount = about.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();

@@ -1,5 +1,5 @@
-//! Whether an image is stored, whole, as this repository wants it. Knows manifests, configs and what they must
-//! name; ignores how images get here.
+//! Whether an image is stored, whole, as this repository wants it. Knows manifests, configs and what they
+//! must name; ignores how images get here.
 //!
 //! A manifest's stream id says nothing, because upstream's varies. What counts is that everything it names is
 //! linked under the same id: gc follows ids, and only as far as links point to them.
@@ -202,8 +202,8 @@ impl<H: FsVerityHashValue> Store<H> {
         }
     }
 
-    /// The documents of the image that has this name, if it is whole; `None` also if the name is broken. Writes
-    /// nothing.
+    /// The documents of the image that has this name, if it is whole; `None` also if the name
+    /// is broken. Writes nothing.
     ///
     /// # Errors
     /// Failures that say nothing about the image.
@@ -227,8 +227,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(None)
     }
 
-    /// What is gone of an image; `None` if all is there that its documents name. A filesystem image that was never made
-    /// is not gone; boot images are others' to make, and are not looked at.
+    /// What is gone of an image; `None` if all is there that its documents name. A filesystem image that was
+    /// never made is not gone; boot images are others' to make, and are not looked at.
     pub(super) fn lack(&self, manifest: &Digest) -> Result<Option<Outdated>, StoreError> {
         let OutdatedImage { why, config, .. } = match self.image(manifest)? {
             StoredImage::Whole(_) => return Ok(None),
@@ -264,7 +264,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(Some(Artifact { manifest, manifest_json, config_json, config_digest, layers }))
     }
 
-    /// The manifests that are tagged and name this config: if the config's stream is replaced, theirs must be, too.
+    /// The manifests that are tagged and name this config: if the config's stream is
+    /// replaced, theirs must be, too.
     ///
     /// # Errors
     /// The system's.
@@ -283,8 +284,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(found)
     }
 
-    /// Whether an artifact may have this stored config as it is: it names nothing, or something tagged answers for
-    /// what it names.
+    /// Whether an artifact may have this stored config as it is: it names nothing, or something tagged
+    /// answers for what it names.
     ///
     /// # Errors
     /// The system's.
@@ -371,7 +372,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(Ok(found))
     }
 
-    /// Whether the filesystem image `id` is linked and whole: a gc that died half-way leaves links to nothing.
+    /// Whether the filesystem image `id` is linked and whole: a gc that died half-way
+    /// leaves links to nothing.
     ///
     /// # Errors
     /// The system's.

@@ -1,10 +1,11 @@
-//! Keeps a replaced stream alive until nothing tagged names it. Knows what gc follows; ignores why streams are
-//! replaced.
+//! Keeps a replaced stream alive until nothing tagged names it. Knows what gc follows; ignores
+//! why streams are replaced.
 //!
-//! A manifest names its config's stream by id, and gc walks that stream only while some link in `streams/` points
-//! to it. Replacing a config's link and then the manifests takes several steps; a kill and a gc in between would
-//! cost a tagged image its config and filesystem image. So the old stream gets a second name for that time. A layer that
-//! was another one than its name says is named by the images that took it until they are pulled again.
+//! A manifest names its config's stream by id, and gc walks that stream only while some link in `streams/`
+//! points to it. Replacing a config's link and then the manifests takes several steps; a kill and a gc in
+//! between would cost a tagged image its config and filesystem image. So the old stream gets a second name
+//! for that time. A layer that was another one than its name says is named by the images that took it
+//! until they are pulled again.
 
 use std::ffi::CString;
 
@@ -31,7 +32,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(())
     }
 
-    /// Takes second names away again, also those that a killed run left, but for streams that a tagged image still names.
+    /// Takes second names away again, also those that a killed run left, but for streams that a
+    /// tagged image still names.
     pub(super) fn release_all(&self) -> Result<(), StoreError> {
         let fault = |errno| self.fault(STREAMS, errno);
         let names = beneath::names(self.root(), STREAMS).map_err(fault)?;

@@ -1,5 +1,5 @@
-//! Law 2 as a test can see it: nothing gets a link before it is durable. Knows the order in which things happened
-//! and what links reach; ignores who did them.
+//! Law 2 as a test can see it: nothing gets a link before it is durable. Knows the order in which things
+//! happened and what links reach; ignores who did them.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,8 +1,9 @@
 //! Layers that are stored already: which can be adopted, and what is in them. Knows streams and gc's habits;
 //! ignores where layers come from.
 //!
-//! A link proves little: a gc that was killed half-way leaves links whose files are gone. What a tagged image
-//! reaches is spared by every gc and is believed; anything else is walked, object by object, before it is adopted.
+//! A link proves little: a gc that was killed half-way leaves links whose files are gone. What a
+//! tagged image reaches is spared by every gc and is believed; anything else is walked, object by
+//! object, before it is adopted.
 
 use std::{
     collections::HashSet,
@@ -180,8 +181,8 @@ impl<H: FsVerityHashValue> Store<H> {
 
     /// Whether a tagged image reaches the stream or filesystem image `id`, so that every gc spares it.
     ///
-    /// As of the first question in this run: what is tagged meanwhile was checked by whoever tagged it. Of a repository
-    /// in which a check has found damage nothing is believed.
+    /// As of the first question in this run: what is tagged meanwhile was checked by whoever tagged it. Of a
+    /// repository in which a check has found damage nothing is believed.
     ///
     /// # Errors
     /// The system's.

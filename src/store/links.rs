@@ -1,5 +1,5 @@
-//! Names in a repository: `streams/`, `images/`, tags, and the links that make them. Knows how upstream spells
-//! them; ignores when a link may be made, which takes a [`Durable`].
+//! Names in a repository: `streams/`, `images/`, tags, and the links that make them. Knows how upstream
+//! spells them; ignores when a link may be made, which takes a [`Durable`].
 
 use std::fmt;
 
@@ -63,8 +63,8 @@ impl fmt::Display for StreamName {
 pub struct Tag(String);
 
 impl Tag {
-    /// A name for an image: any text that is a file name after `%` and `/` are encoded, and that no command could take
-    /// for a digest.
+    /// A name for an image: any text that is a file name after `%` and `/` are encoded, and that no command
+    /// could take for a digest.
     ///
     /// # Errors
     /// As for [`existing`](Self::existing), and what [looks like a digest](looks_like_digest).
@@ -77,8 +77,8 @@ impl Tag {
         Self::existing(name)
     }
 
-    /// A name that may be in a repository: other programs, and earlier versions of this one, also gave names that look
-    /// like digests. They can be listed and taken away.
+    /// A name that may be in a repository: other programs, and earlier versions of this one, also gave names
+    /// that look like digests. They can be listed and taken away.
     ///
     /// # Errors
     /// Empty names, `.` and `..`, a leading `@` (which marks digests), NUL, and names that become longer than
@@ -219,7 +219,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(self.read_link(&link.path())?.is_some_and(|target| target == link.target))
     }
 
-    /// Makes a directory of links, with those above it. Done before a barrier, which then makes them durable too.
+    /// Makes a directory of links, with those above it. Done before a barrier, which
+    /// then makes them durable too.
     pub(super) fn make_link_dir(&self, dir: &str) -> Result<(), StoreError> {
         let steps: &[&str] = match dir {
             TAGS => &[STREAMS, REFS, TAGS],

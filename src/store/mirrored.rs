@@ -1,9 +1,10 @@
-//! Which names a list has, and which of them a mirror made: `<repo>/cfs-dag/mirrors/`. Knows a small record of each
-//! list; ignores what lists are.
+//! Which names a list has, and which of them a mirror made: `<repo>/cfs-dag/mirrors/`. Knows a small record
+//! of each list; ignores what lists are.
 //!
-//! Only names that a mirror made may lose their tags when a list no longer has them, so a record that cannot be read is
-//! never taken for an empty one. A name that was there already, for the same image, was made by other means, unless the
-//! record of another list says that its mirror made it; once a mirror moves a name, the name counts as made by mirrors.
+//! Only names that a mirror made may lose their tags when a list no longer has them, so a record that cannot
+//! be read is never taken for an empty one. A name that was there already, for the same image, was made by
+//! other means, unless the record of another list says that its mirror made it; once a mirror moves a name,
+//! the name counts as made by mirrors.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -20,9 +21,9 @@ use super::{
     scratch::{MIRRORS_DIR, OWN_DIR},
 };
 
-/// Raised when records change in a way that older programs misread. Fields that were added: `found` and `images`. A
-/// record without them has names of which all were made by mirrors, as far as can be told; an older program, which
-/// drops them, goes on as it always did.
+/// Raised when records change in a way that older programs misread. Fields that were added: `found` and
+/// `images`. A record without them has names of which all were made by mirrors, as far as can be told; an
+/// older program, which drops them, goes on as it always did.
 const SCHEMA: u32 = 1;
 /// No record is longer; what is, was not made by us. A name has 255 bytes at most.
 const RECORD_LIMIT: u64 = 64 << 20;
@@ -140,14 +141,16 @@ impl<H: FsVerityHashValue> Store<H> {
     fn refused(&self, path: &str, why: &str) -> StoreError {
         let shown = self.path().join(path);
         StoreError::Refused(format!(
-            "{}: this record of what was mirrored from a list {why}: remove it; names that the list has lost before \
+            "{}: this record of what was mirrored from a list {why}: remove it; names that the list has \
+             lost before \
              then keep their tags until you untag them",
             shown.display()
         ))
     }
 
-    /// Records, before a mirror of `list` makes the names `making`, that the list has all of `names`, each with its image
-    /// as in [`MirroredName::image`]. So no name is ever here that a mirror made and no list has. Durable when it returns.
+    /// Records, before a mirror of `list` makes the names `making`, that the list has all of `names`, each
+    /// with its image as in [`MirroredName::image`]. So no name is ever here that a mirror made and no list
+    /// has. Durable when it returns.
     ///
     /// # Errors
     /// As [`mirrored`](Self::mirrored), and what the filesystem refuses; then the record is as it was.
@@ -176,7 +179,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(Begun { new, elsewhere })
     }
 
-    /// Changes what is recorded of `list`, as it is when no other program changes it. Durable when it returns.
+    /// Changes what is recorded of `list`, as it is when no other program changes it.
+    /// Durable when it returns.
     ///
     /// # Errors
     /// As [`mirrored`](Self::mirrored), and what the filesystem refuses; then the record is as it was.
@@ -192,7 +196,8 @@ impl<H: FsVerityHashValue> Store<H> {
         if names == before { Ok(()) } else { self.set_mirrored(list, &names) }
     }
 
-    /// Takes away those of `names`, which `list` has lost, that no other list has by now. Durable when it returns.
+    /// Takes away those of `names`, which `list` has lost, that no other list has by now.
+    /// Durable when it returns.
     ///
     /// # Errors
     /// A record that cannot be read, or a repository that cannot be written; some names may be gone then.
@@ -205,8 +210,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(Pruned { untagged, kept })
     }
 
-    /// Keeps all other programs from the records until it is dropped. Who adds a name does so before making its tag, so
-    /// what a record does not have now is nobody's.
+    /// Keeps all other programs from the records until it is dropped. Who adds a name does so before making
+    /// its tag, so what a record does not have now is nobody's.
     fn lock_records(&self) -> Result<OwnedFd, StoreError> {
         let fault = |errno| self.fault(MIRRORS_DIR, errno);
         self.require_writable()?;
@@ -231,7 +236,8 @@ impl<H: FsVerityHashValue> Store<H> {
         if text.len() as u64 > RECORD_LIMIT {
             let (shown, count) = (self.path().display(), names.len());
             return Err(StoreError::Refused(format!(
-                "{shown}: {count} names were mirrored from {list}, more than a record can have: split the list"
+                "{shown}: {count} names were mirrored from {list}, more than a record can have: split the \
+                 list"
             )));
         }
         let scratch = self.scratch()?;

@@ -1,10 +1,11 @@
-//! The composefs repository as this program uses it. Knows composefs and its formats; unaware of graphs, networks
-//! and schedulers.
+//! The composefs repository as this program uses it. Knows composefs and its formats; unaware of graphs,
+//! networks and schedulers.
 //!
 //! Everything here is synchronous and callable from any thread, in four groups:
 //!
 //! - the repository and its paths: `open`, `repository`, `filesystem_needs`, `beneath`, `calls`;
-//! - objects: `objects` completes them by `seal`, `staged` lets them wait, a `barrier` makes them durable, `commit` visible;
+//! - objects: `objects` completes them by `seal`, `staged` lets them wait, a `barrier` makes them
+//!   durable, `commit` visible;
 //! - what is stored: `layers`, `documents`, `images`, `stream`;
 //! - our own folder: `scratch`, `cache`, `runs`, `claims`, `mirrored`, `doubt`, `ambiguities`.
 

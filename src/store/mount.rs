@@ -11,11 +11,12 @@ use rustix::{
 use super::{Store, StoreError};
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// Mounts an image's filesystem at `target`, read-only; in a secure repository so that the kernel checks every file
-    /// that it reads (`verity=require` in its `Documentation/filesystems/overlayfs.rst`).
+    /// Mounts an image's filesystem at `target`, read-only; in a secure repository so that the kernel checks
+    /// every file that it reads (`verity=require` in its `Documentation/filesystems/overlayfs.rst`).
     ///
     /// # Errors
-    /// Nothing of this name, an image without a filesystem image, or what the kernel refuses or does not know.
+    /// Nothing of this name, an image without a filesystem image, or what the kernel
+    /// refuses or does not know.
     pub fn mount_at(&self, name: &str, target: &Path) -> Result<(), StoreError> {
         self.require_inside()?;
         let is_artifact = self.artifact(&self.resolve(name)?)?.is_some();
@@ -49,7 +50,8 @@ impl<H: FsVerityHashValue> Store<H> {
             Ok(overlay) if !self.is_insecure() => {
                 let refused = || fsconfig_set_string(&overlay, "verity", "require") == Err(Errno::INVAL);
                 (is_before_6_6() || refused()).then_some(
-                    "the overlayfs of this kernel knows no verity=require (Linux 6.6 and newer do), without which nobody \
+                    "the overlayfs of this kernel knows no verity=require (Linux 6.6 and newer do), without \
+                     which nobody \
                      would check what is read: nothing was mounted",
                 )
             }

@@ -1,10 +1,10 @@
 //! The hash-first object writer. Knows `objects/`, fs-verity and the system calls; ignores what objects mean.
 //!
-//! An object's id is known before anything is written, so the usual questions are cheap: the id was met in this
-//! run (no system call), or the file is there (one `stat`, and none in a directory that this run made). A new
-//! object is an anonymous file until it is complete and on the disk (see `staged`), so nobody ever sees half of one,
-//! and two threads or programs with the same object need not wait for each other: both write, one file gets the name,
-//! the other goes. What makes them durable is `barrier`.
+//! An object's id is known before anything is written, so the usual questions are cheap: the id was met in
+//! this run (no system call), or the file is there (one `stat`, and none in a directory that this run made).
+//! A new object is an anonymous file until it is complete and on the disk (see `staged`), so nobody ever sees
+//! half of one, and two threads or programs with the same object need not wait for each other: both write,
+//! one file gets the name, the other goes. What makes them durable is `barrier`.
 
 use std::{
     ffi::CStr,
@@ -34,11 +34,12 @@ use super::{
     staged::{Staged, Unnamed},
 };
 
-/// How the kernel refuses to open a file whose size is not the one that its fs-verity descriptor covers, which btrfs can
-/// leave after a power cut.
+/// How the kernel refuses to open a file whose size is not the one that its fs-verity descriptor covers,
+/// which btrfs can leave after a power cut.
 pub(super) const VERITY_ERROR: Errno = Errno::INVAL;
 
-/// How often a name may change between looking and linking: only another program that replaces objects does that.
+/// How often a name may change between looking and linking: only another program that
+/// replaces objects does that.
 const LINK_ATTEMPTS: usize = 8;
 
 /// What [`Store::put`] found or did. In every case the object is complete afterwards.
@@ -93,8 +94,8 @@ impl<H> Default for Objects<H> {
 /// One of `objects/xx`.
 pub(super) struct ObjectDir {
     fd: OwnedFd,
-    /// Whether this run made it: an object that is not known is hardly there, and asking costs 8 % of a first pull of
-    /// small files.
+    /// Whether this run made it: an object that is not known is hardly there, and asking costs 8 % of a
+    /// first pull of small files.
     pub(super) fresh: bool,
 }
 
@@ -109,8 +110,8 @@ enum Seen {
 impl<H: FsVerityHashValue> Store<H> {
     /// Stores the concatenation of `parts`, whose fs-verity digest must be `id`.
     ///
-    /// The object is complete when this returns, whoever wrote it, but not durable, and perhaps without a name: that
-    /// takes a barrier.
+    /// The object is complete when this returns, whoever wrote it, but not durable, and perhaps without a
+    /// name: that takes a barrier.
     ///
     /// # Errors
     /// What the filesystem refuses, and (with fs-verity) a digest that is not `id`.
@@ -253,8 +254,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Err(self.explain(object_path(id), cause))
     }
 
-    /// Refuses a folder under an object's name, which no file can replace, while the only one to suffer is who wants
-    /// the object.
+    /// Refuses a folder under an object's name, which no file can replace, while the only one to suffer
+    /// is who wants the object.
     fn require_no_folder(&self, dir: BorrowedFd<'_>, id: &H) -> Result<(), StoreError> {
         match fs::statat(dir, Basename::of(id).as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) if FileType::from_raw_mode(found.st_mode).is_dir() => {
@@ -299,7 +300,8 @@ impl<H: FsVerityHashValue> Store<H> {
         }
     }
 
-    /// What a file is that has the right size: right, unless the repository is doubted and its bytes are wrong.
+    /// What a file is that has the right size: right, unless the repository is doubted
+    /// and its bytes are wrong.
     fn seen_whole(&self, dir: BorrowedFd<'_>, id: &H) -> Result<Seen, StoreError> {
         if !self.is_doubted() {
             return Ok(Seen::Right);

@@ -1,5 +1,6 @@
-//! Finds opaque markers that come after entries of their own layer and directory. The OCI image specification applies a
-//! marker to lower layers only, wherever it is in the tar; upstream removes what the directory has so far.
+//! Finds opaque markers that come after entries of their own layer and directory. The OCI image
+//! specification applies a marker to lower layers only, wherever it is in the tar; upstream removes what
+//! the directory has so far.
 
 use std::{
     collections::HashSet,
@@ -12,7 +13,8 @@ use std::{
 use super::contradiction::shown;
 use crate::types::{Ambiguity, AmbiguityKind};
 
-/// The file name that makes a directory opaque, and the prefix of the names that remove one entry of lower layers.
+/// The file name that makes a directory opaque, and the prefix of the names that remove
+/// one entry of lower layers.
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 
@@ -48,8 +50,9 @@ pub(super) fn is_whiteout(name: &[u8]) -> bool {
 
 /// The directories below which a layer has put entries so far, and the markers that came too late.
 ///
-/// Directories are kept as hashes (some 16 bytes for each, and no more of them than the filesystem has). The hash
-/// function has a random key, so that an image cannot choose paths that collide; a collision would only cause a finding.
+/// Directories are kept as hashes (some 16 bytes for each, and no more of them than the filesystem has).
+/// The hash function has a random key, so that an image cannot choose paths that collide; a collision
+/// would only cause a finding.
 #[derive(Default)]
 pub(super) struct Markers {
     key: RandomState,

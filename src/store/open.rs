@@ -1,5 +1,5 @@
-//! Where a repository is, whether it can be used, and making a new one as `cfsctl init` does. Knows `meta.json`
-//! and fs-verity; ignores what repositories hold.
+//! Where a repository is, whether it can be used, and making a new one as `cfsctl init` does. Knows
+//! `meta.json` and fs-verity; ignores what repositories hold.
 
 use std::{
     fs::File,
@@ -95,7 +95,8 @@ pub fn parse_formats(text: &str) -> Result<FormatConfig, String> {
     let default = versions.next().unwrap_or_else(|| version(""))?;
     let extra = versions.collect::<Result<_, _>>()?;
     let formats = FormatConfig { default, extra };
-    // Upstream keeps one reference for 0 and 1 together, so one of the two images would be lost at the next gc.
+    // Upstream keeps one reference for 0 and 1 together, so one of the two images would
+    // be lost at the next gc.
     let epoch1 = formats.versions().filter(|version| version.epoch() == FormatEpoch::Epoch1).count();
     if epoch1 > 1 {
         return Err("formats 0 and 1 exclude each other: choose one of them".into());
@@ -128,8 +129,8 @@ pub enum Target {
 /// Looks at `path` without changing anything, and refuses what could not be used or created later.
 ///
 /// # Errors
-/// A repository of an unknown kind, or one that differs from what `options` ask for; a place where none can be
-/// made: not writable, not empty, or without fs-verity unless `options.insecure`.
+/// A repository of an unknown kind, or one that differs from what `options` ask for; a place where none can
+/// be made: not writable, not empty, or without fs-verity unless `options.insecure`.
 pub fn probe(path: &Path, options: &InitOptions) -> Result<Target, StoreError> {
     match open_dir(path) {
         Ok(dir) => match read_meta(&dir, path)? {
@@ -166,8 +167,8 @@ pub fn open(path: &Path) -> Result<AnyStore, StoreError> {
     }
 }
 
-/// Who has the repository for themselves now (a garbage collection), so that [`open`] would wait; `None` if nobody
-/// has. Empty if it cannot be told who.
+/// Who has the repository for themselves now (a garbage collection), so that [`open`] would wait; `None` if
+/// nobody has. Empty if it cannot be told who.
 pub fn locked_by(path: &Path) -> Option<Vec<Holder>> {
     // A descriptor of our own: closing it releases this lock alone.
     let dir = open_dir(path).ok()?;
@@ -245,8 +246,9 @@ fn create_typed<H: FsVerityHashValue>(
     path: &Path,
     options: &InitOptions,
 ) -> Result<Option<std::sync::Arc<Store<H>>>, StoreError> {
-    // Upstream drops the copy that it makes when a fork holds meta.json open for writing, and links the file
-    // without fs-verity: an insecure repository that was meant to be secure. Seen only as a race, so try again.
+    // Upstream drops the copy that it makes when a fork holds meta.json open for writing, and
+    // links the file without fs-verity: an insecure repository that was meant to be secure. Seen
+    // only as a race, so try again.
     for _ in 0..3 {
         let mut config = RepositoryConfig::new(options.algorithm());
         config.erofs_formats = options.formats();
@@ -270,7 +272,8 @@ fn create_typed<H: FsVerityHashValue>(
     Err(refused(path, "fs-verity could not be enabled on meta.json: try again"))
 }
 
-/// Why no repository was made. Upstream reaches what it writes by `/proc`, and what it makes by its own permissions.
+/// Why no repository was made. Upstream reaches what it writes by `/proc`, and what it
+/// makes by its own permissions.
 fn not_created(path: &Path, error: &anyhow::Error) -> StoreError {
     let known = match errno_in(error) {
         Some(Errno::NOENT) if !calls::has_proc() => Some(refused(path, NO_PROC)),
@@ -359,7 +362,8 @@ fn parse_meta(text: &[u8], path: &Path) -> Result<RepoMetadata, StoreError> {
         return Err(refused(
             path,
             &format!(
-                "a repository of format {version}, and we know up to {REPO_FORMAT_VERSION}: use a newer cfs-dag"
+                "a repository of format {version}, and we know up to {REPO_FORMAT_VERSION}: use a newer \
+                 cfs-dag"
             ),
         ));
     }
@@ -427,7 +431,8 @@ fn refuse_unusable(dir: &OwnedFd, path: &Path, options: &InitOptions) -> Result<
         Ok(true) => Ok(()),
         Ok(false) => Err(refused(
             path,
-            "this filesystem has no fs-verity: choose another place, or accept an unprotected repository with \
+            "this filesystem has no fs-verity: choose another place, or accept an unprotected repository \
+             with \
              --insecure",
         )),
         Err(Errno::NOENT) if !calls::has_proc() => Err(refused(path, NO_PROC)),
@@ -472,8 +477,8 @@ fn nearest_dir(path: &Path) -> Result<OwnedFd, StoreError> {
     Err(refused(path, "no directory above it exists"))
 }
 
-/// The folders down to `path` that do not exist yet, the deepest first: those that are removed if all fails. So what
-/// cannot be told is taken to be there.
+/// The folders down to `path` that do not exist yet, the deepest first: those that are removed if all fails.
+/// So what cannot be told is taken to be there.
 fn missing_dirs(path: &Path) -> Vec<PathBuf> {
     path.ancestors()
         .take_while(|dir| !dir.as_os_str().is_empty() && matches!(fs::lstat(*dir), Err(Errno::NOENT)))

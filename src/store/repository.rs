@@ -1,4 +1,5 @@
-//! One open repository. Knows composefs' `Repository` and our own folder in it; ignores what is stored and why.
+//! One open repository. Knows composefs' `Repository` and our own folder in it; ignores
+//! what is stored and why.
 
 use std::{
     collections::HashSet,
@@ -31,7 +32,8 @@ use super::{
 
 /// A repository as this program uses it; everything is callable from any thread.
 ///
-/// A process holds exactly one for a repository: upstream's gc would wait for the lock of a second one for ever.
+/// A process holds exactly one for a repository: upstream's gc would wait for the lock
+/// of a second one for ever.
 pub struct Store<H: FsVerityHashValue> {
     pub(super) repo: Arc<Repository<H>>,
     pub(super) objects: Objects<H>,
@@ -103,8 +105,8 @@ impl<H: FsVerityHashValue> Store<H> {
         &self.path
     }
 
-    /// Upstream's handle, for reading and for building filesystem images. Its writing calls are not for use: they
-    /// replace layer links, sync for every stream, and accept truncated objects.
+    /// Upstream's handle, for reading and for building filesystem images. Its writing calls are not for use:
+    /// they replace layer links, sync for every stream, and accept truncated objects.
     pub fn upstream(&self) -> &Arc<Repository<H>> {
         &self.repo
     }
@@ -136,7 +138,8 @@ impl<H: FsVerityHashValue> Store<H> {
         let shown = self.path.display();
         if let Ok(FeatureCheck::ReadOnly(unknown)) = self.repo.metadata().features.check() {
             return Err(StoreError::Refused(format!(
-                "{shown}: refuse to write: the repository has features that we do not know ({}): use a newer cfs-dag",
+                "{shown}: refuse to write: the repository has features that we do not know ({}): use a \
+                 newer cfs-dag",
                 unknown.join(", ")
             )));
         }
@@ -157,12 +160,14 @@ impl<H: FsVerityHashValue> Store<H> {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(Errno::ACCESS) => {
                     return Err(StoreError::Refused(format!(
-                        "{shown}: no permission to write {part}: run as its owner, or choose another repository"
+                        "{shown}: no permission to write {part}: run as its owner, or choose another \
+                         repository"
                     )));
                 }
                 Err(Errno::PERM) => {
                     return Err(StoreError::Refused(format!(
-                        "{shown}: {part} is not to be changed (immutable, see lsattr, or forbidden by a sandbox): allow it \
+                        "{shown}: {part} is not to be changed (immutable, see lsattr, or forbidden by a \
+                         sandbox): allow it \
                          (chattr -i), or choose another repository"
                     )));
                 }
@@ -172,8 +177,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(())
     }
 
-    /// Refuses to call a run done whose repository is not where it was, or has lost one of the `links` that the run made
-    /// or found.
+    /// Refuses to call a run done whose repository is not where it was, or has lost one of the `links`
+    /// that the run made or found.
     ///
     /// # Errors
     /// [`StoreError::Gone`], and the system's.
@@ -213,7 +218,8 @@ impl<H: FsVerityHashValue> Store<H> {
         match found.map_err(|errno| self.fault("looking at its folders", errno))? {
             None => Ok(()),
             Some(folder) => Err(StoreError::Refused(format!(
-                "{shown}/{folder} is a link, or no folder: the folders of a repository must be in it: put the folder itself \
+                "{shown}/{folder} is a link, or no folder: the folders of a repository must be in it: put \
+                 the folder itself \
                  in its place"
             ))),
         }
@@ -241,9 +247,9 @@ impl<H: FsVerityHashValue> Store<H> {
         self.repo.repo_fd()
     }
 
-    /// Removes objects that got no name and this run's temporary folder, as dropping the store would, and forgets what
-    /// was tagged when it began: to be called when nothing is written any more, since a worker may hold the store for a
-    /// moment longer than the process lives.
+    /// Removes objects that got no name and this run's temporary folder, as dropping the store would, and
+    /// forgets what was tagged when it began: to be called when nothing is written any more, since a worker
+    /// may hold the store for a moment longer than the process lives.
     pub fn end_of_writing(&self) {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.forget_unnamed();

@@ -1,5 +1,5 @@
-//! Records of runs as numbered files in `<repo>/cfs-dag/runs/`. Knows names and how many are kept; ignores what is in
-//! them.
+//! Records of runs as numbered files in `<repo>/cfs-dag/runs/`. Knows names and how many are kept;
+//! ignores what is in them.
 
 use std::{ffi::CStr, fs::File, io};
 
@@ -19,7 +19,8 @@ const ENDING: &str = ".run.zst";
 const ATTEMPTS: usize = 100;
 
 impl<H: FsVerityHashValue> Store<H> {
-    /// The numbers of the runs of which there are records, oldest first. A folder that cannot be read has none.
+    /// The numbers of the runs of which there are records, oldest first. A folder that
+    /// cannot be read has none.
     pub fn runs(&self) -> Vec<u64> {
         self.list_runs().unwrap_or_default()
     }
@@ -54,8 +55,8 @@ impl<H: FsVerityHashValue> Store<H> {
             beneath::make_dir(self.root(), dir).map_err(fault)?;
         }
         let scratch = self.scratch()?;
-        // Errors of registries may hold what is not for everyone, hence the mode. No sync: a record lost or torn in a
-        // crash is no record.
+        // Errors of registries may hold what is not for everyone, hence the mode. No sync: a record lost or
+        // torn in a crash is no record.
         let written = scratch.write(Mode::from_raw_mode(0o600), record);
         let (_, name) = written.map_err(|error| self.explain(RUNS_DIR, error))?;
         for _ in 0..ATTEMPTS {
@@ -67,7 +68,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Err(fault(Errno::EXIST))
     }
 
-    /// Keeps the record called `name` in `scratch` as the run `number`; false if that number was given before.
+    /// Keeps the record called `name` in `scratch` as the run `number`; false if that
+    /// number was given before.
     pub(super) fn keep_run_as(&self, number: u64, scratch: &Scratch, name: &str) -> Result<bool, Errno> {
         match beneath::link(scratch.dir(), name, self.root(), &path(number)) {
             Err(Errno::EXIST) => return Ok(false),
@@ -80,7 +82,8 @@ impl<H: FsVerityHashValue> Store<H> {
             linked => linked?,
         }
         let runs = self.runs();
-        // So many have come since we looked that ours, or that of another run with this number, is forgotten already.
+        // So many have come since we looked that ours, or that of another run with this
+        // number, is forgotten already.
         let is_late = runs.last().is_some_and(|last| last - number.min(*last) >= RUNS_KEPT as u64);
         for old in &runs[..runs.len().saturating_sub(RUNS_KEPT)] {
             // Somebody else may have forgotten it by now.

@@ -1,9 +1,9 @@
-//! The place for names that are not final yet: `<repo>/cfs-dag/tmp/<run>/`. Knows directories and locks; ignores
-//! what is put there.
+//! The place for names that are not final yet: `<repo>/cfs-dag/tmp/<run>/`. Knows directories and locks;
+//! ignores what is put there.
 //!
-//! Nothing temporary ever gets a name in `objects/`, `streams/` or `images/`, where a leftover would stop a gc.
-//! Each run has a folder of its own and holds a lock on it, so that a later run can tell the leftovers of a dead
-//! one from the work of a living one.
+//! Nothing temporary ever gets a name in `objects/`, `streams/` or `images/`, where a leftover would stop a
+//! gc. Each run has a folder of its own and holds a lock on it, so that a later run can tell the leftovers of
+//! a dead one from the work of a living one.
 
 use std::{
     fs::File,
@@ -36,7 +36,8 @@ pub(super) const AMBIGUOUS_DIR: &str = "cfs-dag/ambiguous";
 /// All of them.
 pub(super) const ALL_DIRS: [&str; 7] =
     [OWN_DIR, TMP_DIR, NODES_DIR, RUNS_DIR, CLAIMS_DIR, MIRRORS_DIR, AMBIGUOUS_DIR];
-/// How often a folder may be swept away before it is locked: each time takes another run that starts just then.
+/// How often a folder may be swept away before it is locked: each time takes another run
+/// that starts just then.
 const ATTEMPTS: usize = 16;
 
 /// The folder of this run, removed with everything in it when dropped.

@@ -1,8 +1,8 @@
-//! Bytes become a complete file, with fs-verity where there is any; and the calls that link it. Knows anonymous files;
-//! ignores what was there before and what the files mean.
+//! Bytes become a complete file, with fs-verity where there is any; and the calls that link it. Knows
+//! anonymous files; ignores what was there before and what the files mean.
 //!
-//! fs-verity wants a file that nobody has open for writing, and a fork in another thread may hold a copy of our
-//! descriptor for a moment. Then the file is written anew: the fork cannot hold what came after it.
+//! fs-verity wants a file that nobody has open for writing, and a fork in another thread may hold a copy of
+//! our descriptor for a moment. Then the file is written anew: the fork cannot hold what came after it.
 
 use std::{
     ffi::CStr,
@@ -111,8 +111,9 @@ impl<H: FsVerityHashValue> Store<H> {
         Err(self.explain(format!("enabling fs-verity on {}", object_path(id)), cause))
     }
 
-    /// Swaps the writable descriptor for a read-only one: the kernel enables fs-verity on nothing else. And the file gets
-    /// a name for the time being: ext4 would no longer know that it has none, and lose its blocks in a power cut.
+    /// Swaps the writable descriptor for a read-only one: the kernel enables fs-verity on nothing else.
+    /// And the file gets a name for the time being: ext4 would no longer know that it has none, and lose
+    /// its blocks in a power cut.
     fn read_only(&self, id: &H, mut sealed: Sealed) -> Result<Sealed, StoreError> {
         let fault = |errno| self.fault(writing(id), errno);
         let readable = sealed.reopen().map_err(fault)?;
@@ -135,7 +136,8 @@ impl<H: FsVerityHashValue> Store<H> {
         !(self.is_insecure() && self.objects.no_verity.load(Ordering::Relaxed))
     }
 
-    /// The kernel's own digest is the last word: a wrong one means that our hashing or the memory is at fault.
+    /// The kernel's own digest is the last word: a wrong one means that our hashing or
+    /// the memory is at fault.
     fn confirm(&self, id: &H, fd: BorrowedFd<'_>) -> Result<(), StoreError> {
         match measure_verity::<H>(fd) {
             Ok(found) if found == *id => Ok(()),
@@ -211,8 +213,8 @@ impl<H: FsVerityHashValue> Store<H> {
         }
     }
 
-    /// Moves a complete file out of `scratch` to a name that nothing has, in the best way that the filesystem knows. In
-    /// each of them the name is there at once and names all of the file, also after a power cut.
+    /// Moves a complete file out of `scratch` to a name that nothing has, in the best way that the filesystem
+    /// knows. In each of them the name is there at once and names all of the file, also after a power cut.
     fn move_to_unused(
         &self,
         scratch: &Scratch,
@@ -239,8 +241,8 @@ impl<H: FsVerityHashValue> Store<H> {
                 refused => return refused,
             }
         }
-        // Another program may name the object between the two calls. Then ours takes its place, with the same bytes: an
-        // object's name says what they are, and both were checked.
+        // Another program may name the object between the two calls. Then ours takes its place, with the same
+        // bytes: an object's name says what they are, and both were checked.
         match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Err(Errno::EXIST),
             Err(Errno::NOENT) => fs::renameat(scratch.dir(), from, dir, name),
@@ -318,7 +320,8 @@ fn writing<H: FsVerityHashValue>(id: &H) -> String {
     format!("writing {}", object_path(id))
 }
 
-/// Whether the filesystem has no fs-verity, or none for our blocks: it says EINVAL if its own are smaller than 4096 bytes.
+/// Whether the filesystem has no fs-verity, or none for our blocks: it says EINVAL if its own are
+/// smaller than 4096 bytes.
 pub(super) fn is_unsupported(error: &EnableVerityError) -> bool {
     match error {
         EnableVerityError::FilesystemNotSupported => true,
@@ -342,7 +345,8 @@ fn named_file(scratch: &Scratch) -> Result<(OwnedFd, String), Errno> {
     Ok((calls::openat(scratch.dir(), &*name, flags, OBJECT_MODE)?, name))
 }
 
-/// Writes all parts in order: one system call unless there are more than 1024 of them or the kernel stops short.
+/// Writes all parts in order: one system call unless there are more than 1024 of them or
+/// the kernel stops short.
 fn write_parts(fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> Result<(), Errno> {
     let mut owned = parts.to_vec();
     let mut rest = &mut owned[..];

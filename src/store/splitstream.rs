@@ -27,7 +27,8 @@ pub struct StreamWriter<H> {
     object_refs: Refs<H>,
     /// Names and their places in `stream_refs`.
     named_refs: BTreeMap<Box<str>, usize>,
-    /// Chunks on their way to the encoder, which is expensive to call for a few bytes; an open run is the last one.
+    /// Chunks on their way to the encoder, which is expensive to call for a few bytes; an
+    /// open run is the last one.
     chunks: Vec<u8>,
     run: Option<Run>,
     /// Where long runs wait; kept for the next one.

@@ -1,11 +1,12 @@
 //! Where complete objects wait for their names. Knows that nothing may have a name whose bytes could
 //! still be lost; ignores what objects are for.
 //!
-//! Filesystems that write data later than names would show, after a power cut, empty files or zeros under names that
-//! vouch for content. So names come behind a `syncfs`, many at a time: at every barrier, and whenever so many files are
-//! open that more would be too many.
+//! Filesystems that write data later than names would show, after a power cut, empty files or zeros under
+//! names that vouch for content. So names come behind a `syncfs`, many at a time: at every barrier, and
+//! whenever so many files are open that more would be too many.
 //!
-//! What has fs-verity vouches for itself, and ext4 and f2fs write it to the disk when it is enabled: it is named at once.
+//! What has fs-verity vouches for itself, and ext4 and f2fs write it to the disk when it is
+//! enabled: it is named at once.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -24,9 +25,9 @@ use rustix::{
 
 use super::{Store, StoreError, objects::object_path, seal::Sealed};
 
-/// How many objects wait before names are asked for; twice as many never do. On a disk a `syncfs` for each 2500 of a
-/// hundred thousand small files costs a quarter of the time, for each 5000 a tenth; an open file is 1.5 kB of the
-/// kernel's.
+/// How many objects wait before names are asked for; twice as many never do. On a disk a `syncfs` for each
+/// 2500 of a hundred thousand small files costs a quarter of the time, for each 5000 a tenth; an open file
+/// is 1.5 kB of the kernel's.
 const MOST: usize = 8192;
 /// Of the files that this process may open: the part that waits before names are asked for.
 const SHARE: u64 = 4;
@@ -134,7 +135,8 @@ impl<H: FsVerityHashValue> Store<H> {
     /// Gives their names to all objects that are complete now. The names are not durable when this returns.
     ///
     /// # Errors
-    /// A failed sync, or the first thing that the filesystem refuses; what has no name by then waits for the next time.
+    /// A failed sync, or the first thing that the filesystem refuses; what has no name by then
+    /// waits for the next time.
     pub(super) fn name_all(&self, _turn: &MutexGuard<'_, ()>) -> Result<(), StoreError> {
         let staged = &self.objects.staged;
         let batch: Vec<(H, Arc<Unnamed>)> =

@@ -27,14 +27,14 @@ use super::{
 const MAGIC: &[u8; 11] = b"SplitStream";
 const HEADER_SIZE: u64 = 32;
 const INFO_SIZE: u64 = 80;
-/// Where versions of upstream before 0.8 have the range of the info section, the magic, and version, algorithm and block
-/// size.
+/// Where versions of upstream before 0.8 have the range of the info section, the magic, and version,
+/// algorithm and block size.
 const OLD: (usize, usize, [usize; 3]) = (0, 18, [29, 30, 31]);
 /// Where the content type is in the info section: after the ranges of four others.
 const CONTENT_TYPE: usize = 64;
 
-/// The bytes of a splitstream whose whole content is one object of `size` bytes. `refs` are its named references
-/// in order; a name may repeat, a later id wins.
+/// The bytes of a splitstream whose whole content is one object of `size` bytes. `refs` are its named
+/// references in order; a name may repeat, a later id wins.
 pub(super) fn encode<H: FsVerityHashValue>(
     content: Content,
     refs: &[(String, H)],
@@ -99,8 +99,9 @@ impl<H: FsVerityHashValue> Store<H> {
         })
     }
 
-    /// Opens the splitstream in object `id` as far as its header, which is checked as upstream's reader does; the inner
-    /// error says what is wrong. Reading on takes a millisecond for a large layer, most of it for its references.
+    /// Opens the splitstream in object `id` as far as its header, which is checked as upstream's reader
+    /// does; the inner error says what is wrong. Reading on takes a millisecond for a large layer, most
+    /// of it for its references.
     pub(super) fn peek_stream(&self, id: &H) -> Result<Result<Peeked, String>, StoreError> {
         let file = match self.open_verified(id)? {
             Ok(file) => file,
@@ -111,8 +112,8 @@ impl<H: FsVerityHashValue> Store<H> {
         Ok(content_type.map(|content_type| Peeked { file, content_type }))
     }
 
-    /// Opens an object for reading; the inner error says why it cannot be right. A secure repository's objects
-    /// are measured.
+    /// Opens an object for reading; the inner error says why it cannot be right. A secure
+    /// repository's objects are measured.
     pub(super) fn open_verified(&self, id: &H) -> Result<Result<File, String>, StoreError> {
         let path = object_path(id);
         // In this order: it may get its name in between.
@@ -146,8 +147,8 @@ impl<H: FsVerityHashValue> Store<H> {
     }
 }
 
-/// Checks the format and that every section lies inside the file, and gives the content type; the inner error says what
-/// is wrong.
+/// Checks the format and that every section lies inside the file, and gives the content type; the inner
+/// error says what is wrong.
 fn read_header<H: FsVerityHashValue>(file: &File) -> std::io::Result<Result<u64, String>> {
     let size = file.metadata()?.len();
     let mut header = [0; HEADER_SIZE as usize];

@@ -1,5 +1,5 @@
-//! Entries that tar readers, or programs that apply layers, read differently: the closed list of kinds, and how one of
-//! them is told.
+//! Entries that tar readers, or programs that apply layers, read differently: the closed list of kinds, and
+//! how one of them is told.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// A way in which an entry of a layer is read differently by different programs.
 ///
-/// cfsctl accepts all of these. Whichever way such an entry is read, some program sees other files, so an image that has
-/// one is refused unless `--as-upstream` asks for cfsctl's reading.
+/// cfsctl accepts all of these. Whichever way such an entry is read, some program sees other files, so an
+/// image that has one is refused unless `--as-upstream` asks for cfsctl's reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AmbiguityKind {
@@ -28,23 +28,31 @@ pub enum AmbiguityKind {
     LoneZeroBlock,
     /// Two `mtime` records: cfsctl takes the seconds of one and the nanoseconds of the other.
     RepeatedTime,
-    /// A time that is not a number of seconds with a decimal fraction, or is beyond 63 bits: each reader takes another one.
+    /// A time that is not a number of seconds with a decimal fraction, or is beyond 63 bits: each
+    /// reader takes another one.
     OddTime,
-    /// A global header between an extended header and its entry: cfsctl loses the extended header, others do not.
+    /// A global header between an extended header and its entry: cfsctl loses the
+    /// extended header, others do not.
     LostExtendedHeader,
-    /// A GNU long name and a PAX name that differ: cfsctl and GNU tar take the PAX one, Go and Python the GNU one.
+    /// A GNU long name and a PAX name that differ: cfsctl and GNU tar take the PAX one,
+    /// Go and Python the GNU one.
     ConflictingNames,
-    /// Name bytes where a GNU header has none: Go and Python take them for a prefix, cfsctl and GNU tar do not.
+    /// Name bytes where a GNU header has none: Go and Python take them for a prefix,
+    /// cfsctl and GNU tar do not.
     GnuPrefix,
-    /// A star header whose prefix is full: cfsctl takes the times behind it for a part of the name, Go does not.
+    /// A star header whose prefix is full: cfsctl takes the times behind it for a part
+    /// of the name, Go does not.
     StarPrefix,
-    /// A number of a header that is neither octal nor base-256 of at most 63 bits: each reader takes another one.
+    /// A number of a header that is neither octal nor base-256 of at most 63 bits: each
+    /// reader takes another one.
     OddNumber,
-    /// Bytes of a PAX header that are not a record: cfsctl ignores them and all records behind, others do not.
+    /// Bytes of a PAX header that are not a record: cfsctl ignores them and all records
+    /// behind, others do not.
     MalformedRecord,
     /// An owner or group above 32 bits: cfsctl keeps the lower 32 bits, so that 4294967296 becomes root.
     OwnerOutOfRange,
-    /// A symbolic link without a target: cfsctl stores one that no system can have, others take another target or fail.
+    /// A symbolic link without a target: cfsctl stores one that no system can have, others
+    /// take another target or fail.
     EmptyTarget,
     /// A whiteout of no name, of `.` or of `..`: cfsctl ignores it, others remove the directory or fail.
     OddWhiteout,
@@ -99,10 +107,12 @@ impl AmbiguityKind {
                 "an entry without data that has a size: cfsctl skips so many bytes, other readers do not"
             }
             Self::FileNamedAsDirectory => {
-                "a regular file by its type and a directory by its name: a file for cfsctl, a directory for other readers"
+                "a regular file by its type and a directory by its name: a file for cfsctl, a directory for \
+                 other readers"
             }
             Self::LateOpaqueMarker => {
-                "an opaque marker after entries of the same layer: cfsctl removes them, other programs keep them"
+                "an opaque marker after entries of the same layer: cfsctl removes them, other programs keep \
+                 them"
             }
             Self::UstarVersion => {
                 "a ustar header of an unknown version: cfsctl ignores its name prefix, other readers do not"
@@ -111,13 +121,15 @@ impl AmbiguityKind {
                 "a sparse file of an unknown form: cfsctl stores its map as content, other readers do not"
             }
             Self::NulInName => {
-                "a NUL byte in its path, link target or attribute name: other readers refuse it or end the name there"
+                "a NUL byte in its path, link target or attribute name: other readers refuse it or end the \
+                 name there"
             }
             Self::LoneZeroBlock => {
                 "a zero block before it: cfsctl continues after the block, other readers stop there or fail"
             }
             Self::RepeatedTime => {
-                "two mtime records: cfsctl takes the seconds of the last and the fraction of the first, other readers \
+                "two mtime records: cfsctl takes the seconds of the last and the fraction of the first, \
+                 other readers \
                  take the last"
             }
             Self::OddTime => "a time that is not a plain number: each reader takes another time",
@@ -125,27 +137,33 @@ impl AmbiguityKind {
                 "an extended header that a global header follows: cfsctl ignores it, other readers do not"
             }
             Self::ConflictingNames => {
-                "a GNU long name and a PAX name that differ: cfsctl takes the PAX name, other readers the GNU name"
+                "a GNU long name and a PAX name that differ: cfsctl takes the PAX name, other readers the \
+                 GNU name"
             }
             Self::GnuPrefix => "a name prefix in a GNU header: cfsctl ignores it, other readers do not",
             Self::StarPrefix => {
-                "a star header with a full name prefix: cfsctl takes the times behind it for a part of the name, other \
+                "a star header with a full name prefix: cfsctl takes the times behind it for a part of the \
+                 name, other \
                  readers do not"
             }
             Self::OddNumber => {
                 "a number in its header that is neither octal nor base-256: each reader takes another number"
             }
             Self::MalformedRecord => {
-                "a PAX header with bytes that are not a record: cfsctl ignores what follows them, other readers do not"
+                "a PAX header with bytes that are not a record: cfsctl ignores what follows them, other \
+                 readers do not"
             }
             Self::OwnerOutOfRange => {
-                "an owner or group above 4294967295: cfsctl keeps the lower 32 bits, other readers refuse it or keep all"
+                "an owner or group above 4294967295: cfsctl keeps the lower 32 bits, other readers refuse \
+                 it or keep all"
             }
             Self::EmptyTarget => {
-                "a symbolic link without a target: cfsctl stores it, other readers refuse it or take another target"
+                "a symbolic link without a target: cfsctl stores it, other readers refuse it or take \
+                 another target"
             }
             Self::OddWhiteout => {
-                "a whiteout that names no file: cfsctl ignores it, other programs remove the directory or refuse it"
+                "a whiteout that names no file: cfsctl ignores it, other programs remove the directory or \
+                 refuse it"
             }
         }
     }

@@ -39,8 +39,8 @@ impl LayerKind {
         }
     }
 
-    /// Whether upstream splits layers of `media_type` (`composefs_oci::layer::is_tar_media_type`, and docker's
-    /// names for the same).
+    /// Whether upstream splits layers of `media_type` (`composefs_oci::layer::is_tar_media_type`, and
+    /// docker's names for the same).
     pub fn is_tar_media_type(media_type: &str) -> bool {
         matches!(
             media_type,

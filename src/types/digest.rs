@@ -93,11 +93,11 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Whether a name could be taken for a digest: an algorithm of the OCI specification, a colon and only hexadecimal
-/// digits, however many.
+/// Whether a name could be taken for a digest: an algorithm of the OCI specification, a colon and only
+/// hexadecimal digits, however many.
 ///
-/// Commands that take an image take a name or a digest, so an image with such a name would be mistaken for another one.
-/// `app:0123abcd`, a name with a commit as its tag, is not meant.
+/// Commands that take an image take a name or a digest, so an image with such a name would be mistaken for
+/// another one. `app:0123abcd`, a name with a commit as its tag, is not meant.
 pub fn looks_like_digest(name: &str) -> bool {
     let Some((algorithm, digits)) = name.split_once(':') else { return false };
     let known =

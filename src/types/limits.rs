@@ -1,21 +1,23 @@
-//! What is refused as broken or hostile however much room there is. Knows names, defaults and words; ignores where
-//! each of them is crossed.
+//! What is refused as broken or hostile however much room there is. Knows names, defaults and words; ignores
+//! where each of them is crossed.
 //!
-//! The defaults are far above what real images have (some two million entries, 128 layers, 100 GB), and low enough that
-//! a small blob that unpacks to very much ends with an error, not with a full disk or without memory.
+//! The defaults are far above what real images have (some two million entries, 128 layers, 100
+//! GB), and low enough that a small blob that unpacks to very much ends with an error, not with a
+//! full disk or without memory.
 
 use std::{fmt, str::FromStr};
 
-/// The largest manifest, index or config that is read, in bytes. Not for the user to choose: registries and skopeo hold
-/// the same.
+/// The largest manifest, index or config that is read, in bytes. Not for the user to choose: registries
+/// and skopeo hold the same.
 pub const MAX_DOCUMENT: u64 = 4 << 20;
 
-/// The most that a tar may say about one entry in headers of its own (PAX, GNU long names), in bytes: upstream's parser
-/// refuses more, also when it reads a stored layer back, so it cannot be raised. With padding and the headers themselves.
+/// The most that a tar may say about one entry in headers of its own (PAX, GNU long names), in bytes:
+/// upstream's parser refuses more, also when it reads a stored layer back, so it cannot be raised. With
+/// padding and the headers themselves.
 pub const MAX_ENTRY_HEADERS: usize = (1 << 20) + (16 << 10);
 
-/// The longest path that Linux takes, in bytes. Deeper trees than such a path can name do not fit the stacks of the
-/// threads that build filesystems.
+/// The longest path that Linux takes, in bytes. Deeper trees than such a path can name do not fit the stacks
+/// of the threads that build filesystems.
 const PATH_MAX: u64 = 4096;
 
 /// A limit that the user may choose.
@@ -25,18 +27,19 @@ pub enum Limit {
     Layers,
     /// Bytes of a layer, uncompressed.
     LayerSize,
-    /// Entries of a layer, and of all layers of an image together, with the parent directories that are made for them: a
-    /// tree takes 1.4 kB of memory for each.
+    /// Entries of a layer, and of all layers of an image together, with the parent directories that are made
+    /// for them: a tree takes 1.4 kB of memory for each.
     Entries,
-    /// Bytes of paths, link targets and extended attributes, of a layer and of all layers of an image together; with
-    /// what an attribute takes besides its name and value.
+    /// Bytes of paths, link targets and extended attributes, of a layer and of all layers of an image
+    /// together; with what an attribute takes besides its name and value.
     Metadata,
     /// Bytes of one path or link target.
     Path,
-    /// Bytes after the end of a tar, or in an entry that is no file: they are stored and are good for nothing.
+    /// Bytes after the end of a tar, or in an entry without content: they are stored and
+    /// are good for nothing.
     Trailing,
-    /// Bytes of the manifests and configs of all images of a run together, in memory; with half a kilobyte for each layer
-    /// of each image.
+    /// Bytes of the manifests and configs of all images of a run together, in memory; with half a kilobyte
+    /// for each layer of each image.
     Documents,
     /// Images that the rules of a list choose from the tags of one registry, which says how many there are.
     Tags,
@@ -77,7 +80,7 @@ impl Limit {
             Self::Entries => "entries of an image",
             Self::Metadata => "bytes of paths, link targets and extended attributes of an image",
             Self::Path => "bytes of a path or link target",
-            Self::Trailing => "bytes after the end of a tar or in an entry that is no file",
+            Self::Trailing => "bytes after the end of a tar or in an entry without content",
             Self::Documents => "bytes of manifests and configs of all images together",
             Self::Tags => "images chosen by their tags",
         }
@@ -183,7 +186,8 @@ mod tests {
         let error = limits.check(Limit::Entries, 8).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "more than 7 entries of an image: broken or hostile; if it is neither, raise the limit with --limit \
+            "more than 7 entries of an image: broken or hostile; if it is neither, raise the limit with \
+             --limit \
              entries=N"
         );
         assert_eq!(limits.get(Limit::Layers), Limit::Layers.default_value());

@@ -1,8 +1,9 @@
 //! The bytes-in-flight budget. Knows sizes and who waits; ignores what the bytes are for.
 //!
-//! A grant is taken before a buffer is filled and returned when its last slice is dropped. Each active layer
-//! opens an [`Account`] with a reserve of its own, counted from the start, so that a full budget slows
-//! everyone down and stops no one. Nobody blocks here: who gets nothing is woken when it is worth trying again.
+//! A grant is taken before a buffer is filled and returned when its last slice is dropped. Each
+//! active layer opens an [`Account`] with a reserve of its own, counted from the start, so that a
+//! full budget slows everyone down and stops no one. Nobody blocks here: who gets nothing is woken
+//! when it is worth trying again.
 
 use std::{
     collections::VecDeque,
@@ -67,10 +68,11 @@ impl Budget {
         Some(Account(Arc::new(AccountInner { budget: self.clone(), ledger: Mutex::new(inner) })))
     }
 
-    /// Counts `bytes` that are kept for speed alone, until the hold is dropped; `None` if they do not fit now.
+    /// Counts `bytes` that are kept for speed alone, until the hold is dropped; `None`
+    /// if they do not fit now.
     ///
-    /// At most half of the budget is given in this way: what is kept until some later step must never keep the
-    /// steps before it from getting memory.
+    /// At most half of the budget is given in this way: what is kept until some later step must never keep
+    /// the steps before it from getting memory.
     pub fn spare(&self, bytes: usize) -> Option<Hold> {
         let mut state = self.lock();
         if state.spared.saturating_add(bytes) > state.total / 2 || !state.take(bytes) {

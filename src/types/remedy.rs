@@ -1,4 +1,5 @@
-//! Failures of the system: which one it was, and what to do about it. Knows errno values; ignores what was being done.
+//! Failures of the system: which one it was, and what to do about it. Knows errno values;
+//! ignores what was being done.
 
 use std::io;
 
@@ -7,7 +8,8 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-/// What whoever sees this failure can do, as the end of a sentence that begins with `: `; empty if nobody can say.
+/// What whoever sees this failure can do, as the end of a sentence that begins with `: `;
+/// empty if nobody can say.
 pub fn remedy(cause: &io::Error) -> &'static str {
     match Errno::from_io_error(cause) {
         Some(Errno::MFILE) => ": raise the limit of open files (ulimit -n), then run again",
@@ -20,7 +22,8 @@ pub fn remedy(cause: &io::Error) -> &'static str {
         }
         Some(Errno::FBIG) => ": this filesystem takes no file of this size: choose another",
         Some(Errno::PERM) => {
-            ": something here is immutable or append-only (see lsattr), or a sandbox forbids the call: allow it, then run \
+            ": something here is immutable or append-only (see lsattr), or a sandbox forbids the call: \
+             allow it, then run \
              again"
         }
         Some(Errno::XDEV) => {

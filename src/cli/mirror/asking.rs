@@ -1,5 +1,5 @@
-//! What a list asks of registries, and the answers in waves: tags become images, images become what can be pulled. Knows
-//! who is waited for; ignores what happens to the images.
+//! What a list asks of registries, and the answers in waves: tags become images, images become what can be
+//! pulled. Knows who is waited for; ignores what happens to the images.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -44,8 +44,8 @@ struct Listing {
 }
 
 impl<'a> Asking<'a> {
-    /// Asks registries for images, and for the tags that rules choose from, each repository once; with a lock nobody is
-    /// asked for tags.
+    /// Asks registries for images, and for the tags that rules choose from, each repository once; with a lock
+    /// nobody is asked for tags.
     ///
     /// # Errors
     /// The list asks for what cannot be.
@@ -96,11 +96,12 @@ impl<'a> Asking<'a> {
         Ok(asking)
     }
 
-    /// Waits for the next images that can go on, with all that failed until now: for all that is left, or, unless `all`
-    /// is wanted, until a few registries hold up the others.
+    /// Waits for the next images that can go on, with all that failed until now: for all that is left, or,
+    /// unless `all` is wanted, until a few registries hold up the others.
     ///
     /// # Errors
-    /// The list asks for what cannot be, and nothing has been handed out yet. Later that is a failure of its rule.
+    /// The list asks for what cannot be, and nothing has been handed out yet. Later that
+    /// is a failure of its rule.
     pub(super) async fn wave(&mut self, all: bool) -> Result<Resolution, Problem> {
         self.waiting.begin();
         while !self.is_complete() {
@@ -162,8 +163,8 @@ impl<'a> Asking<'a> {
         rules.chain(self.resolving.late().map(|(_, asked)| asked.text.clone())).collect()
     }
 
-    /// Gives up what has not been handed out: what is here or still waited for fails with `error`, what has failed by
-    /// itself is told.
+    /// Gives up what has not been handed out: what is here or still waited for fails with `error`, what has
+    /// failed by itself is told.
     pub(super) fn give_up(&mut self, error: &SourceError) -> Vec<Unresolved> {
         self.count.pause();
         let GivenUp { mut failed, others } = self.resolving.give_up(error);

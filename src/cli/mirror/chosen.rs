@@ -1,5 +1,5 @@
-//! Which images a list asks for: its rules, followed with the tags that are known. Knows rules, names and places in a
-//! request; ignores where tags come from and what the images are.
+//! Which images a list asks for: its rules, followed with the tags that are known. Knows rules, names and
+//! places in a request; ignores where tags come from and what the images are.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -92,8 +92,8 @@ impl Placed {
     }
 }
 
-/// The place of the image that the rule at `at` chose as number `number`. Places are in the order of the list, whenever
-/// tags come; no registry lists so many that the next rule's places would be reached.
+/// The place of the image that the rule at `at` chose as number `number`. Places are in the order of the
+/// list, whenever tags come; no registry lists so many that the next rule's places would be reached.
 pub(super) fn place(at: usize, number: usize) -> u64 {
     ((at as u64) << 32) + number as u64
 }
@@ -115,12 +115,13 @@ impl<'a> Choosing<'a> {
         }
     }
 
-    /// Follows one of the list's rules; `tags` are those that it chose, if it is not an image itself. Returns those of
-    /// its images that cannot be named: which tags there are is the registry's to say, so one of them harms no other.
+    /// Follows one of the list's rules; `tags` are those that it chose, if it is not an image itself.
+    /// Returns those of its images that cannot be named: which tags there are is the registry's to say, so
+    /// one of them harms no other.
     ///
     /// # Errors
-    /// Two images would have one name, or the list names an image as none may be named. Then nothing of the rule is
-    /// followed.
+    /// Two images would have one name, or the list names an image as none may be named. Then nothing
+    /// of the rule is followed.
     pub(super) fn follow(&mut self, at: usize, tags: &[String]) -> Result<Vec<Unresolved>, Problem> {
         let rule = &self.chooser.list.rules[at];
         let references = match &rule.choice {
@@ -177,13 +178,15 @@ impl<'a> Choosing<'a> {
                     || first.platform != asked.site.platform =>
             {
                 Err(Problem::usage(format!(
-                    "{shown}: line {line}: {} would have the name of line {}, {name}: give one of them another name",
+                    "{shown}: line {line}: {} would have the name of line {}, {name}: give one of them \
+                     another name",
                     asked.text, first.line
                 )))
             }
             // Which rule comes first may depend on which registry answers first.
             Some(first) if first.as_upstream != asked.as_upstream => Err(Problem::usage(format!(
-                "{shown}: line {line}: {} is the image of line {} with another as-upstream: give both the same",
+                "{shown}: line {line}: {} is the image of line {} with another as-upstream: give both the \
+                 same",
                 asked.text, first.line
             ))),
             _ => Ok(()),
@@ -194,7 +197,8 @@ impl<'a> Choosing<'a> {
     fn place(&mut self, line: usize, place: u64, asked: Asked) -> u64 {
         if let Some(first) = self.placed.get(&asked.name) {
             let first = first.place;
-            // Who wants to see a tag move wants to see it, whoever else does not. What was taken has been asked for.
+            // Who wants to see a tag move wants to see it, whoever else does not. What was
+            // taken has been asked for.
             if let Ok(waiting) = self.chosen.binary_search_by_key(&first, |(place, _)| *place) {
                 self.chosen[waiting].1.immutable &= asked.immutable;
             }

@@ -43,7 +43,8 @@ impl LockFile {
         &self.lock
     }
 
-    /// Refuses a lock that was made for another list: an image that it does not know, or one that the list has not.
+    /// Refuses a lock that was made for another list: an image that it does not know, or
+    /// one that the list has not.
     pub(super) fn check(&self, chooser: &Chooser<'_>) -> Result<(), Problem> {
         let shown = self.path.display();
         let renew = "renew the lock without --locked";
@@ -106,8 +107,8 @@ impl LockFile {
         }));
     }
 
-    /// Writes what all images stand for now, as `new` has it. What `is_unreachable`, an image or a rule, keeps what it
-    /// stood for.
+    /// Writes what all images stand for now, as `new` has it. What `is_unreachable`, an image or a rule,
+    /// keeps what it stood for.
     pub(super) fn renew(
         &self,
         new: &Lock,

@@ -1,5 +1,5 @@
-//! What ends before it is done, and which candidate takes its place. Knows statuses and goals; ignores why something
-//! shall end.
+//! What ends before it is done, and which candidate takes its place. Knows statuses and goals; ignores
+//! why something shall end.
 
 use petgraph::{Direction, visit::EdgeRef};
 
@@ -16,7 +16,8 @@ impl Shared {
         self.cancel(state, |_, _| true)
     }
 
-    /// After a run that the failure of one goal has ended: gives the reason to those that it has kept from being done.
+    /// After a run that the failure of one goal has ended: gives the reason to those that it
+    /// has kept from being done.
     pub(super) fn fail_what_was_stopped(&self, state: &mut State) {
         let Some(why) = state.failed_fast.take() else { return };
         for node in self.graph.externals(Direction::Outgoing) {

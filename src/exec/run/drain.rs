@@ -1,5 +1,5 @@
-//! Ending a run in good order: what runs may go on, and what depends on nothing else; the rest ends at once. Knows
-//! which nodes can still be done; ignores why the run shall end.
+//! Ending a run in good order: what runs may go on, and what depends on nothing else; the rest ends at once.
+//! Knows which nodes can still be done; ignores why the run shall end.
 
 use petgraph::{Direction, algo::toposort, visit::EdgeRef};
 
@@ -7,8 +7,8 @@ use super::{Run, Shared, Stage, State, Status, Told};
 use crate::types::{Edge, NodeId};
 
 impl Run {
-    /// Admits nothing new: what runs may go on, and with it what depends only on nodes that are done or go on too. The
-    /// run ends as soon as nothing can go on; [`Run::interrupt`] ends it at once.
+    /// Admits nothing new: what runs may go on, and with it what depends only on nodes that are done or go on
+    /// too. The run ends as soon as nothing can go on; [`Run::interrupt`] ends it at once.
     pub fn drain(&self) {
         let mut state = self.0.lock();
         state.interrupted = true;
@@ -47,7 +47,8 @@ impl Shared {
         told
     }
 
-    /// Turns to other candidates of those that are `gone`; while the run drains, cancels what can no longer be done.
+    /// Turns to other candidates of those that are `gone`; while the run drains, cancels
+    /// what can no longer be done.
     pub(super) fn make_up_for(&self, state: &mut State, gone: &[NodeId], told: &mut Told) {
         let mut gone = gone.to_vec();
         while let Some(node) = gone.pop() {

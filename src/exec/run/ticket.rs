@@ -1,5 +1,5 @@
-//! What a node's work holds while it is done: its way to say how it goes. Knows one node; the state machine decides
-//! what follows.
+//! What a node's work holds while it is done: its way to say how it goes. Knows one node; the state
+//! machine decides what follows.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use crate::{
     types::NodeId,
 };
 
-/// The right and the duty to do one node. A dropped ticket fails its node, so that a defect cannot hang a run.
+/// The right and the duty to do one node. A dropped ticket fails its node, so that a
+/// defect cannot hang a run.
 pub struct Ticket {
     pub(super) shared: Arc<Shared>,
     pub(super) node: NodeId,
@@ -49,7 +50,8 @@ impl Ticket {
         &self.cancel
     }
 
-    /// Raised when the run ends in good order: what has much left to do should give up, with [`Ticket::cancelled`].
+    /// Raised when the run ends in good order: what has much left to do should give up,
+    /// with [`Ticket::cancelled`].
     pub fn draining(&self) -> &Cancel {
         &self.shared.draining
     }

@@ -58,7 +58,8 @@ fn random_graph(dice: &mut Dice, goals: usize) -> Graph {
     for (node, goals) in wanted.iter().enumerate() {
         graph[NodeId::new(node)].wanted_by = goals.iter().copied().collect();
     }
-    // Some are reached through candidates, which share its goals between them; a candidate may need something too.
+    // Some are reached through candidates, which share its goals between them; a
+    // candidate may need something too.
     for (consumer, goals) in wanted.iter().enumerate() {
         let goals: Vec<usize> = goals.iter().copied().collect();
         if goals.len() < 2 || dice.below(2) == 0 {
@@ -140,11 +141,12 @@ impl Random {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
-    /// Whenever a run is drained, and perhaps interrupted: it ends, tells each end once, leaves nothing waiting, begins
-    /// nothing new, and does what can still be done.
+    /// Whenever a run is drained, and perhaps interrupted: it ends, tells each end once, leaves nothing
+    /// waiting, begins nothing new, and does what can still be done.
     #[test]
     fn a_run_that_is_drained_at_any_moment_ends_in_good_order(
-        seed: u64, threads in 1..3usize, drain_at in 0..40usize, interrupt_at in 0..120usize, broken in 0..3u64,
+        seed: u64, threads in 1..3usize, drain_at in 0..40usize, interrupt_at in 0..120usize,
+            broken in 0..3u64,
     ) {
         let goals = 3;
         let mut dice = Dice(seed);

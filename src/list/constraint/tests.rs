@@ -184,7 +184,8 @@ proptest! {
     #[test]
     fn opposites_are_opposites(a in (0u8..3, 0u8..3, 0u8..3), b in (0u8..3, 0u8..3, 0u8..3)) {
         let tag = format!("{}.{}.{}", a.0, a.1, a.2);
-        let holds = |operator| format!("{operator}{}.{}.{}", b.0, b.1, b.2).parse::<Constraint>().unwrap().check(&tag);
+        let holds = |operator| format!("{operator}{}.{}.{}", b.0, b.1,
+            b.2).parse::<Constraint>().unwrap().check(&tag);
         prop_assert_ne!(holds("<"), holds(">="));
         prop_assert_ne!(holds(">"), holds("<="));
         prop_assert_ne!(holds("="), holds("!="));

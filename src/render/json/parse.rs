@@ -10,8 +10,9 @@ use crate::{
     types::LayerKind,
 };
 
-/// How many times, in all, images may want steps. A name may stand for several images, and be written for many steps:
-/// without a limit a small file could take any memory. At this one a plan that has no such names is some 300 MB long.
+/// How many times, in all, images may want steps. A name may stand for several images, and be written for
+/// many steps: without a limit a small file could take any memory. At this one a plan that has no such
+/// names is some 300 MB long.
 const MAX_WANTS: usize = 16 << 20;
 
 /// Why a text is no plan.
@@ -99,8 +100,8 @@ impl TryFrom<PlanJson> for Plan {
 }
 
 impl Plan {
-    /// That nodes have the names of what they do, that images end with names and are made of layers, and that layers
-    /// are not made of too many nodes, all together.
+    /// That nodes have the names of what they do, that images end with names and are made of layers, and that
+    /// layers are not made of too many nodes, all together.
     fn check(&self, nodes: &[NodeJson]) -> Result<(), NoPlan> {
         let misnamed = self.graph.node_indices().zip(nodes).find(|(id, json)| self.id(*id) != json.node);
         if let Some((_, json)) = misnamed {

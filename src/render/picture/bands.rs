@@ -1,9 +1,10 @@
-//! Which rows the band of each image has. Knows who draws what several images share and when rows fold; ignores
-//! where things stand.
+//! Which rows the band of each image has. Knows who draws what several images share and when rows fold;
+//! ignores where things stand.
 //!
-//! A node is drawn once, in the band of the first image that names it; other bands refer to it by a ghost. So no
-//! line crosses from band to band, and a band can be drawn without its neighbours. Everything goes by images,
-//! their layers and the kinds of nodes, never by a node's number: a plan read back from a file has other numbers.
+//! A node is drawn once, in the band of the first image that names it; other bands refer to it by a
+//! ghost. So no line crosses from band to band, and a band can be drawn without its neighbours.
+//! Everything goes by images, their layers and the kinds of nodes, never by a node's number: a plan read
+//! back from a file has other numbers.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -15,7 +16,8 @@ use crate::{
 /// More rows than this in a band fold into one: they would not fit on a screen.
 pub(super) const BAND_ROWS: usize = 24;
 
-/// More rows than this in all bands together fold every band, so that the picture stays one that can be scrolled.
+/// More rows than this in all bands together fold every band, so that the picture stays
+/// one that can be scrolled.
 pub(super) const ALL_ROWS: usize = 200;
 
 /// A layer's candidates beyond these share a cell.

@@ -39,7 +39,8 @@ struct Page<'a> {
     measured: BTreeMap<usize, Run<'a>>,
 }
 
-/// Kind, state, subject and wanted, as places in their tables; the key's first digits; size in words, if known.
+/// Kind, state, subject and wanted, as places in their tables; the key's first digits;
+/// size in words, if known.
 type NodeRow = (usize, usize, usize, usize, String, String);
 
 #[derive(Serialize)]

@@ -20,8 +20,8 @@ use crate::{
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// What the bands of a page say in every row. In bands that are not drawn so far each is one character for private
-/// use, which no text on the page has: 40 000 layers take 20 MB instead of 60.
+/// What the bands of a page say in every row. In bands that are not drawn so far each is one character for
+/// private use, which no text on the page has: 40 000 layers take 20 MB instead of 60.
 const REPEATED: [&str; 18] = [
     "<g class=\"row\"><text class=\"end\" x=\"38\" y=\"",
     "</text><text class=\"mono ink\" x=\"50\" y=\"",
@@ -43,11 +43,11 @@ const REPEATED: [&str; 18] = [
     "\" y=\"",
 ];
 
-/// `plan` as one HTML page that needs nothing else, with details, search, and what a step needs and who needs it;
-/// the same plan gives the same text.
+/// `plan` as one HTML page that needs nothing else, with details, search, and what a step needs and who needs
+/// it; the same plan gives the same text.
 ///
-/// Bands are drawn as by [`svg`](super::svg()), but never folded: one that is long, or among many, is closed, and its
-/// markup is only text until it is opened.
+/// Bands are drawn as by [`svg`](super::svg()), but never folded: one that is long, or among many, is closed,
+/// and its markup is only text until it is opened.
 pub fn html(plan: &Plan, marks: &Marks) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -62,7 +62,8 @@ fn write_page(plan: &Plan, marks: &Marks, out: &mut String) -> fmt::Result {
     let (title, lead) = headline(plan, marks);
     let crowded = bands.bands.iter().map(|band| band.rows.len()).sum::<usize>() > ALL_ROWS;
     // Nothing may be loaded, from anywhere: the page is complete, and names in it are not to be trusted.
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; \
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri \
+                  'none'; \
                   form-action 'none'";
     writeln!(out, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">")?;
     writeln!(out, "<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">")?;

@@ -28,7 +28,8 @@ const LINE: i32 = 18;
 const OWN: i32 = 40;
 /// In a long band they stay with its first rows, where they are seen.
 const OWN_AT_MOST: i32 = 6 * ROW;
-/// Left edge and width of each column; what stands between finalize and the rest is for the lines that gather.
+/// Left edge and width of each column; what stands between finalize and the rest is for
+/// the lines that gather.
 const SLOTS: [(i32, i32); 9] =
     [(356, 80), (460, 80), (564, 80), (668, 80), (772, 44), (876, 80), (980, 80), (1084, 80), (1188, 72)];
 /// Where the lines of all layers gather.
@@ -203,8 +204,8 @@ impl<'a> Layout<'a> {
         shares
     }
 
-    /// The lines from `from` to `to`, each pair of cells once and in their order: plain ones, and critical ones,
-    /// which are drawn last to lie on top.
+    /// The lines from `from` to `to`, each pair of cells once and in their order: plain ones, and critical
+    /// ones, which are drawn last to lie on top.
     fn lines(&self, from: &[Cell], to: &[Cell]) -> (Vec<Line>, Vec<Line>) {
         let at: HashMap<NodeId, usize> =
             from.iter().zip(0..).flat_map(|(cell, ix)| cell.nodes.iter().map(move |&id| (id, ix))).collect();
@@ -252,8 +253,8 @@ pub(super) fn share(value: u64, full: u64, width: i32) -> i32 {
     part.clamp(LEAST.min(width), width)
 }
 
-/// The way from one cell to another: straight to the next column, above or below what stands between, and along
-/// the trunk from a layer to the image's own steps. `first`: nothing stands between the trunk and `to`.
+/// The way from one cell to another: straight to the next column, above or below what stands between, and
+/// along the trunk from a layer to the image's own steps. `first`: nothing stands between the trunk and `to`.
 fn path(from: &Cell, to: &Cell, first: bool) -> String {
     let (x, y, tx, ty) = (from.x + from.width, from.middle, to.x, to.middle);
     let finalize = column(Kind::Finalize);

@@ -3,7 +3,8 @@
 /// The rules of what is drawn, with `var(--NAME)` for colours.
 const RULES: &str = include_str!("picture.css");
 
-/// Name, light, dark. Text on its ground has a contrast of 4.5 or more in both; the browser's tests measure it.
+/// Name, light, dark. Text on its ground has a contrast of 4.5 or more in both; the
+/// browser's tests measure it.
 const COLOURS: [(&str, &str, &str); 15] = [
     ("ground", "#fbfbfa", "#14161a"),
     ("card", "#ffffff", "#1b1e24"),

@@ -24,8 +24,8 @@ const LINE: i32 = 16;
 
 /// `plan` as one SVG image that follows the reader's light or dark; the same plan gives the same text.
 ///
-/// Every image is a band, every layer that it is the first to want a row, every kind of step a column. Widths are
-/// bytes, or times where `marks` has any. Bands of many layers have one row of sums.
+/// Every image is a band, every layer that it is the first to want a row, every kind of step a column. Widths
+/// are bytes, or times where `marks` has any. Bands of many layers have one row of sums.
 pub fn svg(plan: &Plan, marks: &Marks) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -152,7 +152,8 @@ pub(super) fn legend(plan: &Plan, marks: &Marks) -> String {
     let cell = |class: &str, more: &str| {
         format!(
             "<g class=\"n {class}\">{more}<rect class=\"t\" x=\".5\" y=\"10\" width=\"24\" height=\"{CELL}\" \
-             rx=\"3\"/><rect class=\"f {class}\" x=\".5\" y=\"10\" width=\"12\" height=\"{CELL}\" rx=\"3\"/></g>"
+             rx=\"3\"/><rect class=\"f {class}\" x=\".5\" y=\"10\" width=\"12\" height=\"{CELL}\" \
+             rx=\"3\"/></g>"
         )
     };
     item(cell("needed", ""), "needed");

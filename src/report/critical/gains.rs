@@ -1,5 +1,5 @@
-//! What a free second would have won: the run's own costs, forecast with and without it. Knows costs; ignores when
-//! anything really happened.
+//! What a free second would have won: the run's own costs, forecast with and without it. Knows costs; ignores
+//! when anything really happened.
 
 use std::{cmp::Reverse, collections::HashSet};
 

@@ -66,8 +66,8 @@ impl Spans {
         }
     }
 
-    /// Of what begins within one slot of time only the busiest node stays, with the time of all; slots grow until half of
-    /// the room is free.
+    /// Of what begins within one slot of time only the busiest node stays, with the time of all; slots grow
+    /// until half of the room is free.
     fn thin_out(&mut self) {
         loop {
             for spans in &mut self.workers {

@@ -1,7 +1,8 @@
-//! The chart: lanes over time, and under them how busy workers and network were. Knows SVG and where lanes stand;
-//! ignores how a run came about.
+//! The chart: lanes over time, and under them how busy workers and network were. Knows SVG and where lanes
+//! stand; ignores how a run came about.
 //!
-//! Places on the time axis are per cent, so that the chart is as wide as its page and zooming is a matter of one width.
+//! Places on the time axis are per cent, so that the chart is as wide as its page and zooming
+//! is a matter of one width.
 
 use std::fmt::{self, Write};
 
@@ -82,7 +83,8 @@ pub(super) fn write(page: &Page, out: &mut String) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "<div class=\"scroll\" id=\"scroll\"><svg id=\"plot\" height=\"{height}\" tabindex=\"0\" role=\"group\""
+        "<div class=\"scroll\" id=\"scroll\"><svg id=\"plot\" height=\"{height}\" tabindex=\"0\" \
+         role=\"group\""
     )?;
     writeln!(out, " aria-label=\"what was done when: arrow keys go from bar to bar\">")?;
     ticks(page, height, out)?;
@@ -238,7 +240,8 @@ fn flow(
 ) -> Option<Area> {
     let length_us = page.timeline.length_us;
     let steps: Vec<(u64, u64, f64)> = timeline::rates(series, length_us).collect();
-    // The finest steps are shorter than a buffer takes: several together show the rate, each alone the buffers.
+    // The finest steps are shorter than a buffer takes: several together show the rate,
+    // each alone the buffers.
     let together = (steps.len() * 2).div_ceil(POINTS).max(4);
     let rate = |steps: &[(u64, u64, f64)]| steps.iter().map(|step| step.2).sum::<f64>() / steps.len() as f64;
     let most = steps.chunks(together).map(rate).fold(0.0, f64::max);
@@ -266,7 +269,8 @@ impl Area {
         let end = self.points.last().map_or(0.0, |point| point.0 * 1000.0);
         writeln!(
             plot,
-            "<svg class=\"area {class}\" id=\"{id}\" y=\"{y}\" width=\"100%\" height=\"{AREA}\" viewBox=\"0 0 1000 {AREA}\" \
+            "<svg class=\"area {class}\" id=\"{id}\" y=\"{y}\" width=\"100%\" height=\"{AREA}\" viewBox=\"0 \
+             0 1000 {AREA}\" \
              preserveAspectRatio=\"none\"><rect class=\"field\" width=\"1000\" height=\"{AREA}\"/>\
              <path d=\"M0 {AREA} L{line}{end:.1} {AREA}Z\"/></svg>"
         )

@@ -1,4 +1,5 @@
-//! What the page's script knows of nodes. Knows field order, which `page.js` repeats; ignores how it is shown.
+//! What the page's script knows of nodes. Knows field order, which `page.js` repeats;
+//! ignores how it is shown.
 
 use serde_json::{Value, json};
 

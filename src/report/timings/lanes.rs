@@ -7,8 +7,8 @@ use crate::{
     report::timeline::{Lane, Slice},
 };
 
-/// The slices of a lane, drawn on so many pixels: of those that begin within one pixel and are narrower than it, only the
-/// busiest node is left, over the time of all.
+/// The slices of a lane, drawn on so many pixels: of those that begin within one pixel and are narrower than
+/// it, only the busiest node is left, over the time of all.
 pub(super) fn thinned(lane: &Lane, length_us: u64, pixels: usize) -> Lane {
     let pixel_us = (length_us / pixels as u64).max(1);
     let mut thin = Lane::new();

@@ -1,4 +1,5 @@
-//! A strict checker of the trace-event format, as far as we write it. Knows the format alone; ignores what we trace.
+//! A strict checker of the trace-event format, as far as we write it. Knows the format
+//! alone; ignores what we trace.
 
 use std::collections::{BTreeMap, BTreeSet};
 

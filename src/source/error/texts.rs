@@ -1,16 +1,21 @@
-//! Which kind of wrong a text tells of. Knows the words of skopeo, of Go and of registries; ignores what is done next.
+//! Which kind of wrong a text tells of. Knows the words of skopeo, of Go and of registries;
+//! ignores what is done next.
 //!
-//! skopeo hands on nothing but a text. Most texts hold the HTTP status in a known phrase, and then it decides. Other
-//! texts are told by the words of a table. In front of both, names are taken out: of registries, images, tags, files,
-//! and the addresses that Go quotes, so that an image called `unauthorized` is not taken for a refusal.
+//! skopeo hands on nothing but a text. Most texts hold the HTTP status in a known phrase, and then it
+//! decides. Other texts are told by the words of a table. In front of both, names are taken out: of
+//! registries, images, tags, files, and the addresses that Go quotes, so that an image called `unauthorized`
+//! is not taken for a refusal.
 //!
 //! What cannot be told, all of it true of skopeo 1.9.3:
 //!
-//! - A manifest that is answered with a 4xx and an error body of the distribution-spec gives the `code` and the
-//!   message of that body alone. With code `UNKNOWN`, a 408 looks like a 400, and we take it for the latter.
-//! - A manifest that is asked for by digest and ends early, with a `Content-Length` that says so, is a wrong digest.
+//! - A manifest that is answered with a 4xx and an error body of the distribution-spec gives the
+//!   `code` and the message of that body alone. With code `UNKNOWN`, a 408 looks like a 400, and
+//!   we take it for the latter.
+//! - A manifest that is asked for by digest and ends early, with a `Content-Length` that
+//!   says so, is a wrong digest.
 //! - `Retry-After` is obeyed on 429, five times at most, and shown in skopeo's log alone, see `skopeo_log`.
-//! - Of a blob that is refused, the status is told and not by whom: the registry, or a store that it redirects to.
+//! - Of a blob that is refused, the status is told and not by whom: the registry, or a
+//!   store that it redirects to.
 
 use super::ErrorKind;
 
@@ -72,8 +77,8 @@ pub(super) fn is_throttled(line: &str) -> bool {
 
 /// Whether a line says that fewer bytes came than should have.
 ///
-/// A server can be wrong about the length of its own answer, if it is a proxy that lost the rest. skopeo then sees a
-/// wrong digest, and only who knows the size sees more.
+/// A server can be wrong about the length of its own answer, if it is a proxy that lost the rest. skopeo then
+/// sees a wrong digest, and only who knows the size sees more.
 pub(super) fn is_short(line: &str) -> bool {
     let numbers = |before: &str, between: &str| {
         let (_, rest) = line.split_once(before)?;
@@ -93,7 +98,8 @@ pub(super) fn meaning(line: &str) -> Option<&'static str> {
     }
     if line.contains("gzip: invalid header") {
         return Some(
-            "the registry, or a proxy in front of it, marks an answer that is not gzip with Content-Encoding: gzip",
+            "the registry, or a proxy in front of it, marks an answer that is not gzip with \
+             Content-Encoding: gzip",
         );
     }
     None
@@ -115,12 +121,14 @@ pub(super) fn remedy(kind: ErrorKind, line: &str) -> Option<&'static str> {
     }
     if says("pinging ") && says("status code from registry 400") {
         return Some(
-            "if this port speaks TLS, plain HTTP was tried after TLS had failed: check the port, and --cert-dir",
+            "if this port speaks TLS, plain HTTP was tried after TLS had failed: check the port, and \
+             --cert-dir",
         );
     }
     if kind == ErrorKind::Unauthorized && is_from_store(line) {
         return Some(
-            "the address that the registry gave for it has expired, or the store behind the registry refuses it: run \
+            "the address that the registry gave for it has expired, or the store behind the registry \
+             refuses it: run \
              this again, then check this machine's clock and the registry's store",
         );
     }
@@ -132,8 +140,9 @@ pub(super) fn remedy(kind: ErrorKind, line: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether a 403 is that of a store to which the registry redirects. skopeo does not say where an answer came from; but a
-/// blob is asked for with the rights that its manifest was read with, and registries do not answer in XML.
+/// Whether a 403 is that of a store to which the registry redirects. skopeo does not say where an
+/// answer came from; but a blob is asked for with the rights that its manifest was read with, and
+/// registries do not answer in XML.
 fn is_from_store(line: &str) -> bool {
     let is_blob = line.to_lowercase().contains("fetching blob: ");
     status(&line.to_lowercase()) == Some(403) && (is_blob || line.contains("<?xml"))
@@ -282,8 +291,8 @@ const TEXTS: &[(ErrorKind, &[&str])] = &[
             "timeout awaiting response headers",
             "server closed idle connection",
             "goaway",
-            // Said when the ping of the API failed and something answers at the one of 2013. What was wrong with
-            // the ping is not said, and registries that have only the old one are gone.
+            // Said when the ping of the API failed and something answers at the one of 2013. What was wrong
+            // with the ping is not said, and registries that have only the old one are gone.
             "talk to a v1 container registry",
             "talk to a v1 docker registry",
         ],
@@ -317,8 +326,8 @@ const SLASHED: &[&str] = &["i/o", "username/password"];
 const BEFORE_NAME: &[[&str; 2]] =
     &[["reading", "manifest"], ["container", "registry"], ["docker", "registry"], ["tcp:", "lookup"]];
 
-/// The text in lower case without what others have named: what is quoted, paths, addresses and digests, and the
-/// tags and hosts of skopeo's own sentences.
+/// The text in lower case without what others have named: what is quoted, paths, addresses and digests, and
+/// the tags and hosts of skopeo's own sentences.
 fn without_names(line: &str) -> String {
     let text = without_quotes(&line.to_lowercase());
     let words: Vec<&str> = text.split(' ').collect();

@@ -1,8 +1,8 @@
 //! OCI layout directories (`oci:`), read directly. Knows the layout's files; ignores registries and skopeo.
 //!
-//! A layout may be hostile: every file is opened below the layout's directory (a link may point elsewhere in the
-//! layout, never out of it), must be a regular file, and documents are capped. Files are read on the blocking
-//! pool, straight into the caller's buffer.
+//! A layout may be hostile: every file is opened below the layout's directory (a link may point elsewhere in
+//! the layout, never out of it), must be a regular file, and documents are capped. Files are read on the
+//! blocking pool, straight into the caller's buffer.
 
 mod select;
 
@@ -39,7 +39,8 @@ pub struct LayoutSource {
 }
 
 impl LayoutSource {
-    /// The image that `reference` (of [`super::Transport::Oci`]) names, for `platform` or else for this machine.
+    /// The image that `reference` (of [`super::Transport::Oci`]) names, for `platform`
+    /// or else for this machine.
     ///
     /// Nothing is opened yet.
     pub fn new(reference: &Reference, platform: Option<Platform>) -> Self {

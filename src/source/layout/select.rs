@@ -70,8 +70,8 @@ fn tagged(top: Index, tag: &str) -> Result<Vec<Entry>> {
     }
 }
 
-/// Looks for a digest in the indexes, breadth first, and in each index once: one that names itself, or the same one many
-/// thousand times, four deep, would never be done.
+/// Looks for a digest in the indexes, breadth first, and in each index once: one that names itself, or the
+/// same one many thousand times, four deep, would never be done.
 fn with_digest(layout: &Layout, top: Vec<Entry>, digest: Digest) -> Result<Entry> {
     let mut seen = HashSet::new();
     let mut search = |entries: Vec<Entry>, indexes: &mut Vec<Entry>| {

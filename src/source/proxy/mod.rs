@@ -1,5 +1,5 @@
-//! Images through skopeo: registries, archives, directories and the storage of podman. Knows the order of requests;
-//! ignores how processes are kept and bytes are moved.
+//! Images through skopeo: registries, archives, directories and the storage of podman. Knows the order of
+//! requests; ignores how processes are kept and bytes are moved.
 
 mod below;
 mod pool;
@@ -58,8 +58,8 @@ impl ProxySource {
         Self { reference: reference.clone(), platform, pool, host, target, image: Mutex::default() }
     }
 
-    /// The image, open, on a process that nobody sends away while it is used. Others who want it wait, lest an archive be
-    /// unpacked twice.
+    /// The image, open, on a process that nobody sends away while it is used. Others who want it wait, lest
+    /// an archive be unpacked twice.
     async fn image(&self) -> std::result::Result<(Arc<Image>, Use), Fault> {
         let mut slot = self.image.lock().await;
         if let Some(image) = slot.as_ref() {
@@ -104,8 +104,8 @@ impl ProxySource {
             image.request("GetManifest", |proxy, id| Box::pin(proxy.fetch_manifest_raw_oci(id))).await?;
         let name: Digest =
             name.parse().map_err(|error| SourceError::corrupt(format!("the manifest's name: {error}")))?;
-        // skopeo converts docker's schema 2 and still gives the original's digest. It has checked the original,
-        // also against a digest in the reference, which may be that of an index above it.
+        // skopeo converts docker's schema 2 and still gives the original's digest. It has checked the
+        // original, also against a digest in the reference, which may be that of an index above it.
         let manifest = Manifest::parse(bytes)?.known_as(name);
         let config = if manifest.is_converted() {
             // The registry knows nothing of the converted config. For others this call would write it anew.
@@ -187,8 +187,8 @@ where
     Err(SourceError::new(ErrorKind::Transient, "skopeo is held up by other transfers again and again"))
 }
 
-/// A small blob, whole, in the time that answers have: an image is not resolved without it, and others wait for that.
-/// Its digest is checked by whoever asked.
+/// A small blob, whole, in the time that answers have: an image is not resolved without it, and others wait
+/// for that. Its digest is checked by whoever asked.
 async fn document(image: &Arc<Image>, blob: &Descriptor) -> std::result::Result<Vec<u8>, Fault> {
     let mut transfer = Transfer::begin(image, blob).await?;
     // The size was capped when the manifest was parsed.

@@ -1,9 +1,11 @@
-//! The skopeo processes of a run. Knows which is free and how many there may be; ignores what is asked of them.
+//! The skopeo processes of a run. Knows which is free and how many there may be; ignores
+//! what is asked of them.
 //!
-//! One would do, but it answers one request after the other, and an `OpenImage` is three round trips to a registry:
-//! a hundred images would resolve one by one. So there are several for each registry, and none serves two: one that
-//! waits for a registry that hangs would hold up the images of another that it has open. Where there are more registries
-//! than processes, those that have nothing to do go; so more silent registries than processes hold up the others.
+//! One would do, but it answers one request after the other, and an `OpenImage` is three round trips to a
+//! registry: a hundred images would resolve one by one. So there are several for each registry, and none
+//! serves two: one that waits for a registry that hangs would hold up the images of another that it has open.
+//! Where there are more registries than processes, those that have nothing to do go; so more silent
+//! registries than processes hold up the others.
 
 use std::{
     collections::HashMap,
@@ -100,16 +102,16 @@ impl Shared {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// The right to start one more process for a registry that has some, if enough is left for all others to have their
-    /// first: those that are silent must not take everything.
+    /// The right to start one more process for a registry that has some, if enough is left for all others to
+    /// have their first: those that are silent must not take everything.
     fn spare_place(&self) -> Option<Place> {
         let others = self.pools().iter().filter(|pool| !pool.has_one.load(Ordering::Relaxed)).count();
         let permit = self.permits.clone().try_acquire_owned().ok();
         permit.filter(|_| self.permits.available_permits() >= others).map(Place::new)
     }
 
-    /// The right to start the first process for a registry. Where there are too many, one that is idle has to go, and
-    /// to be gone.
+    /// The right to start the first process for a registry. Where there are too many, one that is idle
+    /// has to go, and to be gone.
     async fn first_place(&self) -> Result<Place> {
         // In the queue from the beginning, whatever else is waited for.
         let mut permit = pin!(self.permits.clone().acquire_owned());
@@ -267,8 +269,8 @@ impl Pool {
         Ok((process, turn))
     }
 
-    /// Ends a process that has nothing to do, if there is one; images that it has open are opened again when they are
-    /// needed. An archive's stay: it was unpacked for them.
+    /// Ends a process that has nothing to do, if there is one; images that it has open are opened again when
+    /// they are needed. An archive's stay: it was unpacked for them.
     fn give_one_up(&self) -> Option<Gone> {
         let mut processes = self.processes.try_lock().ok().filter(|_| self.is_remote)?;
         let idle = processes.iter().position(|process| process.is_idle() && process.dismiss())?;
@@ -278,7 +280,8 @@ impl Pool {
     }
 }
 
-/// An image that a process has open. Closed when nobody uses it any more: an archive's temporary files go then.
+/// An image that a process has open. Closed when nobody uses it any more: an archive's
+/// temporary files go then.
 pub(super) struct Image {
     pub(super) process: Arc<Process>,
     pub(super) id: Arc<OpenedImage>,

@@ -2,17 +2,17 @@
 //!
 //! What makes this intricate, all of it true of skopeo 1.9.3 and containers-image-proxy 0.11.2:
 //!
-//! - The kernel sends the death signal when the *thread* that started the child ends, and a tokio worker may end
-//!   any time. So one thread that never ends starts them all.
+//! - The kernel sends the death signal when the *thread* that started the child ends, and a tokio worker may
+//!   end any time. So one thread that never ends starts them all.
 //! - The client keeps the child to itself. We need its pid to kill it: the child writes it into a pipe.
-//! - skopeo answers one request after the other, and a request that waits for a network waits for ever. The client
-//!   waits for the answer in a blocking thread that cannot be called back. So each request runs in a task of its
-//!   own to its end or to its time-out; after a time-out the process is *retired*: what streams from it goes on,
-//!   nobody asks it any more, and it is killed when the last user lets go.
+//! - skopeo answers one request after the other, and a request that waits for a network waits for ever. The
+//!   client waits for the answer in a blocking thread that cannot be called back. So each request runs in a
+//!   task of its own to its end or to its time-out; after a time-out the process is *retired*: what streams
+//!   from it goes on, nobody asks it any more, and it is killed when the last user lets go.
 //! - After the client has noticed that the child is dead, the next request panics. So a process whose
 //!   conversation broke is retired as well.
-//! - The client keeps standard error until the child has ended. We read it as it comes, see `skopeo_log`: with the
-//!   client's `debug` set it is ours to redirect.
+//! - The client keeps standard error until the child has ended. We read it as it comes, see `skopeo_log`:
+//!   with the client's `debug` set it is ours to redirect.
 
 use std::{
     future::Future,
@@ -85,8 +85,8 @@ impl Launch {
         let (authfile, credentials) = access.authfile()?;
         config.authfile = authfile;
         tie(&mut command, credentials);
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are two plain system calls
-        // (getpid, write) without allocation or locks.
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed: these are two plain system
+        // calls (getpid, write) without allocation or locks.
         unsafe {
             command.pre_exec(move || {
                 let pid = rustix::process::getpid().as_raw_nonzero().get();
@@ -180,7 +180,8 @@ impl Child {
     /// Waits until the process has ended.
     async fn exited(pidfd: &OwnedFd) -> io::Result<()> {
         let pidfd = pidfd.try_clone()?;
-        // SAFETY: an OwnedFd stays open and the same for as long as it exists, and here nobody else closes it.
+        // SAFETY: an OwnedFd stays open and the same for as long as it exists, and here
+        // nobody else closes it.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
         pidfd.readable().await.map(drop)
     }
@@ -255,8 +256,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts skopeo and learns its version. It has `place` until it has ended, and tells `idle` when it has nothing to
-    /// do.
+    /// Starts skopeo and learns its version. It has `place` until it has ended, and tells `idle`
+    /// when it has nothing to do.
     pub(super) async fn start(
         launch: &Launch,
         limit: Duration,
@@ -320,7 +321,8 @@ impl Process {
         Err(SourceError::new(
             ErrorKind::TooOld,
             format!(
-                "{what} needs a skopeo that speaks proxy protocol {needed}, this one speaks {found}: upgrade skopeo"
+                "{what} needs a skopeo that speaks proxy protocol {needed}, this one speaks {found}: \
+                 upgrade skopeo"
             ),
         ))
     }
@@ -344,8 +346,8 @@ impl Process {
         Arc::strong_count(&self.users) == 1 && self.load() == 0
     }
 
-    /// Retires it, and sends it away at once if it is idle: then whether it was. Whoever has images open there opens them
-    /// elsewhere.
+    /// Retires it, and sends it away at once if it is idle: then whether it was. Whoever has images open
+    /// there opens them elsewhere.
     pub(super) fn dismiss(&self) -> bool {
         // In this order: who begins to use it sees that it is retired, or is seen here.
         self.retire();
@@ -482,8 +484,8 @@ impl Process {
     pub(super) async fn end(mut self: Arc<Self>, grace: Duration) {
         let Some(pidfd) = self.child.as_ref().and_then(|child| child.pidfd.try_clone().ok()) else { return };
         let leave = async {
-            // Closing the socket is the request to leave, and the last user closes it. Images that were let go
-            // just now are being closed in tasks of their own.
+            // Closing the socket is the request to leave, and the last user closes it. Images that were let
+            // go just now are being closed in tasks of their own.
             while let Err(shared) = Arc::try_unwrap(self) {
                 self = shared;
                 sleep(Duration::from_millis(2)).await;

@@ -1,10 +1,11 @@
 //! One blob on its way through skopeo. Knows pipes, verdicts and stalls; ignores what the bytes are.
 //!
-//! Up to protocol 0.2.7 a blob comes through a pipe that skopeo does *not* close at the end: it closes it, and says
-//! whether all went well, when `FinishPipe` is asked, and until then answers nobody else. So a transfer that broke
-//! looks like one that is slow. We ask when the last byte is here, and before that only in doubt: when nothing came
-//! for [`DOUBT`]. If the answer takes longer than [`PROMPT`] the transfer was merely slow, skopeo is now deaf until
-//! it ends, and the process is retired so that nobody else waits for it.
+//! Up to protocol 0.2.7 a blob comes through a pipe that skopeo does *not* close at the end: it closes
+//! it, and says whether all went well, when `FinishPipe` is asked, and until then answers nobody else.
+//! So a transfer that broke looks like one that is slow. We ask when the last byte is here, and before
+//! that only in doubt: when nothing came for [`DOUBT`]. If the answer takes longer than [`PROMPT`] the
+//! transfer was merely slow, skopeo is now deaf until it ends, and the process is retired so that
+//! nobody else waits for it.
 //!
 //! From 0.2.8 on the pipe ends by itself, and errors come through a second one; there is nothing to be asked.
 
@@ -32,11 +33,12 @@ const DOUBT: Duration = Duration::from_secs(2);
 /// How long skopeo may be deaf to others while it answers a `FinishPipe`.
 const PROMPT: Duration = Duration::from_secs(1);
 
-/// What must come while we wait for it, in bytes a second: less than a slow modem gives each of a few transfers. Without
-/// it a byte now and then would keep a place for ever.
+/// What must come while we wait for it, in bytes a second: less than a slow modem gives each of a few
+/// transfers. Without it a byte now and then would keep a place for ever.
 const LEAST_RATE: u128 = 256;
 
-/// What the pipe should hold, in bytes: the most that the kernel gives to everyone. Go writes 32 KiB at a time.
+/// What the pipe should hold, in bytes: the most that the kernel gives to everyone. Go
+/// writes 32 KiB at a time.
 const PIPE_SIZE: usize = 1 << 20;
 
 /// A blob that is being received. Dropping it cancels the transfer.
@@ -51,8 +53,8 @@ pub(super) struct Transfer {
     process: Arc<Process>,
 }
 
-/// What has come since the clock of the stall time-out began to run. It runs only while we wait for bytes: pauses of
-/// ours are no stall.
+/// What has come since the clock of the stall time-out began to run. It runs only while we wait for bytes:
+/// pauses of ours are no stall.
 #[derive(Default)]
 struct Lately {
     waited: Duration,
@@ -176,15 +178,17 @@ impl Transfer {
         self.pipe.read(out).await.map_err(pipe_error)
     }
 
-    /// After the last byte: nothing may follow, and skopeo should be content. If it does not say so in time, because
-    /// it waits for another blob's registry, say, the bytes have to speak for themselves: all of them are here.
+    /// After the last byte: nothing may follow, and skopeo should be content. If it does not say so in
+    /// time, because it waits for another blob's registry, say, the bytes have to speak for
+    /// themselves: all of them are here.
     pub(super) async fn finish(mut self) -> Result<()> {
         let limit = self.patience.stall;
         timeout(limit, self.finish_unbounded()).await.unwrap_or(Ok(()))
     }
 
     async fn finish_unbounded(&mut self) -> Result<()> {
-        // `FinishPipe` waits until all is read: a blob that goes on would block it for ever, so we keep reading.
+        // `FinishPipe` waits until all is read: a blob that goes on would block it for
+        // ever, so we keep reading.
         self.driver.ask();
         let mut one = [0];
         let verdict = tokio::select! {
@@ -198,7 +202,8 @@ impl Transfer {
         if let Verdict::Bad(error) = verdict {
             return Err(self.start.explain(error));
         }
-        // Without `FinishPipe` the verdict can overtake the bytes. Read past tokio, which may not know of them yet.
+        // Without `FinishPipe` the verdict can overtake the bytes. Read past tokio, which
+        // may not know of them yet.
         match rustix::io::read(&self.pipe, &mut one) {
             Ok(1) => Err(self.too_long()),
             _ => Ok(()),
@@ -253,8 +258,8 @@ impl Transfer {
     }
 }
 
-/// The other end of a [`Driver`]: a task, because the client's futures borrow the client, and because a transfer
-/// that is cancelled has to be ended all the same.
+/// The other end of a [`Driver`]: a task, because the client's futures borrow the client, and because a
+/// transfer that is cancelled has to be ended all the same.
 struct Drive {
     image: Arc<Image>,
     blob: Descriptor,
@@ -350,8 +355,8 @@ fn announce<T>(
 
 /// The pipe behind the client's reader.
 ///
-/// The reader moves 8 KiB at a time, each through a thread; the pipe itself can be polled, and read straight into
-/// the caller's buffer. The type is opaque, hence the look behind it; it has no data buffered yet.
+/// The reader moves 8 KiB at a time, each through a thread; the pipe itself can be polled, and read straight
+/// into the caller's buffer. The type is opaque, hence the look behind it; it has no data buffered yet.
 fn pipe_behind<R: AsyncRead + 'static>(reader: &R) -> Result<pipe::Receiver> {
     let reader = (reader as &dyn Any).downcast_ref::<BufReader<tokio::fs::File>>();
     let reader =

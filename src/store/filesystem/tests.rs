@@ -180,7 +180,8 @@ fn contradictions_name_what_is_in_the_way_and_what_the_layer_needs() {
         ),
         (
             &[("/f", LEAF), ("/f/g/h", LEAF)],
-            "f/g/h: f is a named pipe where a directory is needed: the layer has to carry a directory f before",
+            "f/g/h: f is a named pipe where a directory is needed: the layer has to carry a directory f \
+             before",
         ),
         (
             &[("/n", hardlink("/a/b"))],
@@ -200,7 +201,8 @@ fn contradictions_name_what_is_in_the_way_and_what_the_layer_needs() {
         ),
         (
             &[("/f", LEAF), ("/n", hardlink("/f/g"))],
-            "n: a hard link to f/g, but f is a named pipe where a directory is needed: the layer has to carry a \
+            "n: a hard link to f/g, but f is a named pipe where a directory is needed: the layer has to \
+             carry a \
              directory f before",
         ),
         (
@@ -213,22 +215,26 @@ fn contradictions_name_what_is_in_the_way_and_what_the_layer_needs() {
         ),
         (
             &[("/d", dir()), ("/d/../.wh.f", LEAF)],
-            "d/../.wh.f: a path with `..`, which would depend on what is there: the layer has to name it without",
+            "d/../.wh.f: a path with `..`, which would depend on what is there: the layer has to name it \
+             without",
         ),
         (&[("/.", LEAF)], ".: the root of the filesystem cannot be anything but a directory"),
         (
             &[("/a\x1b[2J\n", LEAF), ("/a\x1b[2J\n/b", LEAF)],
-            "a\\u{1b}[2J\\n/b: a\\u{1b}[2J\\n is a named pipe where a directory is needed: the layer has to carry a \
+            "a\\u{1b}[2J\\n/b: a\\u{1b}[2J\\n is a named pipe where a directory is needed: the layer has to \
+             carry a \
              directory a\\u{1b}[2J\\n before",
         ),
         (
             &[("/run", link("var/run"))],
-            "/run is a symlink to var/run where a directory is needed, since it is emptied (cfsctl does so, too): make \
+            "/run is a symlink to var/run where a directory is needed, since it is emptied (cfsctl does so, \
+             too): make \
              it a directory in the image",
         ),
         (
             &[("/usr", dir()), ("/usr/c", device_0()), ("/usr/c2", hardlink("/usr/c"))],
-            "usr/c: a device 0:0 with several names (usr/c, usr/c2) cannot be stored: give each name a device of its \
+            "usr/c: a device 0:0 with several names (usr/c, usr/c2) cannot be stored: give each name a \
+             device of its \
              own",
         ),
     ];

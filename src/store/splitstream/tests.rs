@@ -1,4 +1,5 @@
-//! Tests of the stream writer against upstream's own, byte for byte. Knows both; ignores what streams are for.
+//! Tests of the stream writer against upstream's own, byte for byte. Knows both; ignores
+//! what streams are for.
 
 use std::{
     fs, io,
@@ -133,7 +134,8 @@ proptest! {
 
     // Whatever the calls and however little may stay in memory, the bytes are upstream's.
     #[test]
-    fn the_bytes_are_upstreams(calls in calls(), run in 0..3000usize, output in 0..3000usize, batch in 0..3000usize) {
+    fn the_bytes_are_upstreams(calls in calls(), run in 0..3000usize, output in 0..3000usize,
+        batch in 0..3000usize) {
         assert_same(&calls, LIMITS);
         assert_same(&calls, Limits { run, output, batch });
     }

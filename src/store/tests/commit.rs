@@ -141,8 +141,9 @@ fn the_checker_finds_every_wrong_order() {
     let linked = |prefix: &'static str| {
         position(&|op| matches!(op, Op::Linked { path, .. } if path.starts_with(prefix)))
     };
-    // A name before its object was synced; a link before the names were; an object that completes, and one that is
-    // named, while a sync runs; the tag before its manifest; a manifest before its config; no sync at the end.
+    // A name before its object was synced; a link before the names were; an object that completes,
+    // and one that is named, while a sync runs; the tag before its manifest; a manifest before its
+    // config; no sync at the end.
     assert!(!find(&moved(begin + 2, begin + 1)).is_empty());
     assert!(!find(&moved(linked("streams"), end)).is_empty());
     assert!(!find(&moved(position(&|op| matches!(op, Op::Complete(_))), begin)).is_empty());

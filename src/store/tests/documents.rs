@@ -98,8 +98,11 @@ fn a_damaged_document_is_broken_and_no_panic() {
         broken(&whole[..length]);
     }
     broken(&vec![0; whole.len()]);
-    broken(b"SplitStream but nothing else that would be one, and long enough to hold both of its fixed headers, \
-             which this text is, at last");
+    broken(
+        b"SplitStream but nothing else that would be one, and long enough to hold both of its fixed \
+             headers, \
+             which this text is, at last",
+    );
     // A range that claims more than there is must not be believed.
     let mut huge = whole.clone();
     huge[40..48].copy_from_slice(&u64::MAX.to_le_bytes());

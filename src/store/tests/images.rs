@@ -269,7 +269,8 @@ pub(super) fn artifact(
     let (config, layer) = (Digest::of(b"{}"), Digest::of(data));
     let manifest = serde_json::to_vec(&serde_json::json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": config.to_string(), "size": 2 },
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": config.to_string(),
+        "size": 2 },
         "layers": [{ "mediaType": "text/plain", "digest": layer.to_string(), "size": data.len() }],
     }))
     .unwrap();

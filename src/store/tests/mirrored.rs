@@ -16,7 +16,8 @@ fn names(names: &[&str]) -> MirroredNames {
     names.iter().map(made).collect()
 }
 
-/// A mirror of `list`, which has `wanted` with their images, makes `making`; gives the names that it makes first.
+/// A mirror of `list`, which has `wanted` with their images, makes `making`; gives the
+/// names that it makes first.
 fn begin<H: FsVerityHashValue>(
     scene: &Scene<H>,
     list: &str,

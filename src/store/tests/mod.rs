@@ -253,7 +253,10 @@ fn documents<H>(layers: &[Layer<H>]) -> (Vec<u8>, Vec<u8>) {
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
     let config = serde_json::to_vec(&config).unwrap();
-    let descriptor = |media_type: &str, digest: &Digest, size: usize| serde_json::json!({ "mediaType": media_type, "digest": digest.to_string(), "size": size });
+    let descriptor = |media_type: &str, digest: &Digest, size: usize| {
+        serde_json::json!({ "mediaType": media_type, "digest": digest.to_string(),
+            "size": size })
+    };
     let blobs: Vec<_> = layers
         .iter()
         .map(|layer| descriptor("application/vnd.oci.image.layer.v1.tar", &layer.diff_id, 10_240))

@@ -1,5 +1,5 @@
-//! What takes mounts: a full disk, a read-only one, and the kernel's own view of an image. Each needs root and
-//! does nothing without.
+//! What takes mounts: a full disk, a read-only one, and the kernel's own view of an image. Each needs root
+//! and does nothing without.
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 

@@ -291,7 +291,8 @@ fn what_cannot_be_named_waits_until_it_can() {
     scene.fsck_is_clean();
 }
 
-/// Asserts that nothing is committed, again and again, while the folder is in the way, and the set afterwards.
+/// Asserts that nothing is committed, again and again, while the folder is in the way,
+/// and the set afterwards.
 fn commit_once_gone(scene: &Scene<Sha256HashValue>, set: &LinkSet<Sha256HashValue>, in_the_way: &Path) {
     let commit = Commit::start(&scene.store).unwrap();
     for _ in 0..2 {

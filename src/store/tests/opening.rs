@@ -90,7 +90,8 @@ fn a_place_without_verity_is_refused_before_anything_is_made() {
     let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
     let path = dir.path().join("repo");
     let text = message(init(&path, &InitOptions::default()));
-    let expected = "this filesystem has no fs-verity: choose another place, or accept an unprotected repository \
+    let expected = "this filesystem has no fs-verity: choose another place, or accept an unprotected \
+                    repository \
                     with --insecure";
     assert_eq!(text, format!("{}: {expected}", path.display()));
     assert_eq!(message(probe(&path, &InitOptions::default())), text);

@@ -16,7 +16,8 @@ fn what_skopeo_says_is_told_apart() {
             Unauthorized,
         ),
         (
-            "pinging container registry 127.0.0.1:5000: invalid status code from registry 408 (Request Timeout)",
+            "pinging container registry 127.0.0.1:5000: invalid status code from registry 408 (Request \
+             Timeout)",
             Transient,
         ),
         ("pinging container registry 127.0.0.1:5000: too many requests to registry", Transient),
@@ -29,7 +30,8 @@ fn what_skopeo_says_is_told_apart() {
         ("reading manifest v1 in 127.0.0.1:5000/app: toomanyrequests: as scripted", Transient),
         ("reading manifest v1 in 127.0.0.1:5000/app: unavailable: as scripted", Transient),
         (
-            "reading manifest v1 in r/x: StatusCode: 403, <html> <head><title>Trouble</title></head> <body...",
+            "reading manifest v1 in r/x: StatusCode: 403, <html> <head><title>Trouble</title></head> \
+             <body...",
             Unauthorized,
         ),
         ("reading manifest v1 in r/x: StatusCode: 404, ", NotFound),
@@ -40,13 +42,15 @@ fn what_skopeo_says_is_told_apart() {
         ("Error fetching blob: invalid status code from registry 404 (Not Found)", NotFound),
         ("Error fetching blob: invalid status code from registry 504 (Gateway Timeout)", Transient),
         (
-            "pinging container registry 127.0.0.1:1: Get \"http://127.0.0.1:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused",
+            "pinging container registry 127.0.0.1:1: Get \"http://127.0.0.1:1/v2/\": dial tcp 127.0.0.1:1: \
+             connect: connection refused",
             Transient,
         ),
         ("read tcp 127.0.0.1:42196->127.0.0.1:33767: read: connection reset by peer", Transient),
         ("Get \"https://r/v2/\": dial tcp: lookup nowhere.invalid: no such host", Transient),
         (
-            "Get \"https://r/v2/\": dial tcp: lookup r on 192.0.2.53:53: read udp 192.0.2.7:4711->192.0.2.53:53: i/o timeout",
+            "Get \"https://r/v2/\": dial tcp: lookup r on 192.0.2.53:53: read udp \
+             192.0.2.7:4711->192.0.2.53:53: i/o timeout",
             Transient,
         ),
         ("Get \"https://r/v2/\": net/http: TLS handshake timeout", Transient),
@@ -54,13 +58,15 @@ fn what_skopeo_says_is_told_apart() {
         ("unexpected EOF", Transient),
         ("unexpected end of JSON input", Transient),
         (
-            "Get \"http://r/v2/\": net/http: HTTP/1.x transport connection broken: malformed HTTP status code \"mail.example\"",
+            "Get \"http://r/v2/\": net/http: HTTP/1.x transport connection broken: malformed HTTP status \
+             code \"mail.example\"",
             Transient,
         ),
         ("Get \"https://r/v2/\": x509: certificate signed by unknown authority", Other),
         ("Get \"https://r/v2/\": x509: certificate is valid for a.example, not unauthorized.example", Other),
         (
-            "pinging container registry r: Get \"https://r/v2/\": http: server gave HTTP response to HTTPS client",
+            "pinging container registry r: Get \"https://r/v2/\": http: server gave HTTP response to HTTPS \
+             client",
             Other,
         ),
         ("corrupted blob, expecting sha256:00", Corrupt),
@@ -97,7 +103,8 @@ fn what_newer_skopeos_and_other_registries_say_is_told_apart() {
         ("requesting bearer token: received unexpected HTTP status: 503 Service Unavailable", Transient),
         ("error parsing HTTP 429 response body: invalid character 'T': \"Too many\"", Transient),
         (
-            "(heuristic tuning data: last retry 0, current offset 429; 503.000 ms total, 404.000 ms since progress): unexpected EOF",
+            "(heuristic tuning data: last retry 0, current offset 429; 503.000 ms total, 404.000 ms since \
+             progress): unexpected EOF",
             Transient,
         ),
         (
@@ -113,18 +120,21 @@ fn what_newer_skopeos_and_other_registries_say_is_told_apart() {
         ("http2: client connection lost", Transient),
         ("local error: tls: bad record MAC", Transient),
         (
-            "Get \"https://r/v2/\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+            "Get \"https://r/v2/\": context deadline exceeded (Client.Timeout exceeded while awaiting \
+             headers)",
             Transient,
         ),
         ("Get \"https://r/v2/\": Forbidden", Unauthorized),
         ("Get \"https://r/v2/\": Bad Gateway", Transient),
         ("remote error: tls: handshake failure", Other),
         (
-            "errors:\ndenied: requested access to the resource is denied\nunauthorized: authentication required",
+            "errors:\ndenied: requested access to the resource is denied\nunauthorized: authentication \
+             required",
             Unauthorized,
         ),
         (
-            "toomanyrequests: You have reached your unauthenticated pull rate limit. https://r/increase-rate-limit",
+            "toomanyrequests: You have reached your unauthenticated pull rate limit. \
+             https://r/increase-rate-limit",
             Transient,
         ),
         (
@@ -153,11 +163,16 @@ fn names_say_nothing() {
             format!("reading manifest {name} in {name}.example/{name}/{name}: something new"),
             format!("Error reading manifest {name} in {name}.example:5000/{name}: something new"),
             format!("pinging container registry {name}: something new"),
-            format!("pinging container registry {name}.example:429: Get \"http://{name}.example/v2/\": something new"),
+            format!(
+                "pinging container registry {name}.example:429: Get \"http://{name}.example/v2/\": \
+                     something new"
+            ),
             format!("Get \"http://r/v2/{name}/manifests/{name}\": dial tcp: lookup {name}: something new"),
             format!("initializing source docker://r/{name}:{name}: something new"),
             format!("{name}-app: something new"),
-            "reading manifest sha256:42950340442950340442950340442950340442950340442950340442950340ab in r/x: something new".into(),
+            "reading manifest sha256:42950340442950340442950340442950340442950340442950340442950340ab in \
+             r/x: something new"
+                .into(),
         ] {
             let error = SourceError::from_skopeo(&text);
             assert_eq!(error.kind(), Other, "{text}");
@@ -212,7 +227,8 @@ fn a_message_is_one_line_without_the_protocols_own_words() {
     );
     assert_eq!(
         error.to_string(),
-        "errors: denied: no unauthorized: no: log in with `skopeo login`, or name a file of credentials with --authfile"
+        "errors: denied: no unauthorized: no: log in with `skopeo login`, or name a file of credentials \
+         with --authfile"
     );
     let page = format!("<html>{}", "x ".repeat(10_000));
     assert!(SourceError::from_skopeo(&page).to_string().chars().count() <= LONGEST + 1);
