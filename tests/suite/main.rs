@@ -5,6 +5,7 @@
 
 mod architecture;
 mod cli;
+mod documents;
 mod durability;
 mod failures;
 #[cfg(target_arch = "x86_64")] // by the names of its system calls
