@@ -1,9 +1,7 @@
-//! Panics by which libraries say that the system refuses what they cannot do without, a thread or
-//! an open file: told like any other error. Knows how their messages show the cause; leaves
-//! defects to be told as ever.
+//! Panics of libraries that cannot create a thread or open a file become one-line errors; other panics stay
+//! as they are.
 //!
-//! Without this the program would not only tell it badly: a runtime that gets one of its threads and not the
-//! next one waits for the first for ever.
+//! Without this a runtime that gets one of its threads and not the next one would wait for the first for ever.
 
 use std::{panic, process};
 
@@ -27,7 +25,7 @@ pub(super) fn set_up() {
             Errno::AGAIN => ": raise the limits of processes (ulimit -u) and of memory, then run again",
             _ => remedy(&cause),
         };
-        say(format_args!("cfs-dag: the system refuses what this program cannot do without: {cause}{remedy}"));
+        say(format_args!("cfs-dag: cannot create a thread or open a file: {cause}{remedy}"));
         process::exit(Exit::Failed as i32);
     }));
 }

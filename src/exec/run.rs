@@ -224,7 +224,7 @@ impl Run {
             if quiet {
                 let stuck = self.describe(&state, |status| status.is_active());
                 drop(state);
-                self.abort(format!("nothing is going on, but nodes have not ended: {stuck}"));
+                self.abort(format!("scheduler stalled, unfinished nodes: {stuck}"));
                 state = self.0.lock();
                 if self.0.pool.is_quiet() {
                     break;

@@ -61,7 +61,7 @@ pub enum Pattern {
 pub struct Registry {
     /// Its host, perhaps with a port, as the list has it.
     pub name: String,
-    /// Who to be there; otherwise what `skopeo login` has kept.
+    /// Credentials to use; without any those that `skopeo login` stored.
     pub credentials: Option<Credentials>,
     /// Whether it must prove who it is.
     pub tls_verify: Option<bool>,

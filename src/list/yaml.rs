@@ -249,7 +249,7 @@ fn text<'a>(key: &Key, node: &'a Node) -> Result<&'a str, ListError> {
     })
 }
 
-/// A truth as skopeo's YAML library takes it, with the words of YAML 1.1.
+/// A boolean, spelled as skopeo's YAML library accepts it (YAML 1.1).
 fn boolean(key: &Key, node: &Node) -> Result<bool, ListError> {
     match node.text() {
         Some("true" | "True" | "TRUE" | "y" | "Y" | "yes" | "on") => Ok(true),

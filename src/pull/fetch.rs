@@ -159,7 +159,7 @@ impl<H: FsVerityHashValue> Fetch<H> {
                             if *seen == pulse && since.elapsed() >= context.patience.answer() =>
                         {
                             ticket.note(&format!(
-                                "layer {layer}: {holder} does not get on: not waiting any longer"
+                                "layer {layer}: {holder} is making no progress; fetching it here"
                             ));
                             self.layer.stop_waiting();
                             return Ok(Some(slots));

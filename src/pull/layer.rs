@@ -267,7 +267,7 @@ impl<H: FsVerityHashValue> Layer<H> {
         Ok(seen != Some(linked))
     }
 
-    /// Goes on without a claim: who has it does not get on.
+    /// Continues without a claim: its owner makes no progress.
     pub(super) fn stop_waiting(&self) {
         self.lock().claim.get_or_insert_with(|| Arc::new(ClaimGuard::unseen()));
     }

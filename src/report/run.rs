@@ -20,10 +20,10 @@ use crate::{
 
 /// The version of this format.
 const SCHEMA: u32 = 1;
-/// Nobody's run takes more than this, unpacked: a step takes some 700 bytes, so these are 700 000 of them. It
-/// is read into memory, where it takes more.
+/// Upper bound for a run record, unpacked: a step takes some 700 bytes, so these are 700 000 of them. It is
+/// read into memory, where it takes more.
 const LIMIT: u64 = 512 << 20;
-/// Nor its head alone.
+/// Upper bound for its head.
 const HEAD_LIMIT: u64 = 64 << 20;
 
 /// A finished run.

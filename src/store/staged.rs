@@ -32,7 +32,7 @@ const MOST: usize = 8192;
 /// Of the files that this process may open: the part that waits before names are asked for.
 const SHARE: u64 = 4;
 
-/// Told that so many objects wait.
+/// Called when too many objects are staged.
 type Crowded = Box<dyn Fn() + Send>;
 
 /// A complete file without a name.

@@ -130,7 +130,7 @@ fn is_on_disk(seen: &Seen) -> bool {
 #[derive(Clone, Copy)]
 struct Fault {
     kind: &'static Kind,
-    /// The how-manieth of its kind, from 1.
+    /// 1-based occurrence among the calls of its kind.
     at: usize,
     errno: i32,
 }

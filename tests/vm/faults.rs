@@ -118,7 +118,7 @@ fn pull(image: &Image, repo: &Path) -> Invocation {
 /// One call that fails.
 struct Fault {
     kind: &'static Kind,
-    /// The how-manieth of its kind, from 1.
+    /// 1-based occurrence among the calls of its kind.
     at: usize,
     errno: i32,
 }

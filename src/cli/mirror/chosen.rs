@@ -197,8 +197,7 @@ impl<'a> Choosing<'a> {
     fn place(&mut self, line: usize, place: u64, asked: Asked) -> u64 {
         if let Some(first) = self.placed.get(&asked.name) {
             let first = first.place;
-            // Who wants to see a tag move wants to see it, whoever else does not. What was
-            // taken has been asked for.
+            // If any rule allows the tag to move, ask for it. What was taken has been asked for.
             if let Ok(waiting) = self.chosen.binary_search_by_key(&first, |(place, _)| *place) {
                 self.chosen[waiting].1.immutable &= asked.immutable;
             }

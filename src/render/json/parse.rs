@@ -24,8 +24,8 @@ pub enum NoPlan {
     /// It is of a later version.
     #[error("it has format {0}, this program knows {SCHEMA}: use the version of cfs-dag that wrote it")]
     Schema(u32),
-    /// A field makes no sense.
-    #[error("{what} {value:?} makes no sense")]
+    /// A field has a value that it cannot have.
+    #[error("invalid {what} {value:?}")]
     Field {
         /// The field's name.
         what: &'static str,

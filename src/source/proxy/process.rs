@@ -346,8 +346,8 @@ impl Process {
         Arc::strong_count(&self.users) == 1 && self.load() == 0
     }
 
-    /// Retires it, and sends it away at once if it is idle: then whether it was. Whoever has images open
-    /// there opens them elsewhere.
+    /// Retires it, and ends it at once if it is idle. Returns whether it was. Users with images open there
+    /// open them in another process.
     pub(super) fn dismiss(&self) -> bool {
         // In this order: who begins to use it sees that it is retired, or is seen here.
         self.retire();

@@ -182,7 +182,7 @@ fn a_layer_whose_holder_does_not_get_on_is_fetched_by_who_waited() {
     let waited = cfs_dag(["pull", "--progress=plain", "--stall-timeout=100ms", reference])
         .repo(shared.repo())
         .expect_success();
-    waited.says(&["is at work on it: waiting for that"]).says(&["does not get on: not waiting any longer"]);
+    waited.says(&["is at work on it: waiting for that"]).says(&["is making no progress; fetching it here"]);
     assert_stored(&shared.repo(), reference, reference);
     oracle::assert_clean(&shared.repo());
 }
