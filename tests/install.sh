@@ -4,15 +4,25 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "install.sh: needs root, for chroot" >&2; exit 1; }
+# What is mounted here is seen by no other process.
+[ -n "${OWN_MOUNTS:-}" ] || OWN_MOUNTS=1 exec unshare --mount -- tests/install.sh
 target=${CARGO_TARGET_DIR:-target}
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+unmount() { ! mountpoint -q "$work/root/proc" || umount "$work/root/proc"; }
+trap 'unmount; rm -rf "$work"' EXIT
 
 read -r site suite < <(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | head -1)
 echo "making a clean root of $suite with debootstrap"
 debootstrap --variant=minbase "$suite" "$work/clean" "$site" >"$work/log" || { tail "$work/log" >&2; exit 1; }
 in_root() { chroot "$work/root" env PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin "$@"; }
-fresh() { rm -rf "$work/root"; cp -a "$work/clean" "$work/root"; cp /etc/resolv.conf "$work/root/etc/"; cp -a /etc/apt/. "$work/root/etc/apt/"; }
+fresh() {
+  unmount
+  rm -rf "$work/root"
+  cp -a "$work/clean" "$work/root"
+  rm -rf "$work/root/etc/apt"
+  cp -a /etc/apt /etc/resolv.conf "$work/root/etc/"
+  mount -t proc proc "$work/root/proc"
+}
 
 # An image without skopeo: one layer, from this machine's own tools.
 tests/make-images.sh "$target/images" base
