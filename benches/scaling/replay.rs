@@ -128,14 +128,14 @@ impl Work for Jobs {
         ticket.begin();
         match &self.0[ticket.node().index()] {
             Job::Split(layer) => {
-                let check = layer.check.get_or_init(|| Actor::new(&pool, priority.draining()));
+                let check = layer.check.get_or_init(|| Actor::new(&pool, priority.frees_memory()));
                 check.start(Check(layer.clone()));
                 let actor = layer.split.get_or_init(|| Actor::new(&pool, priority));
                 actor.start(Split { layer: layer.clone(), account: None, ticket: Some(ticket) });
             }
             Job::Write(layer) => *lock(&layer.write) = Some(ticket),
             Job::Encode(layer) => {
-                let actor = layer.encode.get_or_init(|| Actor::new(&pool, priority.draining()));
+                let actor = layer.encode.get_or_init(|| Actor::new(&pool, priority.frees_memory()));
                 actor.start(Encode(layer.clone(), Some(ticket)));
             }
             Job::Piece(cost) => {
@@ -212,7 +212,7 @@ impl CpuTask for Split {
         for cost in step.jobs {
             self.layer.under_way.fetch_add(1, Ordering::SeqCst);
             let (layer, missing, slice) = (self.layer.clone(), missing.clone(), slice.clone());
-            ticket.pool().spawn(ticket.priority().draining(), move || {
+            ticket.pool().spawn(ticket.priority().frees_memory(), move || {
                 sleep(cost);
                 missing.fetch_sub(1, Ordering::SeqCst);
                 drop(slice);

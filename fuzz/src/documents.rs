@@ -8,7 +8,7 @@ use std::{
 };
 
 use cfs_dag::{
-    source::{Held, LayoutSource, Platform, Reference, Resolved, Source},
+    source::{DocumentCache, LayoutSource, Platform, Reference, Resolved, Source},
     types::{Digest, MAX_DOCUMENT},
 };
 use tempfile::TempDir;
@@ -109,7 +109,7 @@ impl Layout {
         };
         let reference: Reference = text.parse().expect("a reference");
         let source = LayoutSource::new(&reference, platform);
-        let held = Held::default();
+        let held = DocumentCache::default();
         match self.runtime.block_on(source.resolve(&held)) {
             Ok(resolved) => Some(resolved),
             Err(error) => {

@@ -1,7 +1,8 @@
 //! Panics of libraries that cannot create a thread or open a file become one-line errors; other panics stay
 //! as they are.
 //!
-//! Without this a runtime that gets one of its threads and not the next one would wait for the first for ever.
+//! Without this a runtime that gets one of its threads and not the next one would wait for the first one
+//! for ever.
 
 use std::{panic, process};
 

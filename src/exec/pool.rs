@@ -230,7 +230,7 @@ mod tests {
     fn what_gives_memory_back_goes_first_once_there_is_enough_of_it() {
         let mut queue = Queue { enough: 2, ..Queue::default() };
         let did = Arc::new(Mutex::new(Vec::new()));
-        let (split, drain) = (Priority::new(100), |remaining| Priority::new(remaining).draining());
+        let (split, drain) = (Priority::new(100), |remaining| Priority::new(remaining).frees_memory());
         for (order, priority) in [split, drain(1), drain(9), drain(5), split].into_iter().enumerate() {
             let did = did.clone();
             let work = Box::new(move || did.lock().unwrap().push(order));

@@ -27,7 +27,7 @@ impl Priority {
     }
 
     /// The same, for work that gives memory back.
-    pub fn draining(self) -> Self {
+    pub fn frees_memory(self) -> Self {
         Self { drains: true, ..self }
     }
 }

@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(fetch_bound.chain_time, 10.0 + 5.0);
         let cpu_bound = forecast(&plan, &costs(&plan, |kind| if kind == Kind::Split { 10.0 } else { 1.0 }));
         assert_eq!(cpu_bound.chain_time, 10.0 + 5.0);
-        let ends = [Kind::Finalize, Kind::Image, Kind::Config, Kind::Manifest, Kind::Tag];
+        let ends = [Kind::Finalize, Kind::Filesystem, Kind::Config, Kind::Manifest, Kind::Tag];
         for forecast in [fetch_bound, cpu_bound] {
             let kinds = kinds(&plan, &forecast);
             assert_eq!(kinds[0], Kind::Fetch, "{kinds:?}");

@@ -41,8 +41,8 @@ pub enum Kind {
     Encode,
     /// Completes a layer's stream and stores it.
     Finalize,
-    /// Builds an image's filesystem (EROFS).
-    Image,
+    /// Builds an image's filesystem (EROFS); `image` in formats and node names.
+    Filesystem,
     /// Stores an image's config.
     Config,
     /// Stores an image's manifest.
@@ -157,7 +157,7 @@ impl Kind {
         Self::Write,
         Self::Encode,
         Self::Finalize,
-        Self::Image,
+        Self::Filesystem,
         Self::Config,
         Self::Manifest,
         Self::Tag,
@@ -170,7 +170,7 @@ impl Kind {
 
     /// What people call it: an image is to them what they asked for, and this step makes its filesystem.
     pub fn word(self) -> &'static str {
-        if self == Kind::Image { "filesystem" } else { self.name() }
+        if self == Kind::Filesystem { "filesystem" } else { self.name() }
     }
 
     /// The word for it, as pictures and records use it.
@@ -183,7 +183,7 @@ impl Kind {
             Kind::Finalize => "finalize",
             Kind::Config => "config",
             Kind::Manifest => "manifest",
-            Kind::Image => "image",
+            Kind::Filesystem => "image",
             Kind::Tag => "tag",
         }
     }

@@ -168,9 +168,9 @@ impl Plan {
                 split.map(|split| of_fetch(*blob, *cost_bytes, self.graph[split].key))
             }
             (_, Subject::Layer(name)) => layer_kind.map(|kind| of_layer(repository, kind, *name)),
-            (Kind::Image, _) => self.tree_layers(node).map(|layers| of_tree(repository, layers)),
+            (Kind::Filesystem, _) => self.tree_layers(node).map(|layers| of_tree(repository, layers)),
             (Kind::Config, Subject::Document(digest)) => {
-                let tree = self.neighbor(node, Direction::Incoming, Kind::Image);
+                let tree = self.neighbor(node, Direction::Incoming, Kind::Filesystem);
                 // Only those that name layers come after something else.
                 let lists_layers = self.graph.neighbors_directed(node, Direction::Incoming).next().is_some();
                 Some(of_config(repository, *digest, tree.map(|tree| self.graph[tree].key), lists_layers))

@@ -147,7 +147,7 @@ pub fn layer_key(repository: &str, layer: &LayerInput) -> Key {
 
 /// The key of the filesystem of `layers` (names, bottom first) in a repository.
 pub fn tree_key<'a>(repository: &str, layers: impl IntoIterator<Item = &'a Digest>) -> Key {
-    parts::key(Kind::Image, &parts::of_tree(repository, layers.into_iter().copied().collect()))
+    parts::key(Kind::Filesystem, &parts::of_tree(repository, layers.into_iter().copied().collect()))
 }
 
 struct Builder<'a> {
@@ -262,7 +262,7 @@ impl Builder<'_> {
     fn tree(&mut self, ix: ImageIx, image: &ImageInput, layers: &[NodeId]) -> NodeId {
         let names = image.layers.iter().map(|layer| layer.name).collect();
         let parts = parts::of_tree(&self.inputs.repository, names);
-        let key = parts::key(Kind::Image, &parts);
+        let key = parts::key(Kind::Filesystem, &parts);
         let change = |before: &Before| {
             let other = before.tree.is_some_and(|tree| tree != key);
             other.then(|| self.repository_change(before).unwrap_or(Part::Layers))
@@ -277,7 +277,7 @@ impl Builder<'_> {
         } else {
             (State::Needed, self.absent(image, change))
         };
-        let (tree, _) = self.intern(ix, node(Kind::Image, &Subject::Tree(key), &parts, why, 0));
+        let (tree, _) = self.intern(ix, node(Kind::Filesystem, &Subject::Tree(key), &parts, why, 0));
         for layer in layers {
             self.edge(*layer, tree, Edge::Needs);
         }

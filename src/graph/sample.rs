@@ -64,7 +64,7 @@ impl Sample {
         let (manifest, config) = (digest(&format!("{name} manifest")), digest(&format!("{name} config")));
         let reason = reason(state);
         let key = Key::new("tree", [name.as_bytes()]);
-        let image = self.node(Kind::Image, Subject::Tree(key), state, reason, &[ix]);
+        let image = self.node(Kind::Filesystem, Subject::Tree(key), state, reason, &[ix]);
         let config_node = self.node(Kind::Config, Subject::Document(config), state, reason, &[ix]);
         let manifest_node = self.node(Kind::Manifest, Subject::Document(manifest), state, reason, &[ix]);
         let tag = self.node(Kind::Tag, Subject::Name(name.to_owned()), state, reason, &[ix]);

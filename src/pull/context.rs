@@ -11,7 +11,7 @@ use crate::{
     types::{Budget, Limits},
 };
 
-use super::{lane::Lane, rate_limit::RateLimit};
+use super::{overcommit::Lane, rate_limit::RateLimit};
 
 /// What all steps of a run share.
 pub(super) struct Context<H: FsVerityHashValue> {

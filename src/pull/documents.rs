@@ -8,7 +8,7 @@ use std::{
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{context::Context, image::Tree, layer::Layer};
+use super::{context::Context, image::FsBuild, layer::Layer};
 use crate::{
     exec::Failure,
     store::{DocumentLink, FsImages, Store, StoredDocument, StreamName},
@@ -23,7 +23,7 @@ pub(super) struct Config<H: FsVerityHashValue> {
     /// lists them.
     pub(super) layers: Vec<Arc<Layer<H>>>,
     /// `None` for an artifact.
-    pub(super) tree: Option<Arc<Tree<H>>>,
+    pub(super) tree: Option<Arc<FsBuild<H>>>,
     state: Mutex<Linked<H>>,
 }
 
@@ -55,7 +55,7 @@ impl<H: FsVerityHashValue> Config<H> {
     pub(super) fn new(
         document: (Digest, Arc<[u8]>),
         layers: Vec<Arc<Layer<H>>>,
-        tree: Option<Arc<Tree<H>>>,
+        tree: Option<Arc<FsBuild<H>>>,
         stored: StoredDocument<H>,
         done: bool,
     ) -> Self {
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::source::Retries;
     use crate::{
-        pull::{lane::Lane, look::KnownLayer},
+        pull::{look::KnownLayer, overcommit::Lane},
         store::{
             AnyStore, Commit, Content, InitOptions, LayerLink, LinkSet, Outcome, Sha512HashValue as H, Tag,
         },

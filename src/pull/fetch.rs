@@ -14,7 +14,7 @@ use super::{
     flow::BLOB_BUFFER,
     layer::{Attempt, Claimed, LIMIT, Layer, RESERVE},
     pace::Pace,
-    places::{Next, Places},
+    sources::{BlobSources, Next},
 };
 use crate::{
     exec::{Failure, Ticket},
@@ -33,7 +33,7 @@ const NEARLY_WHOLE: Duration = Duration::from_secs(4);
 pub(super) struct Fetch<H: FsVerityHashValue> {
     pub(super) layer: Arc<Layer<H>>,
     pub(super) blob: Descriptor,
-    pub(super) places: Arc<Places>,
+    pub(super) places: Arc<BlobSources>,
     pub(super) pace: Pace,
 }
 

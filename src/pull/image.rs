@@ -14,8 +14,8 @@ use composefs::{fsverity::FsVerityHashValue, tree::LeafContent};
 
 use super::{
     context::Context,
+    entries::{self, Collected},
     layer::Layer,
-    tree::{self, Collected},
 };
 use crate::{
     exec::{Actor, CpuTask, Failure, Step, Ticket},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// One filesystem, for all images that have these layers.
-pub(super) struct Tree<H: FsVerityHashValue> {
+pub(super) struct FsBuild<H: FsVerityHashValue> {
     key: Key,
     /// Bottom first.
     layers: Vec<Arc<Layer<H>>>,
@@ -45,7 +45,7 @@ pub(super) struct Tree<H: FsVerityHashValue> {
 /// The building of one filesystem, when there is room for its tree.
 pub(super) struct BuildTask<H: FsVerityHashValue> {
     context: Arc<Context<H>>,
-    tree: Arc<Tree<H>>,
+    tree: Arc<FsBuild<H>>,
     ticket: Option<Ticket>,
     /// Wakes this task when another build has ended.
     wake: Wake,
@@ -53,7 +53,7 @@ pub(super) struct BuildTask<H: FsVerityHashValue> {
 }
 
 impl<H: FsVerityHashValue> BuildTask<H> {
-    pub(super) fn new(context: Arc<Context<H>>, tree: &Arc<Tree<H>>, ticket: Ticket, wake: Wake) -> Self {
+    pub(super) fn new(context: Arc<Context<H>>, tree: &Arc<FsBuild<H>>, ticket: Ticket, wake: Wake) -> Self {
         let released = Some(tree.released_at_end());
         Self { context, tree: tree.clone(), ticket: Some(ticket), wake, released }
     }
@@ -96,7 +96,7 @@ enum TreeError {
     NoStream,
 }
 
-impl<H: FsVerityHashValue> Tree<H> {
+impl<H: FsVerityHashValue> FsBuild<H> {
     /// A filesystem to be built, or one that is `known`.
     pub(super) fn new(key: Key, layers: Vec<Arc<Layer<H>>>, known: Option<FsImages<H>>) -> Self {
         Self { key, layers, images: Mutex::new(known), actor: OnceLock::new(), used: AtomicUsize::new(0) }
@@ -185,7 +185,7 @@ impl<H: FsVerityHashValue> Tree<H> {
             })
         };
         match self.entries(place) {
-            Some(tree) => tree::for_each(tree, |entry| add(tar_entry(entry))),
+            Some(tree) => entries::for_each(tree, |entry| add(tar_entry(entry))),
             None => {
                 let id = layer.id().ok_or(TreeError::NoStream)?;
                 store.read_tree(&id)?.try_for_each(|entry| add(entry?))
@@ -241,8 +241,8 @@ fn metadata<H: FsVerityHashValue>(entry: &TarEntry<H>) -> u64 {
     (entry.path.as_os_str().len().saturating_sub(1) + target + xattrs_footprint(&entry.stat)) as u64
 }
 
-/// See [`Tree::released_at_end`].
-pub(super) struct Released<H: FsVerityHashValue>(Arc<Tree<H>>);
+/// See [`FsBuild::released_at_end`].
+pub(super) struct Released<H: FsVerityHashValue>(Arc<FsBuild<H>>);
 
 impl<H: FsVerityHashValue> Drop for Released<H> {
     fn drop(&mut self) {

@@ -17,10 +17,10 @@ use std::{
 use composefs::fsverity::FsVerityHashValue;
 
 use super::{
+    entries::Collected,
     flow::{Flow, Items},
     look::KnownLayer,
-    places::Places,
-    tree::Collected,
+    sources::BlobSources,
 };
 use crate::{
     exec::{Actor, Failure, Ticket},
@@ -143,7 +143,7 @@ pub(super) struct Attempt<H: FsVerityHashValue> {
     /// The blob that is read.
     pub(super) blob: Descriptor,
     /// Where it is read.
-    pub(super) places: Arc<Places>,
+    pub(super) places: Arc<BlobSources>,
     /// How it is read.
     pub(super) kind: LayerKind,
     /// The memory of this attempt.
@@ -309,7 +309,7 @@ impl<H: FsVerityHashValue> Layer<H> {
         &self,
         fetch: NodeId,
         blob: Descriptor,
-        places: Arc<Places>,
+        places: Arc<BlobSources>,
         account: Account,
     ) -> Arc<Attempt<H>> {
         account.keep(KEPT);

@@ -9,8 +9,8 @@ use std::{
 use crate::{
     graph::{ImageInput, Inputs, LayerInput},
     source::{
-        Answers, Documents, ErrorKind, Held, Reference, Resolved, Result as SourceResult, Site, Source,
-        SourceError, Sources,
+        Answers, DocumentCache, Documents, ErrorKind, Reference, Resolved, Result as SourceResult, Site,
+        Source, SourceError, Sources,
     },
     store::{AnyStore, FsVerityHashValue, Store, StoreError, StreamName, Tag},
     types::{Digest, LayerKind},
@@ -112,7 +112,7 @@ impl Documents for Stored {
 pub struct Resolving<'a> {
     sources: &'a Sources,
     stored: Arc<Stored>,
-    held: Arc<Held>,
+    held: Arc<DocumentCache>,
     answers: Answers<Question, Resolved>,
     here: Resolution,
 }

@@ -13,16 +13,16 @@ use tokio::sync::Semaphore;
 use super::{
     context::Context,
     documents::{Config, Manifest},
+    ends::{self, ImageEnd},
     fetch::Fetch,
-    image::Tree,
-    lane::Lane,
+    image::FsBuild,
     layer::{Layer, RESERVE},
     look::{Known, KnownLayer},
+    overcommit::Lane,
     pace::Pace,
-    places::Places,
     rate_limit::RateLimit,
-    report::{self, ImageEnd},
     resolve::Resolution,
+    sources::BlobSources,
     tag::Name,
     work::{Job, Jobs},
 };
@@ -220,7 +220,7 @@ pub fn run<H: FsVerityHashValue>(
     interrupt.detach();
     drop(run);
     let ended = Ended {
-        images: report::ends(plan, inputs, &outcome, &built.layers, &built.trees, &context.store.formats()),
+        images: ends::ends(plan, inputs, &outcome, &built.layers, &built.trees, &context.store.formats()),
         interrupted: outcome.interrupted,
         memory_peak: budget.peak(),
     };
@@ -263,7 +263,7 @@ struct Builder<'a, H: FsVerityHashValue> {
     /// Whether the repository has notes about ambiguous layers.
     has_notes: bool,
     layers: HashMap<(Digest, LayerKind), Arc<Layer<H>>>,
-    trees: HashMap<NodeId, Arc<Tree<H>>>,
+    trees: HashMap<NodeId, Arc<FsBuild<H>>>,
     configs: HashMap<NodeId, Arc<Config<H>>>,
     manifests: HashMap<NodeId, Arc<Manifest<H>>>,
     jobs: Vec<Job<H>>,
@@ -272,7 +272,7 @@ struct Builder<'a, H: FsVerityHashValue> {
 struct Built<H: FsVerityHashValue> {
     jobs: Vec<Job<H>>,
     layers: HashMap<(Digest, LayerKind), Arc<Layer<H>>>,
-    trees: HashMap<NodeId, Arc<Tree<H>>>,
+    trees: HashMap<NodeId, Arc<FsBuild<H>>>,
 }
 
 impl<'a, H: FsVerityHashValue> Builder<'a, H> {
@@ -309,7 +309,8 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
     fn tree_users(&self) -> HashMap<Digest, usize> {
         let plan = self.task.plan;
         let mut users = HashMap::new();
-        let trees = plan.graph.node_weights().filter(|n| n.kind == Kind::Image && n.state == State::Needed);
+        let trees =
+            plan.graph.node_weights().filter(|n| n.kind == Kind::Filesystem && n.state == State::Needed);
         for first in trees.filter_map(|tree| tree.wanted_by.first()) {
             // A layer that an image has twice is used twice.
             for layer in &self.task.inputs.images[first.0].layers {
@@ -350,7 +351,7 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         };
         let Some(manifest) = producers(tag, Kind::Manifest) else { return Ok(()) };
         let Some(config) = producers(manifest, Kind::Config) else { return Ok(()) };
-        let tree = producers(config, Kind::Image);
+        let tree = producers(config, Kind::Filesystem);
         let tree = tree.map(|node| self.tree(node, ix));
         let config = self.config(config, ix, tree);
         let manifest = self.manifest(manifest, ix, config);
@@ -362,19 +363,19 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
         Ok(())
     }
 
-    fn tree(&mut self, node: NodeId, ix: ImageIx) -> Arc<Tree<H>> {
+    fn tree(&mut self, node: NodeId, ix: ImageIx) -> Arc<FsBuild<H>> {
         if let Some(tree) = self.trees.get(&node) {
             return tree.clone();
         }
         let key = self.task.plan.graph[node].key;
         let known = self.task.known.trees.get(&key).cloned();
-        let tree = Arc::new(Tree::new(key, self.layers_of(ix), known));
+        let tree = Arc::new(FsBuild::new(key, self.layers_of(ix), known));
         self.jobs[node.index()] = Job::Image(tree.clone());
         self.trees.insert(node, tree.clone());
         tree
     }
 
-    fn config(&mut self, node: NodeId, ix: ImageIx, tree: Option<Arc<Tree<H>>>) -> Arc<Config<H>> {
+    fn config(&mut self, node: NodeId, ix: ImageIx, tree: Option<Arc<FsBuild<H>>>) -> Arc<Config<H>> {
         if let Some(config) = self.configs.get(&node) {
             return config.clone();
         }
@@ -416,7 +417,7 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
             Kind::Fetch => {
                 let images = graph[node].wanted_by.iter();
                 let sources = images.map(|ix| self.task.resolution.images[ix.0].source.clone()).collect();
-                let places = Arc::new(Places::new(sources));
+                let places = Arc::new(BlobSources::new(sources));
                 let pace = Pace::default();
                 Job::Fetch(Arc::new(Fetch { layer, blob: input.blob, places, pace }))
             }
@@ -428,7 +429,7 @@ impl<'a, H: FsVerityHashValue> Builder<'a, H> {
             }
             Kind::Encode => Job::Encode(layer),
             Kind::Finalize => Job::Finalize(layer, graph[node].key),
-            Kind::Config | Kind::Manifest | Kind::Image | Kind::Tag => return,
+            Kind::Config | Kind::Manifest | Kind::Filesystem | Kind::Tag => return,
         };
     }
 

@@ -11,10 +11,10 @@ use composefs::fsverity::FsVerityHashValue;
 use super::{
     check::Check,
     context::Context,
+    entries::Collector,
     flow::{Id, Item, Next},
-    lane::Place,
     layer::{Attempt, Layer},
-    tree::Collector,
+    overcommit::Place,
     write::Writer,
 };
 use crate::{
@@ -99,7 +99,7 @@ struct Reading<H: FsVerityHashValue> {
     tree: Collector<H>,
     last_file: Option<Id<H>>,
     /// Set while the rest of a blob is read only to check it and to get to its end.
-    draining: Option<Draining>,
+    reading_on: Option<ReadToEnd>,
 }
 
 /// What is known of the digests of a blob and its tar.
@@ -114,7 +114,7 @@ enum Checked {
 }
 
 /// What follows when a blob was read to its end only to be checked.
-enum Draining {
+enum ReadToEnd {
     /// If it is what its descriptor says, it is stored whole.
     Raw,
     /// If it is what its descriptor says, this is wrong with it; if not, another place
@@ -135,20 +135,20 @@ impl<H: FsVerityHashValue> CpuTask for SplitTask<H> {
         match reading.advance(&self.context, &self.layer, ticket) {
             Ok(Advance::Again) => Step::Again,
             Ok(Advance::Dry) => Step::Idle,
-            Ok(Advance::Ended) => match reading.draining.take() {
-                Some(Draining::Raw) => self.read_as_raw(),
-                Some(Draining::Faulty(error)) => self.reject(error),
+            Ok(Advance::Ended) => match reading.reading_on.take() {
+                Some(ReadToEnd::Raw) => self.read_as_raw(),
+                Some(ReadToEnd::Faulty(error)) => self.reject(error),
                 None => self.complete(),
             },
             Err(Fault::Blob(error)) if may_be_raw && error.may_be_no_tar() => {
                 // Not a tar, or none that we know: read on to check the blob, then store it whole.
-                reading.drain(Draining::Raw);
+                reading.drain(ReadToEnd::Raw);
                 Step::Again
             }
             Err(Fault::Blob(error @ (BlobError::Inflate(_) | BlobError::Split(_))))
                 if reading.is_unchecked() && reading.attempt.places.has_next() =>
             {
-                reading.drain(Draining::Faulty(error));
+                reading.drain(ReadToEnd::Faulty(error));
                 Step::Again
             }
             Err(Fault::Blob(BlobError::Digest { .. })) if reading.attempt.places.has_next() => {
@@ -262,7 +262,7 @@ impl<H: FsVerityHashValue> Reading<H> {
         wake: Wake,
     ) -> Self {
         let kind = attempt.kind;
-        let (pool, priority) = (ticket.pool().clone(), ticket.priority().draining());
+        let (pool, priority) = (ticket.pool().clone(), ticket.priority().frees_memory());
         let check = Check::start(&pool, priority, wake.clone());
         let pool = layer.write_node.get().map_or(pool.clone(), |node| pool.on_behalf_of(*node));
         let writer = Writer::new(context.store.clone(), layer.clone(), attempt.clone(), pool, priority);
@@ -281,7 +281,7 @@ impl<H: FsVerityHashValue> Reading<H> {
             writer,
             tree: Collector::new(layer.wants_tree),
             last_file: None,
-            draining: None,
+            reading_on: None,
             attempt,
         }
     }
@@ -367,7 +367,7 @@ impl<H: FsVerityHashValue> Reading<H> {
         at_end: bool,
     ) -> Result<(usize, usize, bool), BlobError> {
         match &mut self.inflate {
-            _ if self.draining.is_some() => Ok((input.len(), 0, at_end)),
+            _ if self.reading_on.is_some() => Ok((input.len(), 0, at_end)),
             Some(inflate) => {
                 let progress = inflate.step(input, output, at_end)?;
                 Ok((progress.consumed, progress.produced, progress.ended))
@@ -391,7 +391,7 @@ impl<H: FsVerityHashValue> Reading<H> {
         let slice = buffer.freeze(filled);
         layer.counts.tar_bytes.fetch_add(filled as u64, Ordering::Relaxed);
         ticket.progress(filled as u64);
-        if self.draining.is_some() {
+        if self.reading_on.is_some() {
             return Ok(());
         }
         if self.attempt.kind == LayerKind::Tar {
@@ -410,7 +410,7 @@ impl<H: FsVerityHashValue> Reading<H> {
             return Err(Fault::Blob(BlobError::Digest { wanted, found: digests.blob }));
         }
         self.checked = Checked::Blob;
-        if self.draining.is_some() {
+        if self.reading_on.is_some() {
             return Ok(Advance::Ended);
         }
         let finished = self.splitter.finish(&mut self.pieces);
@@ -465,8 +465,8 @@ impl<H: FsVerityHashValue> Reading<H> {
         self.checked != Checked::Blob
     }
 
-    fn drain(&mut self, why: Draining) {
-        self.draining = Some(why);
+    fn drain(&mut self, why: ReadToEnd) {
+        self.reading_on = Some(why);
         self.output = None;
         self.pieces.clear();
         self.attempt.items().queue.clear();

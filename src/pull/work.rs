@@ -10,7 +10,7 @@ use super::{
     encode::EncodeTask,
     fetch::Fetch,
     finalize,
-    image::{BuildTask, Tree},
+    image::{BuildTask, FsBuild},
     layer::Layer,
     split::SplitTask,
     tag::Name,
@@ -28,7 +28,7 @@ pub(super) enum Job<H: FsVerityHashValue> {
     Write(Arc<Layer<H>>),
     Encode(Arc<Layer<H>>),
     Finalize(Arc<Layer<H>>, Key),
-    Image(Arc<Tree<H>>),
+    Image(Arc<FsBuild<H>>),
     Config(Arc<Config<H>>),
     Manifest(Arc<Manifest<H>>),
     Tag(Arc<Name<H>>),
@@ -69,7 +69,7 @@ impl<H: FsVerityHashValue> Work for Jobs<H> {
             }
             Job::Encode(layer) => {
                 let actor =
-                    layer.encode.get_or_init(|| Actor::new(ticket.pool(), ticket.priority().draining()));
+                    layer.encode.get_or_init(|| Actor::new(ticket.pool(), ticket.priority().frees_memory()));
                 ticket.cancel().on_raise(actor.waker());
                 ticket.begin();
                 actor.start(EncodeTask::new(context, layer.clone(), ticket));

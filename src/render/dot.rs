@@ -136,7 +136,7 @@ fn shape(kind: Kind) -> &'static str {
         Kind::Write => "cylinder",
         Kind::Finalize => "component",
         Kind::Config | Kind::Manifest => "note",
-        Kind::Image => "box3d",
+        Kind::Filesystem => "box3d",
         Kind::Tag => "cds",
     }
 }

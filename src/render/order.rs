@@ -103,7 +103,7 @@ mod tests {
         let [a, b] = &order.images[..] else { panic!("two images") };
         assert_eq!((a.layers.len(), b.layers.len(), order.rest.len()), (1, 0, 0));
         let kinds: Vec<Kind> = a.nodes().chain(b.nodes()).map(|node| plan.graph[node].kind).collect();
-        let own = [Kind::Image, Kind::Config, Kind::Manifest, Kind::Tag];
+        let own = [Kind::Filesystem, Kind::Config, Kind::Manifest, Kind::Tag];
         let layer = [Kind::Fetch, Kind::Fetch, Kind::Split, Kind::Write, Kind::Encode, Kind::Finalize];
         assert_eq!(kinds, [&layer[..], &own, &own].concat());
         let ranks: Vec<u32> = a.layers[0].nodes[..2].iter().map(|fetch| rank(&plan, *fetch)).collect();

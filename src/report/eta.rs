@@ -17,7 +17,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::rate::Rate;
+use super::recent::Recent;
 use crate::graph::NodeId;
 
 /// How long the run will take.
@@ -50,11 +50,11 @@ pub(super) struct Left {
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// From the first fetch on.
-    fetch: Option<Rate>,
+    fetch: Option<Recent>,
     /// Of the fetches that run now.
     fetches: BTreeMap<NodeId, Own>,
     /// From the first tar byte on.
-    split: Option<Rate>,
+    split: Option<Recent>,
     /// Tar bytes and blob bytes of what has been split to the end.
     grown: (u64, u64),
     /// From a layer's last byte to its end.
@@ -65,7 +65,7 @@ pub(super) struct Pace {
 
 #[derive(Debug)]
 struct Own {
-    rate: Rate,
+    rate: Recent,
     best: Option<f64>,
 }
 
@@ -78,8 +78,8 @@ struct Mean {
 impl Pace {
     /// A fetch begins.
     pub fn fetch_begins(&mut self, id: NodeId, now: Duration) {
-        self.fetch.get_or_insert_with(|| Rate::new(now));
-        self.fetches.insert(id, Own { rate: Rate::new(now), best: None });
+        self.fetch.get_or_insert_with(|| Recent::new(now));
+        self.fetches.insert(id, Own { rate: Recent::new(now), best: None });
     }
 
     /// Bytes of a fetch came.
@@ -95,7 +95,7 @@ impl Pace {
 
     /// Tar bytes were split.
     pub fn split(&mut self, bytes: u64, now: Duration) {
-        self.split.get_or_insert_with(|| Rate::new(now)).add(bytes);
+        self.split.get_or_insert_with(|| Recent::new(now)).add(bytes);
     }
 
     /// A blob was split to its end.

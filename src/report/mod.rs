@@ -9,8 +9,8 @@ mod json;
 mod overview;
 mod plain;
 mod progress;
-mod rate;
 mod rates;
+mod recent;
 mod record;
 mod run;
 #[cfg(test)]

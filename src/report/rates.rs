@@ -49,7 +49,7 @@ fn weights(plan: &Plan) -> Vec<u64> {
         }
         of_layer.insert(layer.finalize, blob);
     }
-    for node in plan.graph.node_indices().filter(|node| plan.graph[*node].kind == Kind::Image) {
+    for node in plan.graph.node_indices().filter(|node| plan.graph[*node].kind == Kind::Filesystem) {
         let layers = plan.graph.neighbors_directed(node, petgraph::Direction::Incoming);
         weights[node.index()] = layers.filter_map(|layer| of_layer.get(&layer)).sum();
     }
@@ -172,7 +172,7 @@ fn typical(kind: Kind) -> Rate {
         Kind::Write => (10 << 20, 90_000),
         Kind::Encode => (10 << 20, 10_000),
         Kind::Finalize => (10 << 20, 4_000),
-        Kind::Image => (10 << 20, 8_000),
+        Kind::Filesystem => (10 << 20, 8_000),
         Kind::Config | Kind::Manifest => (0, 200),
         Kind::Tag => (0, 20_000),
     };

@@ -280,7 +280,7 @@ impl HeadImage {
     fn new(plan: &Plan, result: &summary::ImageResult) -> Self {
         let ix = plan.images.iter().position(|image| image.name == result.name).map(ImageIx);
         let own = ix.map_or_else(Vec::new, |ix| plan.own_nodes(ix));
-        let tree = own.into_iter().find(|node| plan.graph[*node].kind == Kind::Image);
+        let tree = own.into_iter().find(|node| plan.graph[*node].kind == Kind::Filesystem);
         let error = match &result.outcome {
             summary::Outcome::Ok => None,
             summary::Outcome::Failed { error } => Some(error.clone()),

@@ -55,7 +55,9 @@ impl Stage {
             Kind::Split => Some(Stage::Splitting),
             Kind::Write => Some(Stage::Writing),
             Kind::Encode => Some(Stage::Encoding),
-            Kind::Fetch | Kind::Finalize | Kind::Config | Kind::Manifest | Kind::Image | Kind::Tag => None,
+            Kind::Fetch | Kind::Finalize | Kind::Config | Kind::Manifest | Kind::Filesystem | Kind::Tag => {
+                None
+            }
         }
     }
 

@@ -261,7 +261,7 @@ fn class(kind: Kind) -> &'static str {
         Kind::Write => "kw",
         Kind::Encode => "ke",
         Kind::Finalize => "kz",
-        Kind::Image => "ki",
+        Kind::Filesystem => "ki",
         Kind::Config => "kc",
         Kind::Manifest => "km",
         Kind::Tag => "kt",

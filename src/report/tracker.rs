@@ -133,7 +133,7 @@ impl Tracker {
             nodes.iter().filter(|node| node.counted).fold(0, |sum: u64, node| sum.saturating_add(node.cost));
         let layers_counted = layers.iter().filter(|layer| layer.counted).count();
         let builds = plan.graph.node_weights();
-        let builds = builds.filter(|node| node.kind == Kind::Image && node.state == State::Needed);
+        let builds = builds.filter(|node| node.kind == Kind::Filesystem && node.state == State::Needed);
         let mut tracker = Self {
             builds_left: builds.count(),
             plan,
@@ -192,7 +192,7 @@ impl Tracker {
         for &id in &self.image_steps {
             let node = &self.plan.graph[id];
             match node.kind {
-                Kind::Image => steps.push(ImageStep::Building(node.wanted_by.clone())),
+                Kind::Filesystem => steps.push(ImageStep::Building(node.wanted_by.clone())),
                 _ => committing.extend(&node.wanted_by),
             }
         }
@@ -382,7 +382,7 @@ impl Tracker {
                 Vec::new()
             }
             Kind::Finalize => self.finish_layer(id, now).into_iter().collect(),
-            Kind::Image => {
+            Kind::Filesystem => {
                 if let Some(began) = began {
                     self.pace.build_ends(now.saturating_sub(began));
                 }
@@ -455,7 +455,7 @@ impl Tracker {
             NodePhase::Running(began) => Some(began),
             NodePhase::Idle | NodePhase::Done => None,
         };
-        if planned.kind == Kind::Image && planned.state == State::Needed {
+        if planned.kind == Kind::Filesystem && planned.state == State::Needed {
             self.builds_left = self.builds_left.saturating_sub(1);
         }
         if node.counted {

@@ -8,8 +8,8 @@
 mod access;
 mod answers;
 mod breaker;
+mod document_cache;
 mod error;
-mod held;
 mod host;
 mod index;
 mod json;
@@ -28,8 +28,8 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use access::{Access, Credentials, Site};
 pub use answers::Answers;
+pub use document_cache::{DocumentCache, Documents};
 pub use error::{ErrorKind, Result, SourceError};
-pub use held::{Documents, Held};
 pub use host::{Host, HostSlot, Tries};
 pub use layout::LayoutSource;
 pub use platform::{ParsePlatformError, Platform};
@@ -50,7 +50,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// One image, wherever it is.
 pub trait Source: Send + Sync {
     /// Fetches and verifies the manifest and the config; one that is `held` is not asked for.
-    fn resolve<'a>(&'a self, held: &'a Held) -> BoxFuture<'a, Result<Resolved>>;
+    fn resolve<'a>(&'a self, held: &'a DocumentCache) -> BoxFuture<'a, Result<Resolved>>;
 
     /// Begins the transfer of one of the image's layers, as listed in [`Resolved::layers`].
     ///

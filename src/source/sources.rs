@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::{
-    Documents, Held, Host, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site, Source,
-    Tell, Transport, host::Hosts, proxy::Pools, tags,
+    DocumentCache, Documents, Host, LayoutSource, ProxySource, Reference, Resolved, Result, Retries, Site,
+    Source, Tell, Transport, host::Hosts, proxy::Pools, tags,
 };
 use crate::types::Limits;
 
@@ -114,8 +114,8 @@ impl Sources {
     }
 
     /// Holds documents for one request, of which `stored` has some.
-    pub fn held(&self, stored: Arc<dyn Documents>) -> Held {
-        Held::over(stored, self.options.limits)
+    pub fn held(&self, stored: Arc<dyn Documents>) -> DocumentCache {
+        DocumentCache::over(stored, self.options.limits)
     }
 
     /// Resolves `source`, as often as that may help, when it is its turn. Documents are shared by all
@@ -123,7 +123,7 @@ impl Sources {
     pub fn resolve(
         &self,
         source: Arc<dyn Source>,
-        held: Arc<Held>,
+        held: Arc<DocumentCache>,
     ) -> impl Future<Output = Result<Resolved>> + Send + use<> {
         let attempts = self.attempts(source.host(), &self.resolving);
         let limits = self.options.limits;

@@ -54,7 +54,7 @@ fn masked(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether the output is as the page shows it; there `…` stands for any lines, or at a line's end for its rest.
+/// Whether the output is as shown; `…` stands for any lines, or at a line's end for the rest of the line.
 fn is_as_shown(shown: &[String], output: &[&str]) -> bool {
     let Some((first, rest)) = shown.split_first() else { return output.is_empty() };
     if first == "…" {

@@ -4,7 +4,7 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use cfs_dag::{
-    source::{Access, ErrorKind, Held, Resolved, Site, Source},
+    source::{Access, DocumentCache, ErrorKind, Resolved, Site, Source},
     types::{Descriptor, Digest},
 };
 use serde_json::json;
@@ -72,11 +72,11 @@ async fn archives_and_directories_give_the_image_that_was_copied_into_them() {
     let from = format!("oci:{}:v1", layout.path.display());
     let at = |name: &str| dir.path().join(name).display().to_string();
     let sources = sources(STALL);
-    let direct = open(&sources, &from).resolve(&Held::default()).await.unwrap();
+    let direct = open(&sources, &from).resolve(&DocumentCache::default()).await.unwrap();
     for reference in [format!("oci-archive:{}:v1", at("oci.tar")), format!("dir:{}", at("dir"))] {
         skopeo(&["copy", "-q", &from, &reference]);
         let source = open(&sources, &reference);
-        let resolved = source.resolve(&Held::default()).await.unwrap();
+        let resolved = source.resolve(&DocumentCache::default()).await.unwrap();
         assert_eq!(resolved.diff_ids, direct.diff_ids, "{reference}");
         assert!(resolved.original_digest.is_none() && resolved.is_container);
         check_layers(&*source, &resolved).await;
@@ -97,7 +97,7 @@ async fn schema_2_is_converted_and_both_digests_are_kept() {
     let sources = sources(STALL);
     for reference in [archive, plain] {
         let source = open(&sources, &reference);
-        let resolved = source.resolve(&Held::default()).await.unwrap();
+        let resolved = source.resolve(&DocumentCache::default()).await.unwrap();
         assert!(resolved.is_container, "{reference}");
         assert_eq!(resolved.manifest_digest, Digest::of(&resolved.manifest));
         assert_eq!(resolved.config_digest, Digest::of(&resolved.config));
@@ -124,7 +124,7 @@ async fn an_archive_leaves_nothing_behind_in_the_temporary_directory() {
     let access = Access { skopeo: script, ..Access::default() };
     let sources = reached_by(access);
     let source = open(&sources, &archive);
-    source.resolve(&Held::default()).await.unwrap();
+    source.resolve(&DocumentCache::default()).await.unwrap();
     let unpacked = || std::fs::read_dir(&temporary).unwrap().count();
     assert_eq!(unpacked(), 1, "skopeo unpacks elsewhere now: this test needs another look");
     drop(source);
@@ -159,7 +159,8 @@ async fn a_registry_serves_by_tag_by_digest_and_by_platform() {
         ":multi".to_owned(),
         format!("@{index}"),
     ] {
-        let resolved = open(&sources_here, &at(suffix.clone())).resolve(&Held::default()).await.unwrap();
+        let resolved =
+            open(&sources_here, &at(suffix.clone())).resolve(&DocumentCache::default()).await.unwrap();
         assert_eq!((resolved.manifest_digest, resolved.original_digest), (image.manifest, None), "{suffix}");
         assert_eq!((resolved.config_digest, resolved.layers[0].digest), (image.config, image.layers[0]));
     }
@@ -169,13 +170,17 @@ async fn a_registry_serves_by_tag_by_digest_and_by_platform() {
         AlikeSources::new(site, STALL)
     };
     let s390x = on("linux/s390x");
-    let resolved = open(&s390x, &at(":multi".into())).resolve(&Held::default()).await.unwrap();
+    let resolved = open(&s390x, &at(":multi".into())).resolve(&DocumentCache::default()).await.unwrap();
     assert_eq!(resolved.manifest_digest, other.manifest);
     // A single image is what it is, whatever was asked for; that is not what was asked for.
-    let single = open(&s390x, &at(":v1".into())).resolve(&Held::default()).await;
+    let single = open(&s390x, &at(":v1".into())).resolve(&DocumentCache::default()).await;
     failure(single, ErrorKind::NotFound, &format!("the image is for linux/{}, not for linux/s390x", host()));
     let mips = on("linux/mips64");
-    failure(open(&mips, &at(":multi".into())).resolve(&Held::default()).await, ErrorKind::NotFound, "mips64");
+    failure(
+        open(&mips, &at(":multi".into())).resolve(&DocumentCache::default()).await,
+        ErrorKind::NotFound,
+        "mips64",
+    );
 }
 
 #[tokio::test]
@@ -212,12 +217,16 @@ async fn what_a_registry_says_is_told_apart() {
     ] {
         let name = format!("app{status}");
         registry.fault_always(&format!("{name}/manifests/v1"), Fault::Status(status, header.clone()));
-        failure(open(&sources, &registry.reference(&name, "v1")).resolve(&Held::default()).await, kind, part);
+        failure(
+            open(&sources, &registry.reference(&name, "v1")).resolve(&DocumentCache::default()).await,
+            kind,
+            part,
+        );
 
         let image = registry.image(&name, "blob", &host(), &[b"layer"]);
         registry.fault_always(&format!("{name}/blobs/{}", image.layers[0]), Fault::Status(status, header));
         let source = open(&sources, &registry.reference(&name, "blob"));
-        let layer = source.resolve(&Held::default()).await.unwrap().layers.remove(0);
+        let layer = source.resolve(&DocumentCache::default()).await.unwrap().layers.remove(0);
         let error = source.open_blob(&layer).await.map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
     }
@@ -229,13 +238,13 @@ async fn a_registry_that_is_not_there_is_transient() {
     let reference = registry.reference("app", "v1");
     drop(registry);
     failure(
-        open(&sources(STALL), &reference).resolve(&Held::default()).await,
+        open(&sources(STALL), &reference).resolve(&DocumentCache::default()).await,
         ErrorKind::Transient,
         "connection refused",
     );
     let nowhere = "docker://nowhere.invalid/app:v1";
     failure(
-        open(&sources(STALL), nowhere).resolve(&Held::default()).await,
+        open(&sources(STALL), nowhere).resolve(&DocumentCache::default()).await,
         ErrorKind::Transient,
         "nowhere.invalid",
     );
@@ -245,7 +254,7 @@ async fn a_registry_that_is_not_there_is_transient() {
 async fn plain_http_needs_the_flag_and_says_so() {
     let registry = Registry::start();
     let strict = reached_by(Access::default());
-    let resolved = open(&strict, &registry.reference("app", "v1")).resolve(&Held::default()).await;
+    let resolved = open(&strict, &registry.reference("app", "v1")).resolve(&DocumentCache::default()).await;
     failure(resolved, ErrorKind::Other, "--tls-verify=false");
 }
 
@@ -257,25 +266,25 @@ async fn wrong_documents_are_refused() {
     let path = format!("app/manifests/{}", image.manifest);
     registry.fault_always(&path, Fault::Bytes(br#"{"schemaVersion":2}"#.to_vec()));
     let pinned = format!("docker://{}/app@{}", registry.host(), image.manifest);
-    failure(open(&sources, &pinned).resolve(&Held::default()).await, ErrorKind::Corrupt, "digest");
+    failure(open(&sources, &pinned).resolve(&DocumentCache::default()).await, ErrorKind::Corrupt, "digest");
 
     let image = registry.image("config", "v1", &host(), &[b"layer"]);
     registry.fault("config", image.config, Fault::Bytes(b"{}".to_vec()));
-    let short = open(&sources, &registry.reference("config", "v1")).resolve(&Held::default()).await;
+    let short = open(&sources, &registry.reference("config", "v1")).resolve(&DocumentCache::default()).await;
     failure(short, ErrorKind::Transient, "the config: the blob ends after 2 of ");
 
     let config = config(&host(), &[b"layer"]);
     let manifest = manifest(&config, &[]);
     registry.blob("counts", &config);
     registry.manifest("counts", Some("v1"), OCI_MANIFEST, &manifest);
-    let counts = open(&sources, &registry.reference("counts", "v1")).resolve(&Held::default()).await;
+    let counts = open(&sources, &registry.reference("counts", "v1")).resolve(&DocumentCache::default()).await;
     failure(counts, ErrorKind::Corrupt, "1 diff_ids, the manifest 0 layers");
 
     let huge = json!({"mediaType": OCI_CONFIG, "digest": Digest::of(b""), "size": 5 << 20});
     let manifest =
         json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": huge, "layers": []}).to_string();
     registry.manifest("huge", Some("v1"), OCI_MANIFEST, manifest.as_bytes());
-    let huge = open(&sources, &registry.reference("huge", "v1")).resolve(&Held::default()).await;
+    let huge = open(&sources, &registry.reference("huge", "v1")).resolve(&DocumentCache::default()).await;
     failure(huge, ErrorKind::Corrupt, "the config has 5242880 bytes");
 }
 
@@ -287,7 +296,7 @@ async fn one_layer(
     let registry = Registry::start();
     registry.image("app", "v1", &host(), &[layer]);
     let source = open(sources, &registry.reference("app", "v1"));
-    let blob = source.resolve(&Held::default()).await.unwrap().layers.remove(0);
+    let blob = source.resolve(&DocumentCache::default()).await.unwrap().layers.remove(0);
     (registry, source, blob)
 }
 
@@ -331,7 +340,7 @@ async fn a_stalled_transfer_is_cut_and_others_go_on() {
     // A reader that was already receiving on the same skopeo.
     let healthy = registry.image("other", "v1", &host(), &[&noise(4_000_000)]);
     let other = open(&sources, &registry.reference("other", "v1"));
-    let other_blob = other.resolve(&Held::default()).await.unwrap().layers.remove(0);
+    let other_blob = other.resolve(&DocumentCache::default()).await.unwrap().layers.remove(0);
     assert_eq!(other_blob.digest, healthy.layers[0]);
     let mut receiving = other.open_blob(&other_blob).await.unwrap();
     let first = read_part(&mut *receiving, 1_000_000).await.unwrap();
@@ -443,7 +452,7 @@ async fn a_silent_registry_stalls_only_its_own_image() {
 async fn a_missing_skopeo_says_what_to_install() {
     let access = Access { skopeo: "no-such-skopeo".into(), ..Access::default() };
     let sources = reached_by(access);
-    let resolved = open(&sources, "docker://127.0.0.1:1/app").resolve(&Held::default()).await;
+    let resolved = open(&sources, "docker://127.0.0.1:1/app").resolve(&DocumentCache::default()).await;
     failure(resolved, ErrorKind::Local, "no-such-skopeo is not installed: install it");
 }
 
@@ -458,12 +467,13 @@ async fn what_this_skopeo_cannot_do_is_refused_with_both_versions() {
     let strict = reached_by(access);
     for reference in ["docker://127.0.0.1:1/app", "oci:/nowhere"] {
         failure(
-            open(&strict, reference).resolve(&Held::default()).await,
+            open(&strict, reference).resolve(&DocumentCache::default()).await,
             ErrorKind::TooOld,
             "protocol 0.2.6, this one speaks 0.2.3",
         );
     }
-    let stored = open(&sources(STALL), "containers-storage:localhost/app").resolve(&Held::default()).await;
+    let stored =
+        open(&sources(STALL), "containers-storage:localhost/app").resolve(&DocumentCache::default()).await;
     if rustix::process::geteuid().is_root() {
         failure(
             stored,
@@ -478,7 +488,7 @@ async fn a_missing_file_is_not_found() {
     let sources = sources(STALL);
     for reference in ["dir:/nowhere", "docker-archive:/nowhere.tar", "oci-archive:/nowhere.tar"] {
         failure(
-            open(&sources, reference).resolve(&Held::default()).await,
+            open(&sources, reference).resolve(&DocumentCache::default()).await,
             ErrorKind::NotFound,
             "no such file or directory",
         );

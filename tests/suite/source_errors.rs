@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use cfs_dag::source::{
-    Access,
+    Access, DocumentCache,
     ErrorKind::{self, *},
-    Held, Result, Site, SourceError,
+    Result, Site, SourceError,
 };
 use support::{
     registry::{Fault, Kind, Registry},
@@ -52,7 +52,7 @@ fn sources(tls_verify: bool, stall: Duration) -> AlikeSources {
 
 async fn pull(sources: &AlikeSources, reference: &str) -> Result<()> {
     let source = sources.open(&reference.parse().unwrap());
-    let layer = source.resolve(&Held::default()).await?.layers.remove(0);
+    let layer = source.resolve(&DocumentCache::default()).await?.layers.remove(0);
     read(&*source, &layer, 1 << 20).await.map(drop)
 }
 

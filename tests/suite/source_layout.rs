@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::symlink};
 
 use cfs_dag::{
-    source::{ErrorKind, Held, LayoutSource, Platform, Resolved, Result, Source},
+    source::{DocumentCache, ErrorKind, LayoutSource, Platform, Resolved, Result, Source},
     types::{Budget, Digest},
 };
 use serde_json::json;
@@ -17,7 +17,7 @@ fn source(reference: &str, platform: Option<&str>) -> LayoutSource {
 }
 
 async fn resolve(reference: &str) -> Result<Resolved> {
-    source(reference, None).resolve(&Held::default()).await
+    source(reference, None).resolve(&DocumentCache::default()).await
 }
 
 fn scratch() -> (tempfile::TempDir, Layout) {
@@ -34,7 +34,7 @@ async fn an_image_comes_with_its_layers() {
     layout.add(entry.clone(), Some("v1"));
     let reference = format!("oci:{}:v1", layout.path.display());
     let source = source(&reference, None);
-    let resolved = source.resolve(&Held::default()).await.unwrap();
+    let resolved = source.resolve(&DocumentCache::default()).await.unwrap();
     assert_eq!(entry["digest"], json!(resolved.manifest_digest));
     assert!(resolved.is_container && resolved.original_digest.is_none());
     assert_eq!(resolved.diff_ids, Some(vec![Digest::of(&base), Digest::of(&top)]));
@@ -99,12 +99,13 @@ async fn an_index_is_followed_for_the_platform() {
         assert_eq!(pinned_child, resolved.manifest_digest.to_string());
         if !nested {
             let resolved = source(&format!("oci:{path}:multi"), Some("linux/s390x"))
-                .resolve(&Held::default())
+                .resolve(&DocumentCache::default())
                 .await
                 .unwrap();
             assert_eq!(other["digest"], json!(resolved.manifest_digest));
-            let absent =
-                source(&format!("oci:{path}:multi"), Some("linux/mips64")).resolve(&Held::default()).await;
+            let absent = source(&format!("oci:{path}:multi"), Some("linux/mips64"))
+                .resolve(&DocumentCache::default())
+                .await;
             let there = format!("no image for linux/mips64: there are linux/s390x, {}", Platform::host());
             failure(absent, ErrorKind::NotFound, &there);
         }
@@ -119,7 +120,7 @@ async fn a_platform_that_only_the_config_names_is_found() {
     layout.add(here.clone(), None);
     let reference = format!("oci:{}", layout.path.display());
     assert_eq!(here["digest"], json!(resolve(&reference).await.unwrap().manifest_digest));
-    let resolved = source(&reference, Some("linux/s390x")).resolve(&Held::default()).await.unwrap();
+    let resolved = source(&reference, Some("linux/s390x")).resolve(&DocumentCache::default()).await.unwrap();
     assert_eq!(other["digest"], json!(resolved.manifest_digest));
 }
 
@@ -130,7 +131,7 @@ async fn a_single_foreign_image_is_taken_unless_another_platform_was_asked_for()
     layout.add(entry, Some("v1"));
     let reference = format!("oci:{}:v1", layout.path.display());
     assert!(resolve(&reference).await.is_ok());
-    let asked = source(&reference, Some("linux/mips64")).resolve(&Held::default()).await;
+    let asked = source(&reference, Some("linux/mips64")).resolve(&DocumentCache::default()).await;
     failure(asked, ErrorKind::NotFound, "the image is for linux/s390x, not for linux/mips64");
 }
 
@@ -158,7 +159,7 @@ async fn an_artifact_is_no_container() {
     layout.add(descriptor(OCI_MANIFEST, &manifest), Some("tool"));
     let reference = format!("oci:{}:tool", layout.path.display());
     // A platform means nothing to an artifact.
-    let resolved = source(&reference, Some("linux/mips64")).resolve(&Held::default()).await.unwrap();
+    let resolved = source(&reference, Some("linux/mips64")).resolve(&DocumentCache::default()).await.unwrap();
     assert!(!resolved.is_container && resolved.diff_ids.is_none());
     assert_eq!(resolved.layers[0].media_type, "application/wasm");
 }
@@ -216,7 +217,7 @@ async fn a_link_may_not_leave_the_layout() {
     let entry = layout.image(&host(), &[b"layer"]);
     layout.add(entry, None);
     let source = source(&format!("oci:{}", layout.path.display()), None);
-    let layer = source.resolve(&Held::default()).await.unwrap().layers.remove(0);
+    let layer = source.resolve(&DocumentCache::default()).await.unwrap().layers.remove(0);
     let place = layout.blob_path(b"layer");
 
     fs::rename(&place, layout.path.join("kept-here")).unwrap();
@@ -243,7 +244,7 @@ async fn a_blob_of_another_length_is_reported() {
     let entry = layout.image(&host(), &[b"layer"]);
     layout.add(entry, None);
     let source = source(&format!("oci:{}", layout.path.display()), None);
-    let layer = source.resolve(&Held::default()).await.unwrap().layers.remove(0);
+    let layer = source.resolve(&DocumentCache::default()).await.unwrap().layers.remove(0);
     let account = Budget::new(100).open(100, std::sync::Arc::new(|| {})).unwrap();
     let place = layout.blob_path(b"layer");
 

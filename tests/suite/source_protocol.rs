@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use cfs_dag::{
-    source::{Access, ErrorKind, Held, Platform, Site, Source},
+    source::{Access, DocumentCache, ErrorKind, Platform, Site, Source},
     types::{Descriptor, Digest},
 };
 use support::{
@@ -43,7 +43,7 @@ impl Scene {
 
     async fn image(&self, sources: &AlikeSources) -> (Arc<dyn Source>, Descriptor) {
         let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
-        let blob = source.resolve(&Held::default()).await.unwrap().layers.remove(0);
+        let blob = source.resolve(&DocumentCache::default()).await.unwrap().layers.remove(0);
         (source, blob)
     }
 }
@@ -120,7 +120,7 @@ async fn a_skopeo_that_dies_or_hangs_at_a_request_fails_that_request_only() {
         {
             scene.skopeo.trouble(trouble);
             let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
-            let error = source.resolve(&Held::default()).await.map(|_| ()).expect_err(method);
+            let error = source.resolve(&DocumentCache::default()).await.map(|_| ()).expect_err(method);
             assert_eq!(error.kind(), kind, "{method}: {error}");
             assert!(
                 error.to_string().contains("skopeo") || error.to_string().contains("nothing came"),
@@ -151,7 +151,7 @@ async fn a_skopeo_that_does_not_start_is_killed() {
     let sources = scene.sources(Duration::from_secs(1));
     let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
     failure(
-        source.resolve(&Held::default()).await,
+        source.resolve(&DocumentCache::default()).await,
         ErrorKind::Stalled,
         "skopeo took longer than 3s to be started",
     );
@@ -168,7 +168,7 @@ async fn a_skopeo_that_ends_at_once_says_why() {
     let script = "#!/bin/sh\necho 'Error: unknown command' >&2\nexit 3\n";
     std::fs::write(scene.skopeo.program(), script).unwrap();
     let source = scene.sources(STALL).open(&"docker://registry.example/app:v1".parse().unwrap());
-    let error = source.resolve(&Held::default()).await.unwrap_err();
+    let error = source.resolve(&DocumentCache::default()).await.unwrap_err();
     assert!(error.to_string().contains("skopeo"), "{error}");
     assert!(error.to_string().contains("unknown command"), "{error}");
 }
@@ -177,7 +177,7 @@ async fn a_skopeo_that_ends_at_once_says_why() {
 async fn an_old_protocol_is_refused_with_both_versions() {
     let scene = scene("0.2.1");
     let source = scene.sources(STALL).open(&"docker://registry.example/app:v1".parse().unwrap());
-    failure(source.resolve(&Held::default()).await, ErrorKind::TooOld, "0.2.1");
+    failure(source.resolve(&DocumentCache::default()).await, ErrorKind::TooOld, "0.2.1");
 }
 
 #[tokio::test]
@@ -195,7 +195,7 @@ async fn options_reach_skopeo_and_a_policy_only_one_that_enforces_it() {
     for platform in [None, Some(Platform::host()), Some(arm)] {
         let sources = AlikeSources::new(Site { platform, access: access.clone() }, STALL);
         let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
-        let _ = source.resolve(&Held::default()).await;
+        let _ = source.resolve(&DocumentCache::default()).await;
     }
     let rest =
         format!("experimental-image-proxy --debug --authfile {auth} --cert-dir {certs} --tls-verify=false");
@@ -208,7 +208,7 @@ async fn options_reach_skopeo_and_a_policy_only_one_that_enforces_it() {
     let sources = AlikeSources::new(Site { access, ..Site::default() }, STALL);
     let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
     failure(
-        source.resolve(&Held::default()).await,
+        source.resolve(&DocumentCache::default()).await,
         ErrorKind::TooOld,
         "--policy needs a skopeo that speaks proxy protocol 0.2.6",
     );
@@ -224,7 +224,7 @@ async fn stored_layers_come_uncompressed() {
         let scene = scene(version);
         let sources = scene.sources(STALL);
         let source = sources.open(&"containers-storage:localhost/app".parse().unwrap());
-        let resolved = source.resolve(&Held::default()).await.unwrap();
+        let resolved = source.resolve(&DocumentCache::default()).await.unwrap();
         assert_eq!(resolved.diff_ids.as_deref(), Some(&[Digest::of(&scene.layer)][..]));
         assert_eq!(resolved.layers[0].digest, Digest::of(&scene.layer));
         assert_eq!(read(&*source, &resolved.layers[0], 1 << 20).await.unwrap(), scene.layer);
@@ -238,7 +238,7 @@ async fn skopeo_outlives_the_thread_that_asked_for_it() {
     let source = sources.open(&"docker://registry.example/app:v1".parse().unwrap());
     let (runtime, asking) = (tokio::runtime::Handle::current(), source.clone());
     let first = std::thread::spawn(move || {
-        runtime.block_on(asking.resolve(&Held::default())).unwrap().layers.remove(0)
+        runtime.block_on(asking.resolve(&DocumentCache::default())).unwrap().layers.remove(0)
     });
     let blob = tokio::task::spawn_blocking(move || first.join().unwrap()).await.unwrap();
     assert_eq!(read(&*source, &blob, 1 << 20).await.unwrap(), scene.layer);

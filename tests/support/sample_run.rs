@@ -251,7 +251,7 @@ impl<'a> World<'a> {
             let own = self.plan.own_nodes(cfs_dag::graph::ImageIx(image));
             let mut at_us = self.now_us + TICK_US;
             for (kind, took_us) in [
-                (Kind::Image, layers * 21_000),
+                (Kind::Filesystem, layers * 21_000),
                 (Kind::Config, 700),
                 (Kind::Manifest, 500),
                 (Kind::Tag, 74_000),

@@ -4,8 +4,8 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use cfs_dag::{
     source::{
-        Answers, BlobReader, ErrorKind, Held, Options, Patience, Platform, Reference, Resolved, Result,
-        Retries, Site, Source, Sources,
+        Answers, BlobReader, DocumentCache, ErrorKind, Options, Patience, Platform, Reference, Resolved,
+        Result, Retries, Site, Source, Sources,
     },
     types::{Budget, Descriptor},
 };
@@ -29,7 +29,7 @@ impl AlikeSources {
 
     /// All of them, opened and resolved, in their order.
     pub async fn resolve_all(&self, references: &[Reference]) -> Vec<(Arc<dyn Source>, Result<Resolved>)> {
-        let held = Arc::new(Held::default());
+        let held = Arc::new(DocumentCache::default());
         let mut answers = Answers::default();
         for (place, reference) in references.iter().enumerate() {
             let source = self.open(reference);

@@ -36,7 +36,7 @@ fn of(plan: &Plan, kind: Kind) -> Vec<&Node> {
 fn a_layer_that_five_images_want_is_there_once() {
     let images = (0..5).map(|i| image(&format!("i{i}"), vec![layer("base", "blob", 7)])).collect();
     let plan = plan(&inputs(images), &Facts::default());
-    for kind in [Kind::Fetch, Kind::Split, Kind::Write, Kind::Encode, Kind::Finalize, Kind::Image] {
+    for kind in [Kind::Fetch, Kind::Split, Kind::Write, Kind::Encode, Kind::Finalize, Kind::Filesystem] {
         assert_eq!(of(&plan, kind).len(), 1, "{kind:?}");
         assert_eq!(of(&plan, kind)[0].wanted_by, (0..5).map(ImageIx).collect::<Vec<_>>());
     }
@@ -103,7 +103,7 @@ fn a_key_covers_what_changes_bytes_and_nothing_else() {
     let mut other_repository = one.clone();
     other_repository.repository = "sha256 v1".into();
     let key = |inputs: &Inputs, kind| of(&plan(inputs, &Facts::default()), kind)[0].key;
-    for kind in [Kind::Fetch, Kind::Split, Kind::Finalize, Kind::Image, Kind::Config, Kind::Manifest] {
+    for kind in [Kind::Fetch, Kind::Split, Kind::Finalize, Kind::Filesystem, Kind::Config, Kind::Manifest] {
         assert_eq!(key(&one, kind), key(&renamed, kind), "{kind:?}");
         assert_ne!(key(&one, kind), key(&other_repository, kind), "{kind:?}");
     }
@@ -145,7 +145,7 @@ fn all_stored(request: &Inputs) -> Facts {
 /// The reasons of an image's nodes: of its layers' last steps, then filesystem, config, manifest and tag.
 fn reasons(request: &Inputs, facts: &Facts) -> Vec<String> {
     let plan = plan(request, facts);
-    let kinds = [Kind::Finalize, Kind::Image, Kind::Config, Kind::Manifest, Kind::Tag];
+    let kinds = [Kind::Finalize, Kind::Filesystem, Kind::Config, Kind::Manifest, Kind::Tag];
     kinds.iter().flat_map(|kind| of(&plan, *kind)).map(|node| node.reason.to_string()).collect()
 }
 

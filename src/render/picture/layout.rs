@@ -224,7 +224,7 @@ impl<'a> Layout<'a> {
         });
         let lines = lines.map(|&(source, target, style, critical)| {
             let (from, to) = (&from[source], &to[target]);
-            let first = to.column <= column(Kind::Image);
+            let first = to.column <= column(Kind::Filesystem);
             let path = path(from, to, first);
             Line { from: from.nodes.clone(), to: to.nodes.clone(), style, critical, path }
         });

@@ -123,7 +123,7 @@ fn widths_are_shares_of_the_largest() {
 fn lines_show_how_steps_hang_together_and_the_critical_one_is_on_top() {
     let plan = planned([("a", words(&["base", "top"]))]);
     let of = |kind| plan.graph.node_indices().find(|&id| plan.graph[id].kind == kind).unwrap();
-    let marks = Marks { critical: vec![of(Kind::Finalize), of(Kind::Image)], ..Marks::default() };
+    let marks = Marks { critical: vec![of(Kind::Finalize), of(Kind::Filesystem)], ..Marks::default() };
     let bands = bands(&plan, &marks, true);
     let laid = Layout::new(&plan, &marks).band(&bands.bands[0]);
     let styles: Vec<_> = laid.rows[0].lines.iter().map(|line| line.style).collect();

@@ -20,7 +20,8 @@ use rustix::{
 };
 
 use super::{
-    BlobReader, BoxFuture, Held, Host, Platform, Reference, Resolved, Result, Selector, Source, SourceError,
+    BlobReader, BoxFuture, DocumentCache, Host, Platform, Reference, Resolved, Result, Selector, Source,
+    SourceError,
     json::embedded,
     resolved::{Manifest, capped, verify},
 };
@@ -101,7 +102,7 @@ pub(super) fn locate(reference: &Reference) -> (PathBuf, Selector) {
 }
 
 impl Source for LayoutSource {
-    fn resolve<'a>(&'a self, _: &'a Held) -> BoxFuture<'a, Result<Resolved>> {
+    fn resolve<'a>(&'a self, _: &'a DocumentCache) -> BoxFuture<'a, Result<Resolved>> {
         let source = self.clone();
         Box::pin(blocking(move || source.resolve_blocking()))
     }

@@ -25,8 +25,8 @@ use self::{
     transfer::Transfer,
 };
 use super::{
-    BlobReader, BoxFuture, ErrorKind, Held, Host, Platform, Reference, Resolved, Result, Source, SourceError,
-    Transport,
+    BlobReader, BoxFuture, DocumentCache, ErrorKind, Host, Platform, Reference, Resolved, Result, Source,
+    SourceError, Transport,
     resolved::{Manifest, blob_descriptor, numbered, verify},
 };
 use crate::types::{Descriptor, Digest};
@@ -83,7 +83,7 @@ impl ProxySource {
     }
 
     /// Resolves the reference by skopeo, and by ourselves where that is lost among indexes.
-    async fn resolve_anyhow(&self, held: &Held) -> Result<Resolved> {
+    async fn resolve_anyhow(&self, held: &DocumentCache) -> Result<Resolved> {
         if self.target() != self.reference {
             // What the tag stood for at the last try it may stand for no more.
             self.aim(&self.reference).await;
@@ -98,7 +98,7 @@ impl ProxySource {
         moving(|| self.resolve_once(held)).await
     }
 
-    async fn resolve_once(&self, held: &Held) -> std::result::Result<Resolved, Fault> {
+    async fn resolve_once(&self, held: &DocumentCache) -> std::result::Result<Resolved, Fault> {
         let (image, _used) = self.image().await?;
         let (name, bytes) =
             image.request("GetManifest", |proxy, id| Box::pin(proxy.fetch_manifest_raw_oci(id))).await?;
@@ -133,7 +133,7 @@ impl ProxySource {
 }
 
 impl Source for ProxySource {
-    fn resolve<'a>(&'a self, held: &'a Held) -> BoxFuture<'a, Result<Resolved>> {
+    fn resolve<'a>(&'a self, held: &'a DocumentCache) -> BoxFuture<'a, Result<Resolved>> {
         Box::pin(async {
             let resolved = self.resolve_anyhow(held).await;
             if resolved.is_err() {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::{image::Tree, layer::Layer};
+use super::{image::FsBuild, layer::Layer};
 use crate::{
     exec::{Failure, Outcome},
     graph::{ImageIx, Inputs, Kind, NodeId, Plan},
@@ -28,7 +28,7 @@ pub(super) fn ends<H: FsVerityHashValue>(
     inputs: &Inputs,
     outcome: &Outcome,
     layers: &HashMap<(Digest, LayerKind), Arc<Layer<H>>>,
-    trees: &HashMap<NodeId, Arc<Tree<H>>>,
+    trees: &HashMap<NodeId, Arc<FsBuild<H>>>,
     formats: &[FormatVersion],
 ) -> Vec<ImageEnd> {
     let mut ends = Vec::new();
@@ -57,7 +57,7 @@ fn line(plan: &Plan, inputs: &Inputs, ix: ImageIx, node: NodeId, failure: &Failu
     let place = match plan.graph[node].kind {
         Kind::Config => "config: ".to_owned(),
         Kind::Manifest => "manifest: ".to_owned(),
-        Kind::Image | Kind::Tag => String::new(),
+        Kind::Filesystem | Kind::Tag => String::new(),
         _ => {
             let position = plan.layer_of(inputs, node).and_then(|layer| {
                 let matches = |own: &&crate::graph::LayerInput| own.name == layer.name;

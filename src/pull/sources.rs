@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::source::{Source, SourceError};
 
 /// The places that have a blob, in the order of the request; each is tried until one delivers.
-pub(super) struct Places {
+pub(super) struct BlobSources {
     sources: Vec<Arc<dyn Source>>,
     state: Mutex<State>,
 }
 
 struct State {
     at: usize,
-    /// Places that will not deliver, ever.
+    /// BlobSources that will not deliver, ever.
     dead: Vec<bool>,
     /// The registries that were in trouble since the last pause.
     troubled: Vec<Option<String>>,
@@ -30,7 +30,7 @@ pub(super) enum Next {
     Never,
 }
 
-impl Places {
+impl BlobSources {
     pub(super) fn new(sources: Vec<Arc<dyn Source>>) -> Self {
         let state = State { at: 0, dead: vec![false; sources.len()], troubled: Vec::new() };
         Self { sources, state: Mutex::new(state) }
@@ -103,19 +103,19 @@ mod tests {
     use super::*;
     use crate::source::{ErrorKind, Options, Site, Sources};
 
-    fn places(references: &[&str]) -> Places {
+    fn places(references: &[&str]) -> BlobSources {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _runtime = runtime.enter();
         let sources = Sources::new(Options::default());
         let open = |text: &&str| sources.open(&text.parse().unwrap(), &Site::default());
-        Places::new(references.iter().map(open).collect())
+        BlobSources::new(references.iter().map(open).collect())
     }
 
     fn error(kind: ErrorKind) -> SourceError {
         SourceError::new(kind, "no")
     }
 
-    fn at(places: &Places) -> Option<String> {
+    fn at(places: &BlobSources) -> Option<String> {
         places.current().map(|source| source.describe())
     }
 

@@ -13,7 +13,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Bytes a second, recent ones counting more.
 #[derive(Debug, Clone)]
-pub(super) struct Rate {
+pub(super) struct Recent {
     since: Duration,
     last: Duration,
     pending: u64,
@@ -22,7 +22,7 @@ pub(super) struct Rate {
     weight: f64,
 }
 
-impl Rate {
+impl Recent {
     /// Nothing measured yet; time counts from `now`.
     pub fn new(now: Duration) -> Self {
         Self { since: now, last: now, pending: 0, average: 0.0, weight: 0.0 }
@@ -57,7 +57,7 @@ impl Rate {
 mod tests {
     use super::*;
 
-    fn after(rate: &mut Rate, from_ms: u64, to_ms: u64, bytes_per_step: u64) {
+    fn after(rate: &mut Recent, from_ms: u64, to_ms: u64, bytes_per_step: u64) {
         for ms in (from_ms + 200..=to_ms).step_by(200) {
             rate.add(bytes_per_step);
             rate.advance(Duration::from_millis(ms));
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_steady_rate_is_right_from_the_first_second_on() {
-        let mut rate = Rate::new(Duration::ZERO);
+        let mut rate = Recent::new(Duration::ZERO);
         after(&mut rate, 0, 800, 200);
         assert_eq!(rate.per_second(), None);
         after(&mut rate, 800, 1000, 200);
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_stall_shows() {
-        let mut rate = Rate::new(Duration::ZERO);
+        let mut rate = Recent::new(Duration::ZERO);
         after(&mut rate, 0, 10_000, 200);
         after(&mut rate, 10_000, 15_000, 0);
         let stalled = rate.per_second().unwrap();

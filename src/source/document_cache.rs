@@ -25,7 +25,7 @@ type Fetching = HashMap<(Option<String>, Digest), Arc<OnceCell<Arc<[u8]>>>>;
 /// are together is limited, since registries choose how many tags there are and how large each one's
 /// documents; so is what each tag takes by itself, which is not shared.
 #[derive(Default)]
-pub struct Held {
+pub struct DocumentCache {
     stored: Option<Arc<dyn Documents>>,
     limits: Limits,
     state: Mutex<State>,
@@ -39,7 +39,7 @@ struct State {
     bytes: u64,
 }
 
-impl Held {
+impl DocumentCache {
     /// Configs that `stored` has need not be fetched.
     pub fn over(stored: Arc<dyn Documents>, limits: Limits) -> Self {
         Self { stored: Some(stored), limits, state: Mutex::default() }
@@ -131,7 +131,7 @@ mod tests {
     #[tokio::test]
     async fn each_config_is_fetched_once() {
         let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
-        let held = Held::over(Arc::new(One(one)), Limits::default());
+        let held = DocumentCache::over(Arc::new(One(one)), Limits::default());
         let fetches = Cell::new(0);
         let fetch = || async {
             fetches.set(fetches.get() + 1);
@@ -149,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_waits_for_another_registry() {
-        let (held, digest) = (Held::default(), Digest::of(b"1"));
+        let (held, digest) = (DocumentCache::default(), Digest::of(b"1"));
         let slow = held.config(Some("slow"), &digest, std::future::pending::<Result<_>>());
         let quick = held.config(Some("quick"), &digest, async { Ok::<_, SourceError>(b"1".to_vec()) });
         tokio::select! {
@@ -161,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_failed_is_fetched_again() {
-        let held = Held::default();
+        let held = DocumentCache::default();
         let digest = Digest::of(b"1");
         let failed =
             held.config(None, &digest, async { Err(SourceError::new(ErrorKind::Transient, "no")) }).await;
@@ -190,7 +190,8 @@ mod tests {
     #[test]
     fn documents_are_held_once_and_only_so_many() {
         let image = |bytes| image(bytes, Vec::new());
-        let held = Held { limits: Limits::default().with(Limit::Documents, 7), ..Held::default() };
+        let held =
+            DocumentCache { limits: Limits::default().with(Limit::Documents, 7), ..DocumentCache::default() };
         let (mut one, mut again) = (image("four"), image("four"));
         held.hold(&mut one).unwrap();
         held.hold(&mut again).unwrap();
@@ -204,7 +205,10 @@ mod tests {
     fn an_image_counts_with_its_layers_though_its_documents_are_shared() {
         let layer = Descriptor { media_type: "t".repeat(1000), digest: Digest::of(b"layer"), size: 1 };
         let image = image("{}", vec![layer; 3]);
-        let held = Held { limits: Limits::default().with(Limit::Documents, 20_000), ..Held::default() };
+        let held = DocumentCache {
+            limits: Limits::default().with(Limit::Documents, 20_000),
+            ..DocumentCache::default()
+        };
         held.hold(&mut image.clone()).unwrap();
         held.hold(&mut image.clone()).unwrap();
         assert!(held.hold(&mut image.clone()).unwrap_err().to_string().contains("--limit documents=N"));
